@@ -1,0 +1,58 @@
+# `make` lists the targets. Each sets up what it needs in .venv, from nothing, and is fast the second time.
+PYTHON ?= python3
+BIN := .venv/bin
+NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*)
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format peers bench sanitize wheel demo-data clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/.base: pyproject.toml $(NATIVE)
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check 'setuptools>=77' 'pybind11>=2.13' 'cmake>=3.18' ninja
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[demo]'
+	@touch $@
+
+.venv/.dev: .venv/.base
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[demo,dev]'
+	@touch $@
+
+.venv/.peers: .venv/.dev
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[demo,dev,peers]'
+	@touch $@
+
+demo: .venv/.base ## set up, then retrieve and re-rank real passages with real models
+	$(BIN)/rerank-engine demo $(ARGS)
+
+test: .venv/.dev ## set up, then run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.dev ## ruff and mypy, as CI runs them
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+peers: .venv/.peers ## the [peers] extra into .venv, then the tests against them
+	$(BIN)/python -m pytest tests -k peers $(ARGS)
+
+bench: .venv/.peers ## the benchmarks of all ops against their peers
+	@for op in topk fuse mmr bm25; do $(BIN)/python -m benchmarks.bench_$$op $(ARGS) || exit 1; done
+
+sanitize: .venv/.base ## the C++ core under address, undefined-behaviour and thread sanitizers
+	@for kind in address thread; do \
+	  $(BIN)/cmake -S . -B build/$$kind -GNinja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DRERANK_SANITIZE=$$kind > /dev/null && \
+	  $(BIN)/cmake --build build/$$kind && build/$$kind/native_check || exit 1; done
+
+wheel: .venv/.dev ## sdist and wheel into dist/
+	$(BIN)/python -m build --no-isolation .
+
+demo-data: .venv/.base ## rebuild the demo's collection and vectors (SOURCE = a rag-xquad-en folder in BEIR layout)
+	$(BIN)/python -m rerank_engine.demo.build $(SOURCE)
+
+clean: ## remove what the targets made
+	rm -rf .venv build dist *.egg-info rerank_engine/_native*.so

@@ -1,0 +1,59 @@
+#include "cpu.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "dots.hpp"
+
+namespace rerank {
+namespace {
+
+#if defined(__x86_64__)
+// __builtin_cpu_supports also asks the operating system whether it saves the wide registers.
+bool present(Isa isa) {
+    switch (isa) {
+        case Isa::baseline: return true;
+        case Isa::avx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+        case Isa::avx512: return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
+    }
+    return false;
+}
+#else
+bool present(Isa isa) { return isa == Isa::baseline; }  // on aarch64 the baseline already is NEON
+#endif
+
+}  // namespace
+
+std::vector<Isa> usable_isas() {
+    std::vector<Isa> out;
+    for (Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512})
+        if (present(isa)) out.push_back(isa);
+    return out;
+}
+
+Isa best_isa() {
+    static const Isa best = usable_isas().back();
+    return best;
+}
+
+Kernels kernels(Isa isa) {
+    if (!present(isa)) throw std::invalid_argument("instruction set " + std::string(isa_name(isa)) + " is not available on this processor");
+    switch (isa) {
+#if defined(__x86_64__)
+        case Isa::avx2: return {isa, dots_avx2};
+        case Isa::avx512: return {isa, dots_avx512};
+#endif
+        default: return {Isa::baseline, dots_baseline};
+    }
+}
+
+std::string_view isa_name(Isa isa) {
+    switch (isa) {
+        case Isa::avx2: return "avx2";
+        case Isa::avx512: return "avx512";
+        default: return "baseline";
+    }
+}
+
+}  // namespace rerank

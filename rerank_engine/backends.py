@@ -1,0 +1,148 @@
+"""The two choices of the engine in literal tables: which *backend* runs an op, and which *runtime* runs a model.
+
+`"auto"` takes the first backend whose requirement holds. A backend asked for by name never falls back: it raises BackendUnavailable and
+says what is available. Requirements are found by trying (a library that imports may still not run), and a broken install is not a missing
+one: an ImportError inside our own module is raised, not reported as "not available".
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+from .errors import BackendUnavailable
+
+# Fastest first; every op ends with its reference, which needs only numpy.
+OPS: dict[str, dict[str, str]] = {
+    "bm25": {"cpp": "rerank_engine.ops.bm25:bm25_cpp", "reference": "rerank_engine.ops.bm25:bm25_reference"},
+    "fuse": {"cpp": "rerank_engine.ops.fuse:fuse_cpp", "reference": "rerank_engine.ops.fuse:fuse_reference"},
+    "mmr": {"cpp": "rerank_engine.ops.mmr:mmr_cpp", "reference": "rerank_engine.ops.mmr:mmr_reference"},
+    "topk": {"cpp": "rerank_engine.ops.topk:topk_cpp", "reference": "rerank_engine.ops.topk:topk_reference"},
+}
+
+# runtime -> the devices it can be asked for, and the module that holds it
+RUNTIMES: dict[str, dict[str, str]] = {
+    "onnx": {"cpu": "rerank_engine.runtimes.onnx", "cuda": "rerank_engine.runtimes.onnx"},
+}
+
+
+def _always() -> str | None:
+    return None
+
+
+@functools.cache
+def _native_built() -> str | None:
+    """The C++ module. When it is there but broken, its own ImportError is raised."""
+    if importlib.util.find_spec("rerank_engine._native") is None:
+        return "the C++ module rerank_engine._native is not built: run `pip install .` (or `pip install -e .`) with a C++20 compiler"
+    importlib.import_module("rerank_engine._native")
+    return None
+
+
+def _cuda_and_triton() -> str | None:
+    """torch with a CUDA device that our kernels are compiled for, and triton."""
+    for package in ("torch", "triton"):
+        if (reason := try_import(package)) is not None:
+            return reason
+    import torch
+
+    if not torch.cuda.is_available():
+        return "no CUDA device (torch.cuda.is_available() is False)"
+    from rerank_kernels.config import TARGETS
+
+    major, minor = torch.cuda.get_device_capability()
+    if f"sm_{major}{minor}" not in TARGETS:
+        return f"the device is sm_{major}{minor}; the kernels are built and checked for {', '.join(TARGETS)}"
+    return None
+
+
+# backend -> None, or why it cannot run here
+NEEDS: dict[str, Callable[[], str | None]] = {"triton": _cuda_and_triton, "cpp": _native_built, "reference": _always}
+
+
+def try_import(package: str) -> str | None:
+    """None if `import package` works, else why not. Catches everything: faiss-gpu, for one, raises RuntimeError on import."""
+    try:
+        importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name == package.split(".")[0]:
+            return f"{package} is not installed"
+        return f"import {package} failed: {error}"
+    except Exception as error:
+        return f"import {package} failed: {type(error).__name__}: {error}"
+    return None
+
+
+def choose(op: str, backend: str = "auto") -> str:
+    """The name of the backend that will run `op`. Raises BackendUnavailable when a named one cannot."""
+    table = OPS[op]
+    if backend == "auto":
+        return next(name for name in table if NEEDS[name]() is None)
+    reason = NEEDS[backend]() if backend in table else "it has no such backend"
+    if reason is not None:
+        available = ", ".join(name for name in table if NEEDS[name]() is None)
+        raise BackendUnavailable(f"{op}: backend '{backend}' asked for, but {reason}", hint=f"Available here: {available}.")
+    return backend
+
+
+def implementation(op: str, backend: str = "auto") -> Callable[..., Any]:
+    """The function that runs `op` on the chosen backend."""
+    module, _, name = OPS[op][choose(op, backend)].partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def report() -> list[dict[str, object]]:
+    """One row for each op x backend, requirement, runtime x device and optional library, found by trying each of them.
+
+    Row: {"kind": "op" | "backend" | "runtime" | "library" | "cpu", "name", "variant", "ok": bool, "reason": str, "detail": str}.
+    """
+    rows: list[dict[str, object]] = []
+
+    def add(kind: str, name: str, variant: str, reason: str | None, detail: str = "") -> None:
+        rows.append({"kind": kind, "name": name, "variant": variant, "ok": reason is None, "reason": reason or "", "detail": detail})
+
+    reasons = {name: need() for name, need in NEEDS.items()}
+    for op, table in OPS.items():
+        for backend in table:
+            add("op", op, backend, reasons[backend])
+    for backend, reason in reasons.items():
+        add("backend", backend, "", reason)
+    for runtime, devices in RUNTIMES.items():
+        for device, module in devices.items():
+            reason, detail = importlib.import_module(module).probe(device)
+            add("runtime", runtime, device, reason, detail)
+    for package, use in LIBRARIES.items():
+        add("library", package, "", try_import(package), use)
+    add("library", "onnxruntime + onnxruntime-gpu", "", _both_onnxruntimes(), "only one of the two may be installed")
+    if reasons["cpp"] is None:
+        from . import _native
+        from .cpus import available_cpus
+
+        add("cpu", "instruction sets", _native.best_isa(), None, f"usable: {', '.join(_native.usable_isas())}")
+        add("cpu", "threads", str(available_cpus()), None, "from affinity and the cgroup's quota")
+    return rows
+
+
+LIBRARIES = {
+    "Stemmer": "default text analysis",
+    "onnxruntime": "runs ONNX models",
+    "tokenizers": "tokenises for models",
+    "huggingface_hub": "loads models by hub name",
+    "torch": "needed by the triton backend only",
+    "triton": "GPU kernels",
+    "faiss": "approximate vector search",
+}
+
+
+def _both_onnxruntimes() -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found = " and ".join(f"{package} {version(package)}" for package in ("onnxruntime", "onnxruntime-gpu"))
+    except PackageNotFoundError:
+        return None
+    return f"both {found} are installed and overwrite each other's files: uninstall both, then install one"

@@ -1,0 +1,194 @@
+"""The command `rerank-engine`. It parses arguments, calls the library and prints; errors go to standard error with exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from . import __version__
+from .corpus import Corpus, document_from_json, parse_jsonl, read_text
+from .errors import InputError, RerankError
+from .progress import Progress
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        args.command(args)
+    except RerankError as error:
+        print(f"rerank-engine: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output has gone (`| head`)
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="rerank-engine", description="Candidates in, the best order out.")
+    top.add_argument("--version", action="version", version=f"rerank-engine {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--json", action="store_true", help="print JSON")
+        sub.set_defaults(command=command)
+        return sub
+
+    sub = add("demo", demo, "retrieve and re-rank real Wikipedia passages with real models")
+    sub.add_argument("query", nargs="?", metavar="QUERY", help="a question (default: a sample one)")
+    sub.add_argument("--evaluate", type=int, metavar="N", help="judge every stage over N questions with known answers")
+    sub.add_argument("--threads", type=int, help="threads of the models (default: what this process may use)")
+
+    sub = add("rerank", rerank, "order documents for a query with a cross-encoder")
+    sub.add_argument("--model", help="a folder, a bundled name or a hub name (default: ms-marco-MiniLM-L-12-v2)")
+    sub.add_argument("--query", required=True)
+    sub.add_argument(
+        "--documents", required=True, metavar="FILE", help="JSON lines (.jsonl, .gz), or text with one document a line; - reads it"
+    )
+    sub.add_argument("--top-n", type=int, metavar="N", help="results to print (default: all)")
+    sub.add_argument("--activation", choices=("none", "sigmoid"), default="none", help="none: logits; sigmoid: 0 to 1")
+
+    sub = add("eval", evaluate, "measure runs against relevance judgments")
+    sub.add_argument("qrels", metavar="QRELS", help="TREC or BEIR form, .gz or not")
+    sub.add_argument("runs", metavar="RUN", nargs="+", help="TREC or BEIR form, .gz or not")
+    sub.add_argument(
+        "-m", "--measure", action="append", metavar="MEASURE", help="nDCG@10, MRR@10, R@100, R(rel=2)@100, P@5, MAP ... (may repeat)"
+    )
+
+    add("backends", backends, "what can run on this machine, found by trying it")
+    return top
+
+
+def demo(args: argparse.Namespace) -> None:
+    from .demo import SAMPLE, load_demo
+
+    if args.query is not None and not args.query.strip():
+        raise InputError("QUERY", got="an empty text", expected="a question")
+    runner = load_demo(args.threads)
+    questions = None if args.evaluate is None else runner.questions(args.evaluate)
+    query = args.query or SAMPLE
+    ranking = runner.search(query)
+    results: list[dict[str, Any]] = [
+        {"rank": place, "id": document.id, "score": float(score), "text": document.passage, "stage_ranks": ranking.stage_ranks(row)}
+        for place, (row, score, document) in enumerate(zip(ranking.ids.tolist(), ranking.scores, ranking.documents), 1)
+    ]
+    stages = [step.to_dict() for step in ranking.trace]
+    if questions is not None:
+        stages = runner.evaluate(questions, bar("questions"))
+    if args.json:
+        print_json({"query": query, "results": results, "stages": stages})
+        return
+    print(f"{query}\n")
+    columns = [name for name in dict.fromkeys(name for r in results for name in r["stage_ranks"]) if name != "Top"]
+    table(
+        ["rank", "score", *columns, "passage"],
+        [[r["rank"], f"{r['score']:.3f}", *(r["stage_ranks"].get(c, "-") for c in columns), clip(r["text"], query=query)] for r in results],
+    )
+    print()
+    keys = ["stage", "backend", "n_in", "n_out", "ms", *(k for k in ("ndcg@10", "mrr@10", "answer@3") if k in stages[0])]
+    table(keys, [[f"{s[k]:.4f}" if "@" in k else clip(str(s[k]), 90) for k in keys] for s in stages])
+    print(f"\n{sum(s['ms'] for s in stages):.0f} ms in all" + (f", median of {args.evaluate} questions" if args.evaluate else ""))
+
+
+def rerank(args: argparse.Namespace) -> None:
+    from .api import DEFAULT_MODEL, rerank
+
+    model = args.model or DEFAULT_MODEL
+    results = rerank(args.query, read_documents(args.documents), model, args.top_n, activation=args.activation)
+    scale = "logit" if args.activation == "none" else "probability"
+    if args.json:
+        rows = [{"index": r.index, "score": r.score, "truncated_tokens": r.truncated_tokens} for r in results]
+        print_json({"model": model, "scale": scale, "results": rows})
+        return
+    table(
+        ["rank", "index", scale, "truncated", "document"],
+        [[i, r.index, f"{r.score:.4f}", r.truncated_tokens or "", clip(r.document.passage)] for i, r in enumerate(results, 1)],
+    )
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    from .evaluation import evaluate, read_qrels, read_run
+
+    qrels, rows = read_qrels(args.qrels), []
+    for path in args.runs:
+        values = evaluate(qrels, read_run(path), args.measure or ["nDCG@10", "MRR@10", "R@100"])
+        rows += [{"run": path, "measure": measure, "value": value, "queries": len(qrels)} for measure, value in values.items()]
+    if args.json:
+        print_json(rows)
+    else:
+        table(["run", "measure", "value", "queries"], [[r["run"], r["measure"], f"{r['value']:.4f}", r["queries"]] for r in rows])
+
+
+def backends(args: argparse.Namespace) -> None:
+    from .backends import report
+
+    rows = report()
+    if args.json:
+        print_json(rows)
+    else:
+        what = [[r["kind"], r["name"], r["variant"], "ok" if r["ok"] else "no", r["reason"] or r["detail"]] for r in rows]
+        table(["kind", "name", "variant", "", "why"], what)
+
+
+def read_documents(source: str) -> Corpus:
+    """JSON lines or plain lines: by the file's ending, for standard input by its first character."""
+    text = sys.stdin.read() if source == "-" else read_text(source)
+    if source.endswith((".jsonl", ".jsonl.gz")) or (source == "-" and text.lstrip().startswith("{")):
+        return Corpus(document_from_json(record, row, where) for row, (where, record) in enumerate(parse_jsonl(text, source)))
+    return Corpus.from_texts([line for line in text.splitlines() if line.strip()])
+
+
+def bar(unit: str) -> Progress | None:
+    """A progress bar on standard error, where tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        return None
+    shown = tqdm(unit=f" {unit}", file=sys.stderr)
+
+    def update(done: int, total: int) -> None:
+        shown.total = total
+        shown.update(done - shown.n)
+        if done == total:
+            shown.close()
+
+    return update
+
+
+def print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
+    """Columns in the width of their longest cell; numbers to the right, the last column as it comes."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    numeric = [
+        all(row[i].replace(".", "", 1).lstrip("-").isdigit() or row[i] in ("", "-") for row in cells[1:]) for i in range(len(header))
+    ]
+    for row in cells:
+        line = "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(row, widths, numeric))
+        print(line.rstrip())
+
+
+def clip(text: str, width: int = 100, query: str = "") -> str:
+    """One line of at most `width` characters: the start of the text, or where most of the query's words stand together."""
+    line = " ".join(text.split())
+    if len(line) <= width:
+        return line
+    wanted = set(re.findall(r"\w{4,}", query.lower()))
+    starts = [0, *(match.start() for match in re.finditer(r"\w+", line))] if wanted else [0]
+    start = max(starts, key=lambda at: len(wanted & set(re.findall(r"\w+", line[at : at + width - 2].lower()))))
+    head, rest = ("…" if start else ""), line[start:]
+    return head + (rest if len(rest) <= width - len(head) else rest[: width - len(head) - 1] + "…")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

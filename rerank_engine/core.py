@@ -1,0 +1,304 @@
+"""The core, to be read first: Query, Ranking, Stage, Scorer, Pipeline, and the stages that need nothing else (Rescore, Top).
+
+Everything that ranks is a `Stage`: rankings in, rankings out, a batch of queries at a time. A retriever ignores what comes in, fusion owns
+its branches, a `Pipeline` is itself a Stage. Concrete stages are final; they share by functions.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .corpus import Corpus, Document
+from .errors import InputError, NonFiniteError
+from .ops.checks import count
+from .ops.topk import topk
+
+LOWEST = float(np.finfo(np.float32).min)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query; an empty text is allowed and finds nothing."""
+
+    text: str
+    id: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise InputError("Query: text", got=self.text, expected="a string")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What one stage did to one query's list. `ms` is wall time of the batch divided by its queries, without the steps inside the stage."""
+
+    stage: str  # repr
+    name: str
+    backend: str
+    n_in: int
+    n_out: int
+    ms: float
+    ids: NDArray[np.int64]  # rows after the stage, best first
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"stage": self.stage, "backend": self.backend, "n_in": self.n_in, "n_out": self.n_out, "ms": round(self.ms, 3)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """One query's list, best first.
+
+    ids int64 [n]: distinct rows of `corpus`; scores float32 [n]: finite, never rising. scale: what the scores are ("bm25", "cosine", "rrf",
+    "logit", ...; "rank" for synthetic scores that only carry an order). columns: further arrays [n], such as truncated_tokens.
+    trace: the steps that led here. Raises InputError, NonFiniteError.
+    """
+
+    ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    corpus: Corpus
+    scale: str = "score"
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    trace: tuple[Step, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.ids.dtype != np.int64 or self.scores.dtype != np.float32 or self.ids.ndim != 1 or self.ids.shape != self.scores.shape:
+            got = f"ids {self.ids.dtype} {list(self.ids.shape)}, scores {self.scores.dtype} {list(self.scores.shape)}"
+            raise InputError("Ranking", got=got, expected="ids int64 [n] and scores float32 [n]", hint="Ranking.sorted converts and sorts.")
+        if not np.isfinite(self.scores).all():
+            raise NonFiniteError("Ranking: scores", got="NaN or infinity", expected="finite scores")
+        if (np.diff(self.scores) > 0).any():
+            raise InputError("Ranking: scores", got="a rising score", expected="best first", hint="Ranking.sorted sorts.")
+        if len(self.ids) and not (self.ids.min() >= 0 and self.ids.max() < len(self.corpus)):
+            raise InputError("Ranking: ids", got=f"{self.ids.min()} to {self.ids.max()}", expected=f"rows from 0 to {len(self.corpus) - 1}")
+        rows = np.sort(self.ids)
+        if (rows[1:] == rows[:-1]).any():
+            raise InputError("Ranking: ids", got="a row twice", expected="distinct rows")
+
+    @classmethod
+    def sorted(cls, corpus: Corpus, ids: ArrayLike, scores: ArrayLike, *, scale: str = "score") -> Ranking:
+        """From ids and scores in any order: score descending, then row ascending."""
+        n = len(np.atleast_1d(ids))
+        return cls(*topk(scores, max(n, 1), ids=ids), corpus, scale)
+
+    @classmethod
+    def in_order(cls, corpus: Corpus, ids: ArrayLike | None = None) -> Ranking:
+        """Keeps a given order (all rows of the corpus by default), with synthetic scores n, n-1, ..., 1 and the scale "rank"."""
+        rows = np.arange(len(corpus), dtype=np.int64) if ids is None else np.asarray(ids, dtype=np.int64)
+        return cls(rows, np.arange(len(rows), 0, -1).astype(np.float32), corpus, "rank")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def head(self, n: int) -> Ranking:
+        """The best n."""
+        return replace(self, ids=self.ids[:n], scores=self.scores[:n], columns={k: v[:n] for k, v in self.columns.items()})
+
+    @property
+    def doc_ids(self) -> list[str]:
+        """External ids, best first."""
+        return [self.corpus[row].id for row in self.ids.tolist()]
+
+    @property
+    def documents(self) -> list[Document]:
+        return [self.corpus[row] for row in self.ids.tolist()]
+
+    def stage_ranks(self, row: int) -> dict[str, int]:
+        """Where a document stood after each stage that held it, from 1: {"BM25": 4, "Dense": 1, "Fuse": 2, ...}."""
+        ranks: dict[str, int] = {}
+        for label, step in zip(step_labels(self.trace), self.trace):
+            if len(found := np.flatnonzero(step.ids == row)):
+                ranks[label] = int(found[0]) + 1
+        return ranks
+
+    def __repr__(self) -> str:
+        best = f", best {self.doc_ids[0]!r} {self.scores[0]:.4g}" if len(self) else ""
+        return f"Ranking({len(self)} of {len(self.corpus)} documents, {self.scale}{best})"
+
+
+def step_labels(trace: Sequence[Step]) -> list[str]:
+    """The names of the steps, told apart: BM25, BM25#2, ..."""
+    seen: dict[str, int] = {}
+    labels = []
+    for step in trace:
+        seen[step.name] = seen.get(step.name, 0) + 1
+        labels.append(step.name if seen[step.name] == 1 else f"{step.name}#{seen[step.name]}")
+    return labels
+
+
+class Stage(ABC):
+    """Ranking in, ranking out. A new stage implements `apply`; callers use `run` (a batch) or call the stage (one query)."""
+
+    retrieves: bool = False  # True: needs no candidates
+    backend: str = "numpy"  # what runs it: shown by repr, trace and benchmarks
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @abstractmethod
+    def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
+        """One ranking per query; `rankings` is None only where `retrieves`. The trace is the Pipeline's business."""
+
+    @final
+    def run(self, queries: Sequence[str | Query], rankings: Sequence[Ranking] | None = None) -> list[Ranking]:
+        """Ranks a batch. rankings: one list of candidates per query, not needed by stages that retrieve. Raises InputError."""
+        if isinstance(queries, (str, Query)):
+            raise InputError(
+                f"{self.name}.run: queries", got="one query", expected="a sequence of them", hint="For one query call the stage."
+            )
+        batch = [q if isinstance(q, Query) else Query(q) for q in queries]
+        if rankings is None and not self.retrieves:
+            raise InputError(
+                f"{self.name} re-orders candidates",
+                got="none",
+                expected="one Ranking per query",
+                hint="Put a retriever in front, or pass rankings.",
+            )
+        if rankings is not None and len(rankings) != len(batch):
+            raise InputError(f"{self.name}.run", got=f"{len(batch)} queries and {len(rankings)} rankings", expected="one ranking per query")
+        return self.apply(batch, rankings) if batch else []
+
+    @final
+    def __call__(self, query: str | Query, candidates: Ranking | Corpus | Sequence[str] | None = None) -> Ranking:
+        """One query. candidates: a Ranking, or a Corpus or texts that stand in their given order."""
+        if candidates is not None and not isinstance(candidates, Ranking):
+            candidates = Ranking.in_order(candidates if isinstance(candidates, Corpus) else Corpus.from_texts(candidates))
+        return Pipeline(self).run([query], None if candidates is None else [candidates])[0]
+
+    @final
+    def __rshift__(self, other: Stage) -> Pipeline:
+        return Pipeline(self, other)
+
+
+@final
+class Pipeline(Stage):
+    """Stages one after the other; `a >> b >> c` is Pipeline(a, b, c). Writes the trace."""
+
+    def __init__(self, *stages: Stage) -> None:
+        self.stages: tuple[Stage, ...] = ()
+        for stage in stages:
+            if isinstance(stage, Pipeline):
+                self.stages += stage.stages
+            elif isinstance(stage, Stage):
+                self.stages += (stage,)
+            else:
+                hint = "Wrap it: Rescore(scorer)." if isinstance(stage, Scorer) else ""
+                raise InputError("Pipeline", got=type(stage).__name__, expected="stages", hint=hint)
+        if not self.stages:
+            raise InputError("Pipeline", got="no stage", expected="at least one")
+        self.retrieves = self.stages[0].retrieves
+        self.backend = "+".join(dict.fromkeys(stage.backend for stage in self.stages))
+
+    def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
+        for stage in self.stages:
+            start = time.perf_counter()
+            done = stage.run(queries, rankings)
+            ms = 1e3 * (time.perf_counter() - start) / len(queries)
+            rankings = [_traced(stage, None if rankings is None else rankings[i], out, ms) for i, out in enumerate(done)]
+        return list(rankings or [])
+
+    def __repr__(self) -> str:
+        return " >> ".join(map(repr, self.stages))
+
+
+def _traced(stage: Stage, before: Ranking | None, after: Ranking, ms: float) -> Ranking:
+    """Appends the stage's step, behind the steps that ran inside it (the branches of a fusion)."""
+    past = before.trace if before is not None else ()
+    inside = after.trace[len(past) :] if after.trace[: len(past)] == past else after.trace
+    own = max(0.0, ms - sum(step.ms for step in inside))
+    step = Step(repr(stage), stage.name, stage.backend, len(before) if before is not None else 0, len(after), own, after.ids)
+    return replace(after, trace=(*past, *inside, step))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """What a scorer says of one ranking: values float32 [n] in its order, higher is better; scale and columns as in Ranking."""
+
+    values: NDArray[np.float32]
+    scale: str = "score"
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+class Scorer(ABC):
+    """A pointwise model: a score for each (query, document) pair. `Rescore(scorer)` makes it a stage."""
+
+    backend: str = "numpy"
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @abstractmethod
+    def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
+        """Scores for every document of every ranking, in the rankings' order. The whole batch is handed over, to be batched well."""
+
+
+@final
+class Rescore(Stage):
+    """Re-orders the first `depth` documents by the scorer; the rest keep their old order, with synthetic scores just below the head's.
+
+    A score of -inf (nothing to compare) becomes the lowest float32 and ranks last; NaN and +inf raise NonFiniteError.
+    """
+
+    def __init__(self, scorer: Scorer, depth: int = 100) -> None:
+        if not isinstance(scorer, Scorer):
+            raise InputError("Rescore", got=type(scorer).__name__, expected="a Scorer, such as rr.load('ms-marco-MiniLM-L-12-v2')")
+        self.scorer, self.depth = scorer, count("Rescore: depth", depth)
+
+    @property
+    def name(self) -> str:
+        return self.scorer.name
+
+    @property
+    def backend(self) -> str:  # type: ignore[override]
+        return self.scorer.backend
+
+    def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
+        assert rankings is not None
+        heads = [ranking.head(self.depth) for ranking in rankings]
+        return [self._merge(ranking, scores) for ranking, scores in zip(rankings, self.scorer.score(queries, heads))]
+
+    def _merge(self, ranking: Ranking, scores: Scores) -> Ranking:
+        n = min(len(ranking), self.depth)
+        values = np.asarray(scores.values, dtype=np.float32)
+        if values.shape != (n,):
+            raise InputError(f"{self.name}.score", got=f"scores of shape {list(values.shape)}", expected=f"[{n}]")
+        if (bad := np.flatnonzero(np.isnan(values) | (values == np.inf))).size:
+            doc = ranking.corpus[int(ranking.ids[bad[0]])].id
+            raise NonFiniteError(f"{self.name}: score of document '{doc}'", got=f"{values[bad[0]]}", expected="a finite score")
+        values = np.maximum(values, LOWEST)
+        order = np.lexsort((ranking.ids[:n], -values.astype(np.float64)))
+        tail = len(ranking) - n
+        floor = float(values[order[-1]]) if n else 0.0
+        below = floor - (1 + np.arange(tail)) * max(abs(floor), 1.0) * 2.0**-20
+        places = np.concatenate([order, np.arange(n, len(ranking))])
+        columns = {name: column[places] for name, column in ranking.columns.items()}
+        for name, column in scores.columns.items():
+            columns[name] = np.concatenate([column[order], np.zeros(tail, column.dtype)])
+        final_scores = np.concatenate([values[order], np.maximum(below, LOWEST).astype(np.float32)])
+        return replace(ranking, ids=ranking.ids[places], scores=final_scores, scale=scores.scale, columns=columns)
+
+    def __repr__(self) -> str:
+        return f"Rescore({self.scorer!r}, depth={self.depth})"
+
+
+@final
+class Top(Stage):
+    """Keeps the best n."""
+
+    def __init__(self, n: int) -> None:
+        self.n = count("Top: n", n)
+
+    def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
+        assert rankings is not None
+        return [ranking.head(self.n) for ranking in rankings]
+
+    def __repr__(self) -> str:
+        return f"Top({self.n})"

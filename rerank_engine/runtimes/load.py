@@ -1,0 +1,124 @@
+"""`rr.load`: a model, ready to use. What it is, its own config decides, never a piece of its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..backends import RUNTIMES
+from ..errors import BackendUnavailable, CorruptModelError, InputError, UnsupportedModelError
+from .files import ModelFiles, resolve
+from .tokenize import Tokenizer
+
+if TYPE_CHECKING:
+    from ..stages.cross import CrossEncoder
+    from ..stages.dense import BiEncoder
+
+ENCODERS = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra", "MPNet", "DebertaV2", "ModernBert")
+FAMILIES: dict[str, str] = {
+    **{f"{encoder}ForSequenceClassification": "cross-encoder" for encoder in ENCODERS},
+    **{f"{encoder}Model": "bi-encoder" for encoder in ENCODERS},
+}
+OPTIONS = {"cross-encoder": ("label",), "bi-encoder": ("pooling", "normalize", "query_prompt", "document_prompt")}
+# Understood, and not runnable in this version: named so that the error can say so.
+LATER = {"HF_ColBERT": "late interaction", "T5ForConditionalGeneration": "seq2seq", "Qwen3ForCausalLM": "LLM"}
+SHORTEST = 8  # tokens of one input: below, special tokens leave no room for a query and a document
+# These count positions from pad_token_id + 1, which takes that many off the longest input.
+POSITION_OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet")
+
+
+def load(
+    path_or_name: str | Path,
+    *,
+    runtime: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    max_length: int | None = None,
+    revision: str | None = None,
+    file: str | None = None,
+    **options: Any,
+) -> CrossEncoder | BiEncoder:
+    """Loads a cross-encoder or a bi-encoder from a folder, a bundled name or a hub name holding ONNX, tokenizer.json and config.json.
+
+    runtime: "onnx"; "auto" takes the first that runs here. device: "cpu" | "cuda"; "auto" takes a GPU that was seen to run a model.
+    threads: for the CPU, None = what this process may use. max_length: tokens of one input, at most the model's limit, the default.
+    revision, file: see `runtimes.files.resolve`. options go to the family: `label=` (cross-encoder); `pooling=`, `normalize=`,
+    `query_prompt=`, `document_prompt=` (bi-encoder), over what the model's files say.
+    Raises UnknownModelError, UnsupportedModelError, CorruptModelError, UnsafeModelError, BackendUnavailable, MissingDependency, InputError.
+    """
+    files = resolve(path_or_name, revision=revision, file=file)
+    family = _family(files)
+    if unknown := sorted(set(options) - set(OPTIONS[family])):
+        raise InputError(f"model '{files.name}', a {family}: options", got=", ".join(unknown), expected=", ".join(OPTIONS[family]))
+    limit = _limit(files)
+    if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or not SHORTEST <= max_length <= limit):
+        raise InputError("max_length", got=max_length, expected=f"an integer from {SHORTEST} to {limit}, the model's limit")
+    if not (files.folder / "tokenizer.json").is_file():
+        hint = "AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER) writes one."
+        raise CorruptModelError(f"model '{files.name}'", got=f"no tokenizer.json in {files.folder}", expected="one", hint=hint)
+    tokenizer = Tokenizer(files.folder / "tokenizer.json", max_length or limit)
+    vocabulary, pad_id = _whole(files, "vocab_size"), _whole(files, "pad_token_id") or 0
+    if vocabulary is not None and tokenizer.vocabulary_size > vocabulary:
+        got = f"a tokenizer with {tokenizer.vocabulary_size} tokens for {vocabulary} embeddings"
+        raise CorruptModelError(f"model '{files.name}'", got=got, expected="the tokenizer that belongs to the model")
+    from .onnx import OnnxRuntime
+
+    session = OnnxRuntime(files.onnx, device=_device(runtime, device), threads=threads, pad_id=pad_id)
+    if family == "cross-encoder":
+        from ..stages.cross import CrossEncoder
+
+        return CrossEncoder(session, tokenizer, name=files.name, **options)
+    from ..stages.dense import BiEncoder
+
+    told = {key: getattr(files, key) for key in OPTIONS[family]}
+    encoder = BiEncoder(session, tokenizer, name=files.name, **{**told, **options})
+    if files.other_modules and encoder.pooling != "model":
+        got, hint = ", ".join(files.other_modules), "Export it as a whole, with the output sentence_embedding."
+        raise UnsupportedModelError(f"model '{files.name}': modules.json", got=got, expected="Transformer, Pooling, Normalize", hint=hint)
+    return encoder
+
+
+def _family(files: ModelFiles) -> str:
+    architectures = files.config.get("architectures")
+    for architecture in architectures if isinstance(architectures, list) else []:
+        if not isinstance(architecture, str):
+            continue
+        if architecture in FAMILIES:
+            return FAMILIES[architecture]
+        if architecture in LATER:
+            what = f"{architecture}, a {LATER[architecture]} model, which this version does not run yet"
+            raise UnsupportedModelError(f"model '{files.name}'", got=what, expected="a cross-encoder or a bi-encoder")
+    raise UnsupportedModelError(
+        f"model '{files.name}': architectures in its config.json", got=repr(architectures), expected="one of " + ", ".join(FAMILIES)
+    )
+
+
+def _limit(files: ModelFiles) -> int:
+    """The longest input in tokens: the position table, and what the tokenizer's files say if that is less."""
+    table = _whole(files, "max_position_embeddings")
+    table = 512 if table is None else table
+    if files.config.get("model_type") in POSITION_OFFSET:
+        table -= (_whole(files, "pad_token_id") or 0) + 1
+    if table < SHORTEST:
+        raise CorruptModelError(f"model '{files.name}'", got=f"a limit of {table} tokens", expected=f"at least {SHORTEST}")
+    return min(table, files.max_length or table)
+
+
+def _whole(files: ModelFiles, key: str) -> int | None:
+    """A number of config.json; None when it is not there."""
+    value = files.config.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31):
+        raise CorruptModelError(f"model '{files.name}': {key} in its config.json", got=value, expected="a whole number")
+    return value
+
+
+def _device(runtime: str, device: str) -> str:
+    if runtime not in ("auto", *RUNTIMES):
+        raise BackendUnavailable(
+            f"runtime '{runtime}' asked for, but there is none of that name", hint=f"Available: {', '.join(RUNTIMES)}."
+        )
+    if device != "auto":
+        return device
+    from .onnx import probe
+
+    return "cuda" if probe("cuda")[0] is None else "cpu"

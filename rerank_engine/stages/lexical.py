@@ -1,0 +1,27 @@
+"""Lexical retrieval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+from ..core import Query, Ranking, Stage
+from ..indexes.inverted import BM25Index
+from ..ops.checks import count
+
+
+@final
+class BM25(Stage):
+    """The k best documents by BM25. Documents without any of the query's terms are left out, so a list may be shorter than k, or empty."""
+
+    retrieves = True
+
+    def __init__(self, index: BM25Index, k: int = 1000, *, threads: int | None = 1) -> None:
+        self.index, self.k, self.threads, self.backend = index, count("BM25: k", k), threads, index.backend
+
+    def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
+        hits = self.index.search([query.text for query in queries], self.k, threads=self.threads)
+        return [Ranking(ids, scores, self.index.corpus, "bm25") for ids, scores in hits]
+
+    def __repr__(self) -> str:
+        return f"BM25(k={self.k}, {self.backend})"

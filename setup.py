@@ -1,0 +1,58 @@
+"""Builds the C++ module `rerank_engine._native` with CMake and lists the packages. Everything else is in pyproject.toml."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+
+
+class CMakeBuild(build_ext):
+    """Runs CMake once for the one extension; further CMake arguments come from RERANK_CMAKE_ARGS (build time only)."""
+
+    def build_extension(self, ext: Extension) -> None:
+        import pybind11
+
+        out = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
+        # One build folder per Python, kept between runs, so that a second build compiles only what changed.
+        build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
+        build.mkdir(parents=True, exist_ok=True)
+        configure = [
+            "cmake",
+            str(ROOT),
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={out}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            "-DCMAKE_BUILD_TYPE=Release",
+            *(["-GNinja"] if importlib.util.find_spec("ninja") else []),
+            *os.environ.get("RERANK_CMAKE_ARGS", "").split(),
+        ]
+        # cmake and ninja from pip live beside this interpreter, which need not be on the PATH.
+        env = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
+        if (build / "CMakeCache.txt").exists() and "CMAKE_HOME_DIRECTORY:INTERNAL=" + str(ROOT) not in (
+            build / "CMakeCache.txt"
+        ).read_text():
+            (build / "CMakeCache.txt").unlink()  # the checkout was moved
+        subprocess.run(configure, cwd=build, env=env, check=True)
+        subprocess.run(["cmake", "--build", ".", "--parallel"], cwd=build, env=env, check=True)
+
+
+setup(
+    # Named one by one: discovery would ship tests and benchmarks. kernels/ has no __init__.py on purpose (see kernels/README.md).
+    packages=[*find_packages(include=["rerank_engine", "rerank_engine.*"]), "rerank_kernels"],
+    package_dir={"rerank_kernels": "kernels"},
+    package_data={
+        "rerank_engine": ["py.typed", "*.pyi"],
+        "rerank_engine.demo": ["data/*", "data/qrels/*"],
+        "rerank_kernels": ["README.md"],
+    },
+    include_package_data=False,  # package_data says it all
+    ext_modules=[Extension("rerank_engine._native", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+    zip_safe=False,
+)

@@ -1,0 +1,35 @@
+"""What the tests share. Nothing heavy is imported here: a test that needs torch or a peer asks for it itself."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import rerank_engine
+from rerank_engine.backends import NEEDS, OPS
+
+
+def backends(op: str) -> list[str]:
+    """The backends of `op` that can run here: `@pytest.mark.parametrize("backend", backends("topk"))`."""
+    return [name for name in OPS[op] if NEEDS[name]() is None]
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real collections beside the checkout. It is not part of the repository, so tests of it skip without it."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no folder shared/data beside the checkout: the real collections are not here")
+    return folder
+
+
+@pytest.fixture
+def without_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the references can run: `auto` must take them, and an attempt to import the C++ module fails."""
+    for name in NEEDS:
+        if name != "reference":
+            monkeypatch.setitem(NEEDS, name, lambda: "this test took it away")
+    monkeypatch.setitem(sys.modules, "rerank_engine._native", None)
+    monkeypatch.delattr(rerank_engine, "_native", raising=False)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerances import HALF_ULP
+
+import rerank_engine as rr
+from rerank_engine.errors import InputError, NonFiniteError
+
+
+def corpus(n: int) -> rr.Corpus:
+    return rr.Corpus.from_texts([f"text {i}" for i in range(n)])
+
+
+def brute(vectors, query, k):
+    """Python's own sort of exact products: integers, so that ties are real ones."""
+    scores = [sum(int(a) * int(b) for a, b in zip(vector, query)) for vector in vectors]
+    rows = sorted(range(len(scores)), key=lambda row: (-scores[row], row))[:k]
+    return rows, [scores[row] for row in rows]
+
+
+whole = st.integers(-3, 3)
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(st.data(), st.integers(1, 40), st.integers(1, 5), st.integers(1, 4), st.integers(1, 50))
+def test_search_is_brute_force_and_ties_go_by_row(data, n, dim, n_queries, k):
+    vectors = data.draw(st.lists(st.lists(whole, min_size=dim, max_size=dim), min_size=n, max_size=n))
+    queries = data.draw(st.lists(st.lists(whole, min_size=dim, max_size=dim), min_size=n_queries, max_size=n_queries))
+    index = rr.VectorIndex(corpus(n), vectors)
+    hits = index.search(queries, k)
+    assert len(hits) == n_queries and index.dim == dim
+    for query, (rows, scores) in zip(queries, hits):
+        assert rows.dtype == np.int64 and scores.dtype == np.float32
+        assert (rows.tolist(), scores.tolist()) == brute(vectors, query, k)
+
+
+@pytest.mark.parametrize("dim", [1, 7, 16, 100, 128, 384, 1024])
+@pytest.mark.parametrize("n", [2, 3, 5, 9, 17, 101])
+def test_equal_documents_tie_wherever_they_stand(dim, n):
+    rng = np.random.default_rng(dim * n)
+    vectors = np.repeat(rng.standard_normal((1, dim)), n, axis=0)
+    (rows, scores), *_ = rr.VectorIndex(corpus(n), vectors).search(rng.standard_normal((1, dim)), n)
+    assert len(set(scores.tolist())) == 1 and rows.tolist() == list(range(n))
+
+
+def test_a_score_depends_neither_on_the_batch_nor_on_the_other_documents():
+    rng = np.random.default_rng(5)
+    vectors, queries = rng.standard_normal((203, 384)).astype(np.float32), rng.standard_normal((9, 384)).astype(np.float32)
+    together = rr.VectorIndex(corpus(203), vectors).search(queries, 203)
+    for query, (rows, scores) in zip(queries, together):
+        alone = rr.VectorIndex(corpus(203), vectors).search(query[None], 203)[0]
+        assert alone[0].tolist() == rows.tolist() and alone[1].tobytes() == scores.tobytes()
+        by_row = dict(zip(rows.tolist(), scores.tolist()))
+        for row in (0, 101, 202):
+            assert rr.VectorIndex(corpus(1), vectors[row : row + 1]).search(query[None], 1)[0][1].tolist() == [by_row[row]]
+
+
+def test_real_valued_scores_are_those_of_float64():
+    rng = np.random.default_rng(6)
+    vectors, query = rng.standard_normal((500, 384)), rng.standard_normal(384)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    query /= np.linalg.norm(query)
+    vectors, query = vectors.astype(np.float32), query.astype(np.float32)
+    ((rows, scores),) = rr.VectorIndex(corpus(500), vectors).search(query[None], 10)
+    want = vectors.astype(np.float64) @ query.astype(np.float64)
+    assert np.abs(scores - want[rows]).max() < 40 * HALF_ULP, "unit vectors: errors of products below 1, summed"
+    assert rows.tolist() == np.lexsort((np.arange(500), -want))[:10].tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int32])
+def test_other_numbers_are_converted(dtype):
+    index = rr.VectorIndex(corpus(2), np.array([[1, 2], [3, -4]], dtype))
+    assert index.vectors.dtype == np.float32
+    assert [(rows.tolist(), scores.tolist()) for rows, scores in index.search(np.array([[1, 1]], dtype), 5)] == [([0, 1], [3, -1])]
+
+
+def test_no_queries():
+    assert rr.VectorIndex(corpus(2), np.ones((2, 3))).search(np.empty((0, 3)), 1) == []
+
+
+@pytest.mark.parametrize("dim", [0, 2, 4])
+def test_a_query_of_another_dimension(dim):
+    with pytest.raises(InputError, match=rf"queries: got dimension {dim}; expected 3"):
+        rr.VectorIndex(corpus(2), np.ones((2, 3))).search(np.ones((1, dim)), 1)
+
+
+@pytest.mark.parametrize("queries", [np.ones(3), np.ones((1, 1, 3)), [["a", "b", "c"]], None])
+def test_queries_that_are_no_vectors(queries):
+    with pytest.raises(InputError):
+        rr.VectorIndex(corpus(2), np.ones((2, 3))).search(queries, 1)
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.0, True])
+def test_a_strange_k(k):
+    with pytest.raises(InputError):
+        rr.VectorIndex(corpus(2), np.ones((2, 3))).search(np.ones((1, 3)), k)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused(bad):
+    vectors = np.ones((2, 3))
+    vectors[1, 2] = bad
+    with pytest.raises(NonFiniteError, match=r"VectorIndex: vectors.*at \[1, 2\]"):
+        rr.VectorIndex(corpus(2), vectors)
+    with pytest.raises(NonFiniteError, match=r"queries.*at \[1, 2\]"):
+        rr.VectorIndex(corpus(2), np.ones((2, 3))).search(vectors, 1)
+
+
+def test_a_product_beyond_float32_is_refused():
+    with pytest.raises(NonFiniteError):
+        rr.VectorIndex(corpus(2), np.full((2, 3), 1e30)).search(np.full((1, 3), 1e30), 1)
+
+
+def test_an_empty_corpus():
+    with pytest.raises(InputError, match="an empty corpus"):
+        rr.VectorIndex(corpus(0), np.empty((0, 3)))
+    with pytest.raises(InputError, match="an empty corpus"):
+        rr.VectorIndex.build(corpus(0), None)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_vectors_for_another_corpus(n):
+    with pytest.raises(InputError, match=rf"{n} vectors; expected one for each of the 2 documents"):
+        rr.VectorIndex(corpus(2), np.ones((n, 3)))
+
+
+def test_repr():
+    assert repr(rr.VectorIndex(corpus(2), np.ones((2, 3)))) == "VectorIndex(2 x 3, exact)"
+    cut = np.array([0, 4], np.int32)
+    assert repr(rr.VectorIndex(corpus(2), np.ones((2, 3)), cut)) == "VectorIndex(2 x 3, exact, 1 documents truncated)"

@@ -1,0 +1,295 @@
+// Checks csrc/ without Python: random cases against brute force, edge shapes, 1 against 4 threads bit for bit, every usable instruction
+// set. Built by CMake with -DRERANK_CHECK=ON or under a sanitizer with -DRERANK_SANITIZE=address|thread. Exits 1 when a check fails.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <random>
+#include <set>
+#include <string>
+
+#include "bm25.hpp"
+#include "cpu.hpp"
+#include "fuse.hpp"
+#include "mmr.hpp"
+#include "pool.hpp"
+#include "topk.hpp"
+
+using namespace rerank;
+
+namespace {
+
+constexpr std::int64_t lowest_id = std::numeric_limits<std::int64_t>::min(), highest_id = std::numeric_limits<std::int64_t>::max();
+int passed = 0, failed = 0;
+
+void expect(bool ok, const std::string& what) {
+    ++(ok ? passed : failed);
+    if (!ok) std::printf("FAILED %s\n", what.c_str());
+}
+
+template <class Error, class Call>
+void expect_throw(Call call, const std::string& what) {
+    try {
+        call();
+    } catch (const Error&) {
+        return expect(true, what);
+    }
+    expect(false, what + ": did not throw");
+}
+
+void report(const char* group) { std::printf("%-32s %d passed, %d failed so far\n", group, passed, failed); }
+
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+
+bool same_bits(const PackedHits& a, const PackedHits& b) {
+    return same_bits(a.offsets, b.offsets) && same_bits(a.ids, b.ids) && same_bits(a.scores, b.scores);
+}
+
+bool near(double got, double want, double relative, double scale) {
+    return std::abs(got - want) <= relative * std::max(std::abs(want), scale) + 1e-30;
+}
+
+// A sorted list of hits against the values that brute force found: right values, an order that follows `before`, and nothing better left out.
+bool matches(std::vector<Hit> got, const std::map<std::int64_t, double>& want, std::size_t k, double relative, double scale) {
+    if (got.size() != std::min(k, want.size()) || !std::is_sorted(got.begin(), got.end(), before)) return false;
+    std::set<std::int64_t> seen;
+    for (const Hit& hit : got) {
+        const auto found = want.find(hit.id);
+        if (found == want.end() || !seen.insert(hit.id).second || !near(hit.score, found->second, relative, scale)) return false;
+    }
+    for (const auto& [id, value] : want)
+        if (!seen.count(id) && !got.empty() && value > got.back().score && !near(value, got.back().score, 2 * relative, scale)) return false;
+    return true;
+}
+
+std::vector<Hit> list(const PackedHits& hits, std::size_t q) {
+    std::vector<Hit> out;
+    for (auto i = static_cast<std::size_t>(hits.offsets[q]); i < static_cast<std::size_t>(hits.offsets[q + 1]); ++i)
+        out.push_back({hits.scores[i], hits.ids[i]});
+    return out;
+}
+
+struct Random {
+    std::mt19937_64 engine{12345};
+    std::size_t below(std::size_t n) { return engine() % n; }
+    float normal() { return std::normal_distribution<float>()(engine); }
+    std::vector<float> normals(std::size_t n, bool ties = false) {
+        std::vector<float> out(n);
+        for (float& x : out) x = ties ? std::round(normal()) : normal();
+        return out;
+    }
+};
+
+void check_topk(Random& random) {
+    for (const std::size_t n : {0, 1, 2, 15, 16, 17, 31, 32, 33, 1000})
+        for (const std::size_t k : {std::size_t{0}, std::size_t{1}, std::size_t{2}, n / 2, n, n + 1, std::numeric_limits<std::size_t>::max()})
+            for (const bool ties : {false, true}) {
+                const auto scores = random.normals(n, ties);
+                std::vector<std::int64_t> ids(n);
+                std::vector<Hit> want;
+                for (std::size_t i = 0; i < n; ++i) {
+                    ids[i] = ties ? static_cast<std::int64_t>(random.below(9)) - 4 : static_cast<std::int64_t>(i);
+                    want.push_back({scores[i], ids[i]});
+                }
+                std::stable_sort(want.begin(), want.end(), before);
+                want.resize(std::min(k, n));
+                const auto got = topk(scores, ties ? std::span<const std::int64_t>(ids) : std::span<const std::int64_t>(), k);
+                bool same = got.size() == want.size();
+                for (std::size_t i = 0; same && i < got.size(); ++i) same = got[i].score == want[i].score && got[i].id == want[i].id;
+                expect(same, "topk n=" + std::to_string(n) + " k=" + std::to_string(k));
+            }
+    const std::vector<float> zeros{0.0f, -0.0f, 0.0f};
+    const std::vector<std::int64_t> ids{highest_id, 0, lowest_id};
+    const auto got = topk(zeros, ids, 3);
+    expect(got[0].id == lowest_id && got[1].id == 0 && got[2].id == highest_id, "topk: signed zeros tie, ids decide");
+    report("topk");
+}
+
+double brute_norm(std::span<const float> scores, std::size_t i, FuseNorm norm) {
+    if (norm == FuseNorm::none) return scores[i];
+    double low = scores[0], high = scores[0], sum = 0, squares = 0;
+    for (const double s : scores) low = std::min(low, s), high = std::max(high, s), sum += s;
+    const double n = static_cast<double>(scores.size()), mean = sum / n;
+    for (const double s : scores) squares += (s - mean) * (s - mean);
+    return norm == FuseNorm::min_max ? (scores[i] - low) / std::max(high - low, 1e-9) : (scores[i] - mean) / std::max(std::sqrt(squares / n), 1e-9);
+}
+
+void check_fuse(Random& random) {
+    for (int round = 0; round < 60; ++round) {
+        const std::size_t n_lists = 1 + random.below(5), n_queries = random.below(20);
+        FuseOptions options{round % 2 ? FuseMethod::sum : FuseMethod::rrf, static_cast<FuseNorm>(round % 3), 60, random.below(3) * 7, 1};
+        std::vector<double> weights;
+        for (std::size_t l = 0; l < n_lists; ++l) weights.push_back(random.normal());
+        std::vector<std::int64_t> ids, offsets{0};
+        std::vector<float> scores;
+        for (std::size_t l = 0; l < n_lists * n_queries; ++l) {
+            for (std::size_t i = random.below(round % 4 ? 40 : 400); i > 0; --i) {
+                const auto id = static_cast<std::int64_t>(random.below(60));
+                ids.push_back(round % 5 ? id : id == 0 ? lowest_id : highest_id - id);
+                scores.push_back(round % 7 ? random.normal() : 0.1f);
+            }
+            offsets.push_back(static_cast<std::int64_t>(ids.size()));
+        }
+        const PackedHits got = fuse(ids, scores, offsets, weights, options);
+        options.threads = 4;
+        expect(same_bits(got, fuse(ids, scores, offsets, weights, options)), "fuse: 4 threads differ from 1");
+        for (std::size_t q = 0; q < n_queries; ++q) {
+            std::map<std::int64_t, double> want;
+            double scale = 0;
+            for (std::size_t l = 0; l < n_lists; ++l) {
+                const auto begin = static_cast<std::size_t>(offsets[q * n_lists + l]), end = static_cast<std::size_t>(offsets[q * n_lists + l + 1]);
+                std::set<std::int64_t> seen;
+                for (std::size_t i = begin; i < end; ++i) {
+                    if (!seen.insert(ids[i]).second) continue;
+                    const double value = options.method == FuseMethod::rrf ? 1 / (61.0 + static_cast<double>(i - begin))
+                                                                           : brute_norm(std::span(scores).subspan(begin, end - begin), i - begin, options.norm);
+                    want[ids[i]] += weights[l] * value;
+                    scale += std::abs(weights[l] * value);
+                }
+            }
+            expect(matches(list(got, q), want, options.top ? options.top : want.size(), 1.2e-7, scale), "fuse round " + std::to_string(round));
+        }
+    }
+    const std::vector<std::int64_t> ids{1, 1}, offsets{0, 1, 2};
+    const std::vector<float> scores{3e38f, 3e38f};
+    for (const double w : {1.0, -1e300})
+        expect_throw<std::overflow_error>([&] { fuse(ids, scores, offsets, std::vector<double>{w < 0 ? 1e300 : 1.0, w}, {FuseMethod::sum}); },
+                                          "fuse: a sum beyond float32");
+    report("fuse");
+}
+
+void check_dots_and_mmr(Random& random) {
+    for (const Isa isa : usable_isas()) {
+        const Kernels table = kernels(isa);
+        const std::string name(isa_name(isa));
+        for (const std::size_t d : {0, 1, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 384})
+            for (const std::size_t n : {0, 1, 2, 33}) {
+                auto vectors = random.normals(n * d, d == 16);
+                auto relevance = random.normals(n, d == 16);
+                for (float& x : vectors) x /= std::sqrt(static_cast<float>(d));
+                // One float off, so that rows do not start where a vector register would like them to.
+                std::vector<float> shifted(n * d + 1), out(n, std::numeric_limits<float>::quiet_NaN());
+                std::copy(vectors.begin(), vectors.end(), shifted.begin() + 1);
+                const auto dot = [&](std::size_t a, std::size_t b) {
+                    double sum = 0;
+                    for (std::size_t j = 0; j < d; ++j) sum += static_cast<double>(vectors[a * d + j]) * vectors[b * d + j];
+                    return sum;
+                };
+                if (n > 0) table.dots(shifted.data() + 1, shifted.data() + 1, n, d, out.data());
+                for (std::size_t i = 0; i < n; ++i) expect(near(out[i], dot(0, i), 5e-7, 16), name + " dots d=" + std::to_string(d));
+
+                const double lambda = static_cast<double>(random.below(5)) / 4;
+                const std::size_t k = 1 + random.below(12);
+                const auto picks = mmr(relevance, vectors, d, k, lambda, table);
+                expect(picks.size() == std::min(k, n), name + " mmr: number of picks");
+                std::vector<bool> taken(n, false);
+                for (std::size_t step = 0; step < picks.size(); ++step) {
+                    const auto value = [&](std::size_t i) {
+                        double nearest = step ? -std::numeric_limits<double>::infinity() : 0;
+                        for (std::size_t s = 0; s < step; ++s) nearest = std::max(nearest, dot(i, static_cast<std::size_t>(picks[s].id)));
+                        return lambda * relevance[i] - (1 - lambda) * nearest;
+                    };
+                    const auto pick = static_cast<std::size_t>(picks[step].id);
+                    bool ok = !taken[pick] && near(picks[step].score, value(pick), 5e-7, 16);
+                    for (std::size_t i = 0; ok && i < n; ++i) ok = taken[i] || value(i) <= value(pick) + 1e-5;
+                    expect(ok, name + " mmr d=" + std::to_string(d) + " step " + std::to_string(step));
+                    taken[pick] = true;
+                }
+            }
+        const auto ties = mmr(std::vector<float>(20, 1.0f), std::vector<float>(20 * 33, 0.25f), 33, 20, 0.5, table);
+        for (std::size_t i = 0; i < ties.size(); ++i) expect(ties[i].id == static_cast<std::int64_t>(i), name + " mmr: ties go to the lower row");
+        const std::vector<float> relevance{1, 2, 3}, huge{1e20f, 1e20f, 1e20f};
+        expect_throw<std::overflow_error>([&] { mmr(relevance, huge, 1, 3, 0.5, table); }, name + " mmr: a product beyond float32");
+        expect(mmr(relevance, huge, 1, 3, 1.0, table)[2].id == 0, name + " mmr: relevance only needs no product");
+        report(("dots, mmr: " + name).c_str());
+    }
+    if (usable_isas().back() != Isa::avx512) expect_throw<std::invalid_argument>([] { kernels(Isa::avx512); }, "an absent instruction set");
+}
+
+void check_bm25(Random& random) {
+    for (int round = 0; round < 40; ++round) {
+        const std::size_t n_docs = 1 + random.below(200), n_terms = 1 + random.below(50), longest = 1 + random.below(60);
+        std::vector<std::int32_t> tokens, terms;
+        std::vector<std::int64_t> offsets{0}, query_offsets{0};
+        std::vector<std::map<std::size_t, int>> documents(n_docs);
+        for (auto& document : documents) {
+            for (std::size_t i = random.below(longest); i > 0; --i) {
+                tokens.push_back(static_cast<std::int32_t>(random.below(1 + random.below(n_terms))));
+                ++document[static_cast<std::size_t>(tokens.back())];
+            }
+            offsets.push_back(static_cast<std::int64_t>(tokens.size()));
+        }
+        const Postings index = build_postings(tokens, offsets, static_cast<std::int64_t>(n_terms));
+        bool ok = index.term_offsets.size() == n_terms + 1 && index.term_offsets[0] == 0;
+        for (std::size_t t = 0, p = 0; t < n_terms; ++t) {
+            for (std::size_t r = 0; r < n_docs; ++r)
+                if (const auto found = documents[r].find(t); found != documents[r].end()) {
+                    ok = ok && p < index.rows.size() && index.rows[p] == static_cast<std::int32_t>(r) && index.counts[p] == found->second;
+                    ++p;
+                }
+            ok = ok && index.term_offsets[t + 1] == static_cast<std::int64_t>(p);
+        }
+        expect(ok, "postings round " + std::to_string(round));
+
+        for (std::size_t q = random.below(30); q > 0; --q) {
+            for (std::size_t i = random.below(6); i > 0; --i) terms.push_back(static_cast<std::int32_t>(random.below(n_terms)));
+            query_offsets.push_back(static_cast<std::int64_t>(terms.size()));
+        }
+        const auto impacts = random.normals(index.rows.size(), round % 3 == 0), weights = random.normals(terms.size());
+        const Bm25View view{index.term_offsets, index.rows, impacts, static_cast<std::int64_t>(n_docs)};
+        const std::size_t k = 1 + random.below(n_docs + 2);
+        const PackedHits got = bm25(view, terms, weights, query_offsets, k, 1);
+        expect(same_bits(got, bm25(view, terms, weights, query_offsets, k, 4)), "bm25: 4 threads differ from 1");
+        for (std::size_t q = 0; q + 1 < query_offsets.size(); ++q) {
+            std::map<std::int64_t, double> want;
+            double scale = 0;
+            for (auto i = static_cast<std::size_t>(query_offsets[q]); i < static_cast<std::size_t>(query_offsets[q + 1]); ++i) {
+                const auto t = static_cast<std::size_t>(terms[i]);
+                for (auto p = static_cast<std::size_t>(index.term_offsets[t]); p < static_cast<std::size_t>(index.term_offsets[t + 1]); ++p) {
+                    want[index.rows[p]] += static_cast<double>(weights[i]) * impacts[p];
+                    scale += std::abs(static_cast<double>(weights[i]) * impacts[p]);
+                }
+            }
+            expect(matches(list(got, q), want, k, 4.8e-7, scale), "bm25 round " + std::to_string(round));
+        }
+    }
+    const std::vector<std::int64_t> term_offsets{0, 1}, query{0, 2};
+    const std::vector<std::int32_t> inside{0}, outside{7}, terms{0, 0};
+    const std::vector<float> impacts{3e38f}, weights{1, 1};
+    for (const int threads : {1, 4}) {
+        expect_throw<std::overflow_error>([&] { bm25({term_offsets, inside, impacts, 1}, terms, weights, query, 1, threads); }, "bm25: overflow");
+        expect_throw<std::invalid_argument>([&] { bm25({term_offsets, outside, impacts, 1}, terms, weights, query, 1, threads); }, "bm25: bad row");
+    }
+    report("postings, bm25");
+}
+
+void check_pool() {
+    for (const int threads : {-1, 0, 1, 2, 4, 64})
+        for (const std::size_t n : {0, 1, 3, 1000}) {
+            std::vector<int> runs(n, 0);
+            parallel_for(n, threads, [&] { return [&](std::size_t i) { ++runs[i]; }; });
+            expect(std::count(runs.begin(), runs.end(), 1) == static_cast<std::ptrdiff_t>(n), "every item runs once");
+            if (n > 0)
+                expect_throw<std::runtime_error>(
+                    [&] { parallel_for(n, threads, [] { return [](std::size_t i) { if (i == 0) throw std::runtime_error("item 0"); }; }); },
+                    "an exception reaches the caller");
+        }
+    report("pool");
+}
+
+}  // namespace
+
+int main() {
+    Random random;
+    check_topk(random);
+    check_fuse(random);
+    check_dots_and_mmr(random);
+    check_bm25(random);
+    check_pool();
+    std::printf("%d passed, %d failed\n", passed, failed);
+    return failed ? 1 : 0;
+}

@@ -1,0 +1,130 @@
+"""The command line: the shapes that others read, and errors without a traceback."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rerank_engine import cli
+from rerank_engine.demo import DATA, load_demo
+from rerank_engine.errors import MissingDependency
+from rerank_engine.runtimes.files import resolve
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *args: str) -> Any:
+    assert cli.main([*args, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def models() -> None:
+    try:
+        resolve("ms-marco-MiniLM-L-12-v2")
+    except MissingDependency as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\ta\t1\nq2\tb\t1\n")
+    (tmp_path / "run.txt").write_text("q1 Q0 a 1 2.0 t\nq1 Q0 b 2 1.0 t\nq2 Q0 a 1 2.0 t\nq2 Q0 b 2 1.0 t\n")
+    return str(tmp_path / "qrels.tsv"), str(tmp_path / "run.txt")
+
+
+def test_eval(capsys: pytest.CaptureFixture[str], files: tuple[str, str]) -> None:
+    qrels, run = files
+    rows = run_json(capsys, "eval", qrels, run, run, "-m", "MRR@10", "-m", "P@1")
+    assert rows[0] == {"run": run, "measure": "MRR@10", "value": 0.75, "queries": 2}
+    assert [row["value"] for row in rows] == [0.75, 0.5, 0.75, 0.5]
+    assert cli.main(["eval", qrels, run]) == 0
+    assert "nDCG@10" in capsys.readouterr().out
+
+
+def test_backends(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = run_json(capsys, "backends")
+    assert {"kind": "op", "name": "topk", "variant": "reference", "ok": True, "reason": "", "detail": ""} in rows
+    assert cli.main(["backends"]) == 0
+    assert "reference" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("models")
+def test_rerank(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["Paris is in France.", "Fleas bite dogs.", "word " * 700]
+    (tmp_path / "docs.txt").write_text("\n".join(texts))
+    (tmp_path / "docs.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    query = ["--query", "what bites dogs"]
+    plain = run_json(capsys, "rerank", *query, "--documents", str(tmp_path / "docs.txt"))
+    assert plain["scale"] == "logit"
+    assert plain["model"] == "ms-marco-MiniLM-L-12-v2"
+    assert plain["results"][0]["index"] == 1
+    assert {r["index"]: r["truncated_tokens"] > 0 for r in plain["results"]} == {0: False, 1: False, 2: True}
+    assert run_json(capsys, "rerank", *query, "--documents", str(tmp_path / "docs.jsonl")) == plain
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts)))
+    some = run_json(capsys, "rerank", *query, "--documents", "-", "--top-n", "2", "--activation", "sigmoid")
+    assert some["scale"] == "probability"
+    assert len(some["results"]) == 2
+    assert all(0 <= r["score"] <= 1 for r in some["results"])
+    assert cli.main(["rerank", *query, "--documents", str(tmp_path / "docs.txt")]) == 0
+    assert "Fleas" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("models")
+def test_demo_search(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = run_json(capsys, "demo", "Who was the final Prime Minister of East Germany?")
+    assert answer["query"] == "Who was the final Prime Minister of East Germany?"
+    assert [r["rank"] for r in answer["results"]] == list(range(1, 11))
+    assert set(answer["results"][0]) == {"rank", "id", "score", "text", "stage_ranks"}
+    assert "Maizière" in answer["results"][0]["text"]
+    assert set(answer["results"][0]["stage_ranks"]) == {"BM25", "Dense", "Fuse", "CrossEncoder", "Top"}
+    assert [set(s) for s in answer["stages"]] == [{"stage", "backend", "n_in", "n_out", "ms"}] * 5
+    assert [(s["n_in"], s["n_out"]) for s in answer["stages"]][-1] == (answer["stages"][2]["n_out"], 10)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("models")
+def test_demo_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = run_json(capsys, "demo", "--evaluate", "3")
+    assert {"ndcg@10", "mrr@10", "answer@3"} <= set(answer["stages"][0])
+    assert all(0 <= s["ndcg@10"] <= 1 for s in answer["stages"])
+
+
+@pytest.mark.usefixtures("models")
+def test_demo_collection_is_what_its_readme_says() -> None:
+    collection = load_demo().collection
+    assert len(collection.corpus) == 1000
+    assert sum(doc.id.startswith("p") for doc in collection.corpus) == 240
+    assert len(collection.queries) == 1190
+    assert all(collection.answers[str(query.id)] for query in collection.queries)
+    readme = (DATA / "README.md").read_text()
+    for word in ("CC BY-SA 4.0", "XQuAD", "2WikiMultihopQA", "Wikipedia"):
+        assert word in readme
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["eval", "none.tsv", "none.txt"], "No such file"),
+        (["rerank", "--query", "q", "--documents", "none.txt"], "No such file"),
+        (["demo", "--evaluate", "0"], "at least 1"),
+        (["demo", "--evaluate", "2000"], "at most 1190"),
+        (["demo", " "], "an empty text"),
+    ],
+)
+def test_errors_are_one_line_and_exit_2(capsys: pytest.CaptureFixture[str], args: list[str], message: str) -> None:
+    assert cli.main(args) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("rerank-engine: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+def test_installed_command_runs() -> None:
+    done = subprocess.run([str(Path(sys.executable).parent / "rerank-engine"), "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("rerank-engine 0.")

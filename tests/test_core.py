@@ -1,0 +1,170 @@
+"""The algebra: stages compose, single equals batch, the trace tells what happened, and a malformed ranking cannot be made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+import rerank_engine as rr
+from rerank_engine.errors import InputError, NonFiniteError, UnknownIdError
+
+TEXTS = ["red apple pie", "green apple", "red car", "blue sky over the sea", "apple apple apple"]
+CORPUS = rr.Corpus.from_texts(TEXTS, ids=list("abcde"))
+
+
+class Lengths(rr.Scorer):
+    """Scores a document by the length of its text times the length of the query."""
+
+    backend = "test"
+
+    def score(self, queries: Sequence[rr.Query], rankings: Sequence[rr.Ranking]) -> list[rr.Scores]:
+        return [
+            rr.Scores(np.array([len(t) * len(q.text) for t in r.corpus.texts(r.ids)], np.float32), "length", {"n": r.ids.astype(np.int32)})
+            for q, r in zip(queries, rankings)
+        ]
+
+
+class Fixed(rr.Scorer):
+    def __init__(self, *values: float) -> None:
+        self.values = values
+
+    def score(self, queries: Sequence[rr.Query], rankings: Sequence[rr.Ranking]) -> list[rr.Scores]:
+        return [rr.Scores(np.array(self.values, np.float32)) for _ in rankings]
+
+
+def test_pipeline_composes_and_traces() -> None:
+    bm25 = rr.BM25(rr.BM25Index.build(CORPUS), k=4)
+    pipeline = bm25 >> rr.Rescore(Lengths(), depth=2) >> rr.Top(2)
+    ranking = pipeline("red apple")
+    assert len(pipeline.stages) == 3
+    assert pipeline.retrieves
+    assert [step.name for step in ranking.trace] == ["BM25", "Lengths", "Top"]
+    assert [(step.n_in, step.n_out) for step in ranking.trace] == [(0, 4), (4, 4), (4, 2)]
+    assert [step.backend for step in ranking.trace] == [bm25.backend, "test", "numpy"]
+    assert all(step.ms >= 0 for step in ranking.trace)
+    assert repr(pipeline) == f"BM25(k=4, {bm25.backend}) >> Rescore({ranking.trace[1].stage[8:-10]}, depth=2) >> Top(2)"
+    assert ranking.stage_ranks(int(ranking.ids[0])) == {"BM25": 1, "Lengths": 1, "Top": 1}
+    assert set(ranking.trace[0].to_dict()) == {"stage", "backend", "n_in", "n_out", "ms"}
+
+
+def test_batch_equals_single() -> None:
+    index = rr.BM25Index.build(CORPUS)
+    pipeline = rr.Fuse(rr.BM25(index), rr.BM25(index, k=2)) >> rr.Rescore(Lengths(), depth=3) >> rr.Top(4)
+    queries = ["apple", "red car", "nothing known", "", "sea"]
+    for query, ranking in zip(queries, pipeline.run(queries)):
+        single = pipeline(query)
+        assert np.array_equal(single.ids, ranking.ids)
+        assert np.array_equal(single.scores, ranking.scores)
+    assert pipeline.run([]) == []
+    assert len(pipeline("nothing known")) == 0
+
+
+def test_rescore_keeps_the_tail_in_its_old_order_below_the_head() -> None:
+    ranking = (rr.Rescore(Fixed(1.0, 5.0, -3.0), depth=3))("q", rr.Ranking.in_order(CORPUS, [4, 3, 2, 1, 0]))
+    assert ranking.ids.tolist() == [3, 4, 2, 1, 0]
+    assert ranking.scores[:3].tolist() == [5, 1, -3]
+    assert (np.diff(ranking.scores) < 0).all()
+    assert ranking.scores[-1] > -3.001
+
+
+@pytest.mark.parametrize("low", [-3.4e38, -1e30, -1.0, 0.0, 1e-30, 1e30])
+def test_tail_scores_are_finite_and_fall_at_any_magnitude(low: float) -> None:
+    ranking = rr.Rescore(Fixed(low), depth=1)("q", CORPUS)
+    assert np.isfinite(ranking.scores).all()
+    assert ranking.ids.tolist() == [0, 1, 2, 3, 4]
+    assert (ranking.scores[1:] < np.float32(low)).all() or low < -3e38
+
+
+def test_rescore_ties_go_to_the_lower_row_and_columns_follow() -> None:
+    ranking = rr.Rescore(Fixed(1, 1, 1, 2, 1), depth=5)("q", rr.Ranking.in_order(CORPUS, [4, 2, 0, 1, 3]))
+    assert ranking.ids.tolist() == [1, 0, 2, 3, 4]
+    ranking = rr.Rescore(Lengths(), depth=3)("q", CORPUS)
+    assert ranking.columns["n"].tolist()[:3] == ranking.ids.tolist()[:3]
+    assert ranking.columns["n"].tolist()[3:] == [0, 0]
+    assert ranking.scale == "length"
+
+
+def test_minus_infinity_ranks_last_and_nan_raises() -> None:
+    ranking = rr.Rescore(Fixed(-np.inf, 0, 1, 2, 3))("q", CORPUS)
+    assert ranking.ids.tolist()[-1] == 0
+    assert np.isfinite(ranking.scores).all()
+    for bad in (np.nan, np.inf):
+        with pytest.raises(NonFiniteError, match="document 'c'"):
+            rr.Rescore(Fixed(0, 0, bad, 0, 0))("q", CORPUS)
+    with pytest.raises(InputError, match=r"shape \[1\]"):
+        rr.Rescore(Fixed(0))("q", CORPUS)
+
+
+def test_fusion_traces_its_branches_and_sums_of_time() -> None:
+    index = rr.BM25Index.build(CORPUS)
+    fused = rr.Fuse(rr.BM25(index, k=3) >> rr.Top(2), rr.BM25(index, k=1)) >> rr.Top(5)
+    ranking = fused("apple")
+    assert [step.name for step in ranking.trace] == ["BM25", "Top", "BM25", "Fuse", "Top"]
+    best = int(ranking.ids[0])
+    assert ranking.stage_ranks(best) == {"BM25": 1, "Top": 1, "BM25#2": 1, "Fuse": 1, "Top#2": 1}
+    assert ranking.scores[0] == np.float32(2 / 61)
+    assert ranking.scale == "rrf"
+
+
+def test_fusion_over_reranked_candidates_keeps_one_past() -> None:
+    fused = rr.Fuse(rr.Rescore(Lengths()), rr.Top(2))
+    assert not fused.retrieves
+    ranking = (rr.BM25(rr.BM25Index.build(CORPUS)) >> fused)("apple")
+    assert [step.name for step in ranking.trace] == ["BM25", "Lengths", "Top", "Fuse"]
+    with pytest.raises(InputError, match="different corpora"):
+        other = rr.BM25Index.build(rr.Corpus.from_texts(TEXTS))
+        rr.Fuse(rr.BM25(other), rr.BM25(rr.BM25Index.build(CORPUS)))("apple")
+
+
+def test_candidates_may_be_texts_a_corpus_or_a_ranking() -> None:
+    stage = rr.Rescore(Lengths())
+    for candidates in (TEXTS, CORPUS, rr.Ranking.in_order(CORPUS)):
+        assert stage("q", candidates).ids.tolist() == [3, 4, 0, 1, 2]
+    assert len(stage("q", [])) == 0
+
+
+def test_ranking_sorted_uses_the_rule_of_the_engine() -> None:
+    ranking = rr.Ranking.sorted(CORPUS, [4, 1, 3], [0.5, 0.5, 0.9])
+    assert ranking.doc_ids == ["d", "b", "e"]
+    assert ranking.head(1).documents[0].text == TEXTS[3]
+    assert "best 'd'" in repr(ranking)
+    assert len(rr.Ranking.sorted(CORPUS, [], [])) == 0
+
+
+@pytest.mark.parametrize(
+    ("ids", "scores", "error"),
+    [
+        (np.array([0, 1]), np.array([1.0, 2.0], np.float32), InputError),
+        (np.array([0, 0]), np.array([1.0, 1.0], np.float32), InputError),
+        (np.array([0, 9]), np.array([1.0, 1.0], np.float32), InputError),
+        (np.array([-1]), np.array([1.0], np.float32), InputError),
+        (np.array([0]), np.array([np.nan], np.float32), NonFiniteError),
+        (np.array([0]), np.array([1.0]), InputError),
+        (np.array([0.0]), np.array([1.0], np.float32), InputError),
+        (np.array([0, 1]), np.array([1.0], np.float32), InputError),
+    ],
+)
+def test_malformed_rankings_are_refused(ids: np.ndarray, scores: np.ndarray, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        rr.Ranking(ids, scores, CORPUS)
+
+
+def test_misuse_of_stages_is_explained() -> None:
+    with pytest.raises(InputError, match="Put a retriever in front"):
+        rr.Rescore(Lengths()).run(["q"])
+    with pytest.raises(InputError, match="call the stage"):
+        rr.Top(1).run("q")
+    with pytest.raises(InputError, match="one ranking per query"):
+        rr.Top(1).run(["q", "r"], [rr.Ranking.in_order(CORPUS)])
+    with pytest.raises(InputError, match=r"Rescore\(scorer\)"):
+        rr.Top(1) >> Lengths()  # type: ignore[operator]
+    with pytest.raises(InputError, match="a Scorer"):
+        rr.Rescore("model")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="at least two"):
+        rr.Fuse(rr.Top(1))
+    with pytest.raises(InputError, match="a string"):
+        rr.Query(None)  # type: ignore[arg-type]
+    with pytest.raises(UnknownIdError, match="row 7"):
+        CORPUS[7]

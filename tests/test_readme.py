@@ -1,0 +1,41 @@
+"""The README's Python examples run as they stand, and print what they should."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rerank_engine.errors import MissingDependency
+from rerank_engine.runtimes.files import resolve
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
+EXPECTED = ("A flea bath helps.", "Marconi sent radio waves", "'nDCG@10'")
+
+
+def test_there_are_three() -> None:
+    assert len(EXAMPLES) == len(EXPECTED) == 3
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_example_runs(number: int) -> None:
+    if "rerank(" in EXAMPLES[number] or "rr.load" in EXAMPLES[number]:
+        try:
+            resolve("ms-marco-MiniLM-L-12-v2")
+        except MissingDependency as error:
+            pytest.skip(str(error))
+    done = subprocess.run([sys.executable, "-W", "error", "-c", EXAMPLES[number]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert EXPECTED[number] in done.stdout.splitlines()[0]
+
+
+def test_commands_named_exist() -> None:
+    from rerank_engine.cli import parser
+
+    help_text = parser().format_help()
+    for command in set(re.findall(r"^rerank-engine (\w+)", README, re.M)):
+        assert re.search(rf"^\s+{command}\b", help_text, re.M), command

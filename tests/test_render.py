@@ -1,0 +1,51 @@
+"""Figures reach the documents only from committed results, and writing them twice changes nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*/quality.json"))
+
+
+@pytest.fixture
+def render(tmp_path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("render_under_test", ROOT / "benchmarks" / "render.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("README.md", "docs/numerics.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    module.ROOT = tmp_path  # type: ignore[attr-defined]
+    return module
+
+
+def test_documents_show_a_committed_result(render: ModuleType) -> None:
+    texts = {name: (ROOT / name).read_text() for name in ("README.md", "docs/numerics.md")}
+    shown = []
+    for folder in (path.parent for path in RESULTS):
+        assert render.main(str(folder)) == 0
+        shown.append({name: (render.ROOT / name).read_text() for name in texts})
+        assert render.main(str(folder)) == 0
+        assert {name: (render.ROOT / name).read_text() for name in texts} == shown[-1]
+    assert texts in shown
+
+
+def test_a_missing_marker_is_an_error(render: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    (render.ROOT / "README.md").write_text("no markers here")
+    assert render.main(str(RESULTS[0].parent)) == 1
+    assert "README.md" in capsys.readouterr().err
+
+
+def test_the_readme_holds_no_figure_of_quality_outside_the_markers() -> None:
+    outside = re.sub(r"<!-- BEGIN (\w+) -->.*?<!-- END \1 -->", "", (ROOT / "README.md").read_text(), flags=re.S)
+    assert not re.search(r"\b0\.\d{3,}\b|\b\d+(\.\d+)?x\b", outside)
+    assert json.loads(RESULTS[0].read_text())["demo"]["questions"] == 50
