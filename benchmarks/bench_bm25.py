@@ -84,10 +84,10 @@ def rows(quick: bool) -> Iterator[harness.Row]:
             name,
             lambda: [ours(query, k) for query in asked],  # noqa: B023
             lambda: [theirs(query, k) for query in asked],  # noqa: B023
-            rounds=15 if quick else 41,
+            rounds=51 if quick else 101,
             per=len(asked),
         )
-    yield harness.compare("bm25", "build", name, build, build_peer, rounds=3, warm_up=False)
+    yield harness.compare("bm25", "build", name, build, build_peer, rounds=5 if quick else 3, warm_up=False)
     size = sum(getattr(index, array).nbytes for array in ("term_offsets", "rows", "counts", "lengths", "impacts"))
     size_peer = sum(array.nbytes for array in peer.scores.values() if isinstance(array, np.ndarray))
     yield harness.row("bm25", "size", name, "bytes", size, size_peer, [size_peer / size] * 2)

@@ -25,7 +25,7 @@ def dict_rrf(lists, k=60):
 
 def rows(quick: bool) -> Iterator[harness.Row]:
     rng = np.random.default_rng(0)
-    rounds = 21 if quick else 61
+    rounds = 61 if quick else 201
     scores = np.linspace(1, 0, 1000, dtype=np.float32)
     queries = [[(rng.permutation(1500)[:1000], scores) for _ in range(2)] for _ in range(BATCH)]
     want = fuse(queries, backend="reference")
@@ -47,7 +47,7 @@ def rows(quick: bool) -> Iterator[harness.Row]:
         "ranx",
         lambda: fuse(queries),
         lambda: ranx.fuse(runs, norm=None, method="rrf", params={"k": 60}),
-        rounds=5 if quick else 15,
+        rounds=15 if quick else 31,
         per=BATCH,
     )
 

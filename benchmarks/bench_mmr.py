@@ -41,7 +41,7 @@ def rows(quick: bool) -> Iterator[harness.Row]:
         want = mmr(vectors @ query, vectors, k, lambda_=LAMBDA, backend="reference")[0].tolist()
         harness.verify("mmr", ours(k)[0].tolist() == want)
         harness.verify("numpy", numpy_mmr(query, vectors, k) == want)
-        rounds = 21 if quick else 61
+        rounds = 61 if quick else 201
         yield harness.compare("mmr", case, "numpy", lambda: ours(k), lambda: numpy_mmr(query, vectors, k), rounds=rounds)  # noqa: B023
         if k > 10 or (langchain := harness.peer("langchain_core.vectorstores.utils")) is None:
             continue  # at 100 picks langchain-core takes seconds
@@ -53,7 +53,7 @@ def rows(quick: bool) -> Iterator[harness.Row]:
             "langchain-core",
             lambda: ours(k),  # noqa: B023
             lambda: theirs(query, vectors, lambda_mult=LAMBDA, k=k),  # noqa: B023
-            rounds=9 if quick else 21,
+            rounds=31 if quick else 61,
         )
 
 

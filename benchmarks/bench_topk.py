@@ -23,7 +23,7 @@ def rows(quick: bool) -> Iterator[harness.Row]:
         want = topk(scores, k, backend="reference")
         harness.verify(f"topk {n}@{k}", harness.same_ranking(topk(scores, k), want, rtol=0))
         harness.verify(f"numpy {n}@{k}", harness.same_ranking(numpy_topk(scores, k), want, rtol=0))
-        rounds = 15 if quick else 41
+        rounds = 61 if quick else 201
         yield harness.compare("topk", f"{n}@{k}", "numpy", lambda: topk(scores, k), lambda: numpy_topk(scores, k), rounds=rounds)  # noqa: B023
 
 

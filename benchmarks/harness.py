@@ -6,6 +6,7 @@ CPU time of the whole process is taken, never wall time: the machines that this 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import os
@@ -38,6 +39,7 @@ def main(rows: Callable[[bool], Iterator[Row]], description: str | None) -> None
     if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
         # BLAS and numba read these once, when they are imported, which has happened: start again.
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **ONE_THREAD})
+    gc.disable()  # as timeit does: a collection would hit one side by chance
     found = list(rows(args.quick))
     print(json.dumps(found, indent=1) if args.json else table(found))
 
@@ -85,7 +87,7 @@ def cpu_ms(call: Call, times: int = 1) -> float:
 
 
 def compare(
-    bench: str, case: str, peer: str, ours: Call, theirs: Call, *, rounds: int, per: int = 1, warm_up: bool = True, slice_ms: float = 20
+    bench: str, case: str, peer: str, ours: Call, theirs: Call, *, rounds: int, per: int = 1, warm_up: bool = True, slice_ms: float = 5
 ) -> Row:
     """Times two calls that do the same job, in turns. One call counts as `per` units (queries); each timing lasts at least `slice_ms`."""
     sides = (ours, theirs)
@@ -93,7 +95,7 @@ def compare(
     times = [max(1, round(slice_ms / max(ms, 1e-4))) for ms in once]
     measured: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds):
-        for side in (0, 1) if number % 2 else (1, 0):
+        for side in (0, 1) if number % 2 else (1, 0):  # neither always runs in the caches that the other left
             measured[side].append(cpu_ms(sides[side], times[side]) / per)
     a, b = (statistics.median(values) for values in measured)
     spread = np.percentile([y / x for x, y in zip(*measured)], [25, 75])

@@ -39,33 +39,31 @@ PackedHits bm25(const Bm25View& index, std::span<const std::int32_t> terms, std:
     parallel_for(n_queries, threads, [&] {
         const auto n = static_cast<std::size_t>(index.n_rows);
         return [&, n, sums = std::vector<float>(n, 0.0f), seen = std::vector<std::uint8_t>(n, 0),
-                touched = std::vector<std::int32_t>()](std::size_t q) mutable {
-            touched.clear();
+                touched = std::vector<std::int32_t>(n + 1)](std::size_t q) mutable {
+            std::size_t n_touched = 0;
             for (auto i = static_cast<std::size_t>(query_offsets[q]); i < static_cast<std::size_t>(query_offsets[q + 1]); ++i) {
                 const auto term = static_cast<std::size_t>(terms[i]);
-                const auto begin = static_cast<std::size_t>(index.term_offsets[term]), end = static_cast<std::size_t>(index.term_offsets[term + 1]);
+                const auto begin = static_cast<std::size_t>(index.term_offsets[term]);
+                const auto end = static_cast<std::size_t>(index.term_offsets[term + 1]);
                 if (begin > end || end > index.rows.size()) throw std::invalid_argument("bm25: term_offsets leave the postings");
                 for (std::size_t p = begin; p < end; ++p) {
                     const std::int32_t row = index.rows[p];
                     if (static_cast<std::uint32_t>(row) >= n) throw std::invalid_argument("bm25: a posting's row is not in the corpus");
-                    if (!seen[static_cast<std::size_t>(row)]) {
-                        seen[static_cast<std::size_t>(row)] = 1;
-                        touched.push_back(row);
-                    }
+                    touched[n_touched] = row;  // kept only if it is new: no branch to mispredict
+                    n_touched += static_cast<std::size_t>(!seen[static_cast<std::size_t>(row)]);
+                    seen[static_cast<std::size_t>(row)] = 1;
                     sums[static_cast<std::size_t>(row)] += weights[i] * index.impacts[p];
                 }
             }
-            auto& hits = found[q];
-            hits.reserve(touched.size());
-            for (const std::int32_t row : touched) {
-                const auto r = static_cast<std::size_t>(row);
+            Best best(k, n_touched);
+            for (std::size_t i = 0; i < n_touched; ++i) {
+                const auto r = static_cast<std::size_t>(touched[i]);
                 require_finite(sums[r]);
-                hits.push_back({sums[r], row});
+                best.push({sums[r], touched[i]});
                 sums[r] = 0;
                 seen[r] = 0;
             }
-            keep_best(hits, k);
-            hits.shrink_to_fit();
+            found[q] = best.take();
         };
     });
     return pack(found);

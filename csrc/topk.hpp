@@ -32,6 +32,36 @@ inline void keep_best(std::vector<Hit>& hits, std::size_t k) {
     std::sort(hits.begin(), hits.end(), before);
 }
 
+// The best k of a stream, O(n + k log k): a buffer of 2k hits, cut back to k whenever it is full. From the first cut on, only hits
+// better than the k-th get in.
+class Best {
+public:
+    explicit Best(std::size_t k, std::size_t at_most) : k_(std::min(k, at_most)), room_(std::max<std::size_t>(2 * k_, 64)) {
+        hits_.reserve(std::min(room_, at_most));
+    }
+
+    void push(const Hit& hit) {
+        if (cut_ && !before(hit, worst_)) return;
+        hits_.push_back(hit);
+        if (hits_.size() < room_ || k_ == 0) return;
+        std::nth_element(hits_.begin(), hits_.begin() + static_cast<std::ptrdiff_t>(k_ - 1), hits_.end(), before);
+        hits_.resize(k_);
+        worst_ = hits_.back();
+        cut_ = true;
+    }
+
+    std::vector<Hit> take() {
+        keep_best(hits_, k_);
+        return std::move(hits_);
+    }
+
+private:
+    std::vector<Hit> hits_;
+    std::size_t k_, room_;
+    Hit worst_{};
+    bool cut_ = false;
+};
+
 // One result list per query, packed: list q is hits [offsets[q], offsets[q + 1]).
 struct PackedHits {
     std::vector<std::int64_t> offsets, ids;

@@ -21,14 +21,16 @@ def topk(scores: ArrayLike, k: int, *, ids: ArrayLike | None = None, backend: st
     Raises NonFiniteError for NaN or infinity, InputError for k < 1 or ids of another length.
     """
     s = checks.floats("topk: scores", scores, 1)
-    i = np.arange(len(s), dtype=np.int64) if ids is None else checks.integers("topk: ids", ids)
-    if len(i) != len(s):
+    i = np.empty(0, np.int64) if ids is None else checks.integers("topk: ids", ids)
+    if ids is not None and len(i) != len(s):
         raise InputError("topk: ids", got=f"{len(i)} ids", expected=f"one for each of the {len(s)} scores")
     hits: Hits = implementation("topk", backend)(s, i, min(checks.count("topk: k", k), max(len(s), 1)))
     return hits
 
 
 def topk_reference(scores: NDArray[np.float32], ids: NDArray[np.int64], k: int) -> Hits:
+    """An empty `ids` stands for the positions."""
+    ids = ids if len(ids) else np.arange(len(scores))
     order = np.lexsort((ids, -scores.astype(np.float64)))[:k]
     return ids[order], scores[order]
 

@@ -53,7 +53,7 @@ bool near(double got, double want, double relative, double scale) {
     return std::abs(got - want) <= relative * std::max(std::abs(want), scale) + 1e-30;
 }
 
-// A sorted list of hits against the values that brute force found: right values, an order that follows `before`, and nothing better left out.
+// Hits against the values that brute force found: right values, in the order of `before`, and nothing better left out.
 bool matches(std::vector<Hit> got, const std::map<std::int64_t, double>& want, std::size_t k, double relative, double scale) {
     if (got.size() != std::min(k, want.size()) || !std::is_sorted(got.begin(), got.end(), before)) return false;
     std::set<std::int64_t> seen;
@@ -61,15 +61,18 @@ bool matches(std::vector<Hit> got, const std::map<std::int64_t, double>& want, s
         const auto found = want.find(hit.id);
         if (found == want.end() || !seen.insert(hit.id).second || !near(hit.score, found->second, relative, scale)) return false;
     }
-    for (const auto& [id, value] : want)
-        if (!seen.count(id) && !got.empty() && value > got.back().score && !near(value, got.back().score, 2 * relative, scale)) return false;
-    return true;
+    const auto left_out = [&](const auto& entry) {
+        const double last = got.back().score;
+        return !seen.count(entry.first) && entry.second > last && !near(entry.second, last, 2 * relative, scale);
+    };
+    return got.empty() || std::none_of(want.begin(), want.end(), left_out);
 }
+
+std::size_t at(const std::vector<std::int64_t>& offsets, std::size_t i) { return static_cast<std::size_t>(offsets[i]); }
 
 std::vector<Hit> list(const PackedHits& hits, std::size_t q) {
     std::vector<Hit> out;
-    for (auto i = static_cast<std::size_t>(hits.offsets[q]); i < static_cast<std::size_t>(hits.offsets[q + 1]); ++i)
-        out.push_back({hits.scores[i], hits.ids[i]});
+    for (std::size_t i = at(hits.offsets, q); i < at(hits.offsets, q + 1); ++i) out.push_back({hits.scores[i], hits.ids[i]});
     return out;
 }
 
@@ -85,8 +88,9 @@ struct Random {
 };
 
 void check_topk(Random& random) {
+    constexpr std::size_t none = 0, one = 1, all = std::numeric_limits<std::size_t>::max();
     for (const std::size_t n : {0, 1, 2, 15, 16, 17, 31, 32, 33, 1000})
-        for (const std::size_t k : {std::size_t{0}, std::size_t{1}, std::size_t{2}, n / 2, n, n + 1, std::numeric_limits<std::size_t>::max()})
+        for (const std::size_t k : {none, one, n / 2, n, n + 1, all})
             for (const bool ties : {false, true}) {
                 const auto scores = random.normals(n, ties);
                 std::vector<std::int64_t> ids(n);
@@ -102,9 +106,7 @@ void check_topk(Random& random) {
                 for (std::size_t i = 0; same && i < got.size(); ++i) same = got[i].score == want[i].score && got[i].id == want[i].id;
                 expect(same, "topk n=" + std::to_string(n) + " k=" + std::to_string(k));
             }
-    const std::vector<float> zeros{0.0f, -0.0f, 0.0f};
-    const std::vector<std::int64_t> ids{highest_id, 0, lowest_id};
-    const auto got = topk(zeros, ids, 3);
+    const auto got = topk(std::vector<float>{0.0f, -0.0f, 0.0f}, std::vector<std::int64_t>{highest_id, 0, lowest_id}, 3);
     expect(got[0].id == lowest_id && got[1].id == 0 && got[2].id == highest_id, "topk: signed zeros tie, ids decide");
     report("topk");
 }
@@ -115,7 +117,8 @@ double brute_norm(std::span<const float> scores, std::size_t i, FuseNorm norm) {
     for (const double s : scores) low = std::min(low, s), high = std::max(high, s), sum += s;
     const double n = static_cast<double>(scores.size()), mean = sum / n;
     for (const double s : scores) squares += (s - mean) * (s - mean);
-    return norm == FuseNorm::min_max ? (scores[i] - low) / std::max(high - low, 1e-9) : (scores[i] - mean) / std::max(std::sqrt(squares / n), 1e-9);
+    if (norm == FuseNorm::min_max) return (scores[i] - low) / std::max(high - low, 1e-9);
+    return (scores[i] - mean) / std::max(std::sqrt(squares / n), 1e-9);
 }
 
 void check_fuse(Random& random) {
@@ -141,24 +144,25 @@ void check_fuse(Random& random) {
             std::map<std::int64_t, double> want;
             double scale = 0;
             for (std::size_t l = 0; l < n_lists; ++l) {
-                const auto begin = static_cast<std::size_t>(offsets[q * n_lists + l]), end = static_cast<std::size_t>(offsets[q * n_lists + l + 1]);
+                const std::size_t begin = at(offsets, q * n_lists + l), end = at(offsets, q * n_lists + l + 1);
+                const auto own = std::span<const float>(scores).subspan(begin, end - begin);
                 std::set<std::int64_t> seen;
                 for (std::size_t i = begin; i < end; ++i) {
                     if (!seen.insert(ids[i]).second) continue;
-                    const double value = options.method == FuseMethod::rrf ? 1 / (61.0 + static_cast<double>(i - begin))
-                                                                           : brute_norm(std::span(scores).subspan(begin, end - begin), i - begin, options.norm);
+                    const bool rrf = options.method == FuseMethod::rrf;
+                    const double value = rrf ? 1 / (61.0 + static_cast<double>(i - begin)) : brute_norm(own, i - begin, options.norm);
                     want[ids[i]] += weights[l] * value;
                     scale += std::abs(weights[l] * value);
                 }
             }
-            expect(matches(list(got, q), want, options.top ? options.top : want.size(), 1.2e-7, scale), "fuse round " + std::to_string(round));
+            const std::size_t top = options.top ? options.top : want.size();
+            expect(matches(list(got, q), want, top, 1.2e-7, scale), "fuse round " + std::to_string(round));
         }
     }
     const std::vector<std::int64_t> ids{1, 1}, offsets{0, 1, 2};
     const std::vector<float> scores{3e38f, 3e38f};
-    for (const double w : {1.0, -1e300})
-        expect_throw<std::overflow_error>([&] { fuse(ids, scores, offsets, std::vector<double>{w < 0 ? 1e300 : 1.0, w}, {FuseMethod::sum}); },
-                                          "fuse: a sum beyond float32");
+    for (const std::vector<double>& weights : {std::vector{1.0, 1.0}, std::vector{1e300, -1e300}})
+        expect_throw<std::overflow_error>([&] { fuse(ids, scores, offsets, weights, {FuseMethod::sum}); }, "fuse: a sum beyond float32");
     report("fuse");
 }
 
@@ -201,7 +205,7 @@ void check_dots_and_mmr(Random& random) {
                 }
             }
         const auto ties = mmr(std::vector<float>(20, 1.0f), std::vector<float>(20 * 33, 0.25f), 33, 20, 0.5, table);
-        for (std::size_t i = 0; i < ties.size(); ++i) expect(ties[i].id == static_cast<std::int64_t>(i), name + " mmr: ties go to the lower row");
+        expect(std::is_sorted(ties.begin() + 1, ties.end(), before), name + " mmr: ties go to the lower row");
         const std::vector<float> relevance{1, 2, 3}, huge{1e20f, 1e20f, 1e20f};
         expect_throw<std::overflow_error>([&] { mmr(relevance, huge, 1, 3, 0.5, table); }, name + " mmr: a product beyond float32");
         expect(mmr(relevance, huge, 1, 3, 1.0, table)[2].id == 0, name + " mmr: relevance only needs no product");
@@ -247,9 +251,9 @@ void check_bm25(Random& random) {
         for (std::size_t q = 0; q + 1 < query_offsets.size(); ++q) {
             std::map<std::int64_t, double> want;
             double scale = 0;
-            for (auto i = static_cast<std::size_t>(query_offsets[q]); i < static_cast<std::size_t>(query_offsets[q + 1]); ++i) {
+            for (std::size_t i = at(query_offsets, q); i < at(query_offsets, q + 1); ++i) {
                 const auto t = static_cast<std::size_t>(terms[i]);
-                for (auto p = static_cast<std::size_t>(index.term_offsets[t]); p < static_cast<std::size_t>(index.term_offsets[t + 1]); ++p) {
+                for (std::size_t p = at(index.term_offsets, t); p < at(index.term_offsets, t + 1); ++p) {
                     want[index.rows[p]] += static_cast<double>(weights[i]) * impacts[p];
                     scale += std::abs(static_cast<double>(weights[i]) * impacts[p]);
                 }
@@ -260,9 +264,10 @@ void check_bm25(Random& random) {
     const std::vector<std::int64_t> term_offsets{0, 1}, query{0, 2};
     const std::vector<std::int32_t> inside{0}, outside{7}, terms{0, 0};
     const std::vector<float> impacts{3e38f}, weights{1, 1};
+    const Bm25View sound{term_offsets, inside, impacts, 1}, damaged{term_offsets, outside, impacts, 1};
     for (const int threads : {1, 4}) {
-        expect_throw<std::overflow_error>([&] { bm25({term_offsets, inside, impacts, 1}, terms, weights, query, 1, threads); }, "bm25: overflow");
-        expect_throw<std::invalid_argument>([&] { bm25({term_offsets, outside, impacts, 1}, terms, weights, query, 1, threads); }, "bm25: bad row");
+        expect_throw<std::overflow_error>([&] { bm25(sound, terms, weights, query, 1, threads); }, "bm25: a sum beyond float32");
+        expect_throw<std::invalid_argument>([&] { bm25(damaged, terms, weights, query, 1, threads); }, "bm25: a row outside the corpus");
     }
     report("postings, bm25");
 }
@@ -273,10 +278,8 @@ void check_pool() {
             std::vector<int> runs(n, 0);
             parallel_for(n, threads, [&] { return [&](std::size_t i) { ++runs[i]; }; });
             expect(std::count(runs.begin(), runs.end(), 1) == static_cast<std::ptrdiff_t>(n), "every item runs once");
-            if (n > 0)
-                expect_throw<std::runtime_error>(
-                    [&] { parallel_for(n, threads, [] { return [](std::size_t i) { if (i == 0) throw std::runtime_error("item 0"); }; }); },
-                    "an exception reaches the caller");
+            const auto fail = [](std::size_t i) { if (i == 0) throw std::runtime_error("item 0"); };
+            if (n > 0) expect_throw<std::runtime_error>([&] { parallel_for(n, threads, [&] { return fail; }); }, "an exception gets out");
         }
     report("pool");
 }
