@@ -1,17 +1,19 @@
 # `make` lists the targets. Each sets up what it needs in .venv, from nothing, and is fast the second time.
-PYTHON ?= python3
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*)
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format peers bench sanitize wheel demo-data clean
+.PHONY: help demo test lint format peers bench sanitize package aarch64 wheel demo-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .venv/.base: pyproject.toml $(NATIVE)
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check 'setuptools>=77' 'pybind11>=2.13' 'cmake>=3.18' ninja
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[demo]'
+	@# In the folder above a checkout that is called rerank_engine, Python would take the checkout itself for the package.
+	@$(BIN)/python -c "import site; open(site.getsitepackages()[0] + '/rerank_engine_checkout.pth', 'w').write('$(CURDIR)\n')"
 	@touch $@
 
 .venv/.dev: .venv/.base
@@ -23,7 +25,7 @@ help: ## list the targets
 	@touch $@
 
 demo: .venv/.base ## set up, then retrieve and re-rank real passages with real models
-	$(BIN)/rerank-engine demo $(ARGS)
+	$(BIN)/python -m rerank_engine.cli demo $(ARGS)
 
 test: .venv/.dev ## set up, then run all tests
 	$(BIN)/python -m pytest $(ARGS)
@@ -48,6 +50,14 @@ sanitize: .venv/.base ## the C++ core under address, undefined-behaviour and thr
 	  $(BIN)/cmake -S . -B build/$$kind -GNinja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DRERANK_SANITIZE=$$kind > /dev/null && \
 	  $(BIN)/cmake --build build/$$kind && build/$$kind/native_check || exit 1; done
 
+package: .venv/.dev ## install in every way that is promised, each in an environment of its own, and import from elsewhere
+	PYTHON=$(BIN)/python tests/packaging.sh
+
+aarch64: .venv/.base ## cross-build the C++ core for aarch64 and run its checks under qemu (needs g++-aarch64-linux-gnu and qemu-user)
+	@$(BIN)/cmake -S . -B build/aarch64 -GNinja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_SYSTEM_NAME=Linux \
+	  -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static -DRERANK_CHECK=ON > /dev/null
+	@$(BIN)/cmake --build build/aarch64 && qemu-aarch64 build/aarch64/native_check
+
 wheel: .venv/.dev ## sdist and wheel into dist/
 	$(BIN)/python -m build --no-isolation .
 
@@ -55,4 +65,4 @@ demo-data: .venv/.base ## rebuild the demo's collection and vectors (SOURCE = a 
 	$(BIN)/python -m rerank_engine.demo.build $(SOURCE)
 
 clean: ## remove what the targets made
-	rm -rf .venv build dist *.egg-info rerank_engine/_native*.so
+	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache rerank_engine/_native*.so

@@ -1,7 +1,7 @@
 """Builds the C++ module `rerank_engine._native` with CMake and lists the packages. Everything else is in pyproject.toml."""
 
-import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,27 +18,27 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         import pybind11
 
-        out = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
-        # One build folder per Python, kept between runs, so that a second build compiles only what changed.
-        build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
-        build.mkdir(parents=True, exist_ok=True)
-        configure = [
-            "cmake",
-            str(ROOT),
-            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={out}",
+        # cmake and ninja from pip live beside this interpreter, which need not be on the PATH.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        ninja = shutil.which("ninja", path=path)
+        settings = [
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={Path(self.get_ext_fullpath(ext.name)).parent.resolve()}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             "-DCMAKE_BUILD_TYPE=Release",
-            *(["-GNinja"] if importlib.util.find_spec("ninja") else []),
+            *(["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []),
             *os.environ.get("RERANK_CMAKE_ARGS", "").split(),
         ]
-        # cmake and ninja from pip live beside this interpreter, which need not be on the PATH.
-        env = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
-        if (build / "CMakeCache.txt").exists() and "CMAKE_HOME_DIRECTORY:INTERNAL=" + str(ROOT) not in (
-            build / "CMakeCache.txt"
-        ).read_text():
-            (build / "CMakeCache.txt").unlink()  # the checkout was moved
-        subprocess.run(configure, cwd=build, env=env, check=True)
+        # One build folder per Python, kept, so that a second build compiles only what changed. It is begun anew when the settings differ:
+        # an isolated build (`pip install .`) brings a cmake and a ninja of its own, which are gone afterwards.
+        build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
+        stamp, wanted = build / "settings.txt", "\n".join([str(ROOT), *settings])
+        if not stamp.is_file() or stamp.read_text() != wanted:
+            shutil.rmtree(build, ignore_errors=True)
+            build.mkdir(parents=True)
+        env = {**os.environ, "PATH": path}
+        subprocess.run(["cmake", str(ROOT), *settings], cwd=build, env=env, check=True)
+        stamp.write_text(wanted)
         subprocess.run(["cmake", "--build", ".", "--parallel"], cwd=build, env=env, check=True)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from rerank_engine.cli import bar
+from rerank_engine.cpus import available_cpus
 from rerank_engine.demo import Demo, load_demo
 from rerank_engine.packed import Packed
 from rerank_engine.stages import CrossEncoder
@@ -47,11 +48,11 @@ def main() -> None:
     args = parser.parse_args()
     demo = load_demo()
     stages = demo.evaluate(demo.questions(args.questions), bar("questions"))
-    sha = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    sha = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     result = {
         "date": date.today().isoformat(),
         "git": sha,
-        "machine": {"processor": processor(), "system": platform.platform(terse=True), "threads": 2},
+        "machine": {"processor": processor(), "system": platform.platform(terse=True), "threads": available_cpus()},
         "versions": {name: version(name) for name in ("rerank-engine", "onnxruntime", "numpy", "tokenizers")},
         "demo": {"questions": args.questions, "stages": stages},
         "int8": int8_batches(demo),

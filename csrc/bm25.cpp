@@ -48,7 +48,7 @@ PackedHits bm25(const Bm25View& index, std::span<const std::int32_t> terms, std:
                 if (begin > end || end > index.rows.size()) throw std::invalid_argument("bm25: term_offsets leave the postings");
                 for (std::size_t p = begin; p < end; ++p) {
                     const std::int32_t row = index.rows[p];
-                    if (static_cast<std::uint32_t>(row) >= n) throw std::invalid_argument("bm25: a posting's row is not in the corpus");
+                    if (row < 0 || static_cast<std::size_t>(row) >= n) throw std::invalid_argument("bm25: a posting's row is not in the corpus");
                     touched[n_touched] = row;  // kept only if it is new: no branch to mispredict
                     n_touched += static_cast<std::size_t>(!seen[static_cast<std::size_t>(row)]);
                     seen[static_cast<std::size_t>(row)] = 1;

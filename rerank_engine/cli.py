@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
 import sys
@@ -17,14 +18,21 @@ from .progress import Progress
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character is no reason to stop
     try:
         args.command(args)
+        sys.stdout.flush()
     except RerankError as error:
         print(f"rerank-engine: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output has gone (`| head`)
         sys.stderr.close()
         return 1
+    except OSError as error:
+        print(f"rerank-engine: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
     return 0
@@ -59,7 +67,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("qrels", metavar="QRELS", help="TREC or BEIR form, .gz or not")
     sub.add_argument("runs", metavar="RUN", nargs="+", help="TREC or BEIR form, .gz or not")
     sub.add_argument(
-        "-m", "--measure", action="append", metavar="MEASURE", help="nDCG@10, MRR@10, R@100, R(rel=2)@100, P@5, MAP ... (may repeat)"
+        "-m",
+        "--measure",
+        action="append",
+        metavar="MEASURE",
+        help="may repeat; default: nDCG@10, MRR@10, R@100; also R(rel=2)@100, P@5, MAP ...",
     )
 
     add("backends", backends, "what can run on this machine, found by trying it")
@@ -85,26 +97,32 @@ def demo(args: argparse.Namespace) -> None:
     if args.json:
         print_json({"query": query, "results": results, "stages": stages})
         return
-    print(f"{query}\n")
+    print(
+        f"{query}\n\n{len(ranking.corpus):,} Wikipedia passages; score: logit; BM25 to CrossEncoder: rank after each stage (-: not found)\n"
+    )
     columns = [name for name in dict.fromkeys(name for r in results for name in r["stage_ranks"]) if name != "Top"]
     table(
         ["rank", "score", *columns, "passage"],
         [[r["rank"], f"{r['score']:.3f}", *(r["stage_ranks"].get(c, "-") for c in columns), clip(r["text"], query=query)] for r in results],
     )
     print()
-    keys = ["stage", "backend", "n_in", "n_out", "ms", *(k for k in ("ndcg@10", "mrr@10", "answer@3") if k in stages[0])]
-    table(keys, [[f"{s[k]:.4f}" if "@" in k else clip(str(s[k]), 90) for k in keys] for s in stages])
-    print(f"\n{sum(s['ms'] for s in stages):.0f} ms in all" + (f", median of {args.evaluate} questions" if args.evaluate else ""))
+    keys = ["name", "backend", "n_in", "n_out", "ms", *(k for k in ("ndcg@10", "mrr@10", "answer@3") if k in stages[0])]
+    table(keys, [[f"{s[k]:.4f}" if "@" in k else f"{s[k]:.1f}" if k == "ms" else s[k] for k in keys] for s in stages])
+    total = sum(s["ms"] for s in stages)
+    print(
+        f"\n{total:.0f} ms in all"
+        + (f"; quality and median times over {args.evaluate} questions" if args.evaluate else ", without loading")
+    )
 
 
 def rerank(args: argparse.Namespace) -> None:
     from .api import DEFAULT_MODEL, rerank
 
-    model = args.model or DEFAULT_MODEL
+    model = DEFAULT_MODEL if args.model is None else args.model
     results = rerank(args.query, read_documents(args.documents), model, args.top_n, activation=args.activation)
-    scale = "logit" if args.activation == "none" else "probability"
+    scale = results[0].scale if results else "logit" if args.activation == "none" else "probability"
     if args.json:
-        rows = [{"index": r.index, "score": r.score, "truncated_tokens": r.truncated_tokens} for r in results]
+        rows = [{"index": r.index, "id": r.document.id, "score": r.score, "truncated_tokens": r.truncated_tokens} for r in results]
         print_json({"model": model, "scale": scale, "results": rows})
         return
     table(
@@ -118,12 +136,18 @@ def evaluate(args: argparse.Namespace) -> None:
 
     qrels, rows = read_qrels(args.qrels), []
     for path in args.runs:
-        values = evaluate(qrels, read_run(path), args.measure or ["nDCG@10", "MRR@10", "R@100"])
-        rows += [{"run": path, "measure": measure, "value": value, "queries": len(qrels)} for measure, value in values.items()]
+        run = read_run(path)
+        missing = sum(query not in run for query in qrels)
+        if missing == len(qrels):
+            got = f"no query that {args.qrels} judges (it has {next(iter(run))!r}, the other {next(iter(qrels))!r})"
+            raise InputError(path, got=got, expected="the same query ids in both")
+        values = evaluate(qrels, run, args.measure or ["nDCG@10", "MRR@10", "R@100"])
+        rows += [{"run": path, "measure": m, "value": v, "queries": len(qrels), "missing": missing} for m, v in values.items()]
     if args.json:
         print_json(rows)
     else:
-        table(["run", "measure", "value", "queries"], [[r["run"], r["measure"], f"{r['value']:.4f}", r["queries"]] for r in rows])
+        header = ["run", "measure", "value", "queries", "missing"]
+        table(header, [[r["run"], r["measure"], f"{r['value']:.4f}", r["queries"], r["missing"]] for r in rows])
 
 
 def backends(args: argparse.Namespace) -> None:
@@ -138,9 +162,12 @@ def backends(args: argparse.Namespace) -> None:
 
 
 def read_documents(source: str) -> Corpus:
-    """JSON lines or plain lines: by the file's ending, for standard input by its first character."""
+    """JSON lines or plain lines: by the file's ending, else by the first character."""
+    if source == "-" and sys.stdin is None:
+        raise InputError("--documents -", got="no standard input", expected="text on it")
     text = sys.stdin.read() if source == "-" else read_text(source)
-    if source.endswith((".jsonl", ".jsonl.gz")) or (source == "-" and text.lstrip().startswith("{")):
+    name = source.lower().removesuffix(".gz")
+    if name.endswith((".jsonl", ".ndjson", ".json")) or (not name.endswith(".txt") and text.lstrip().startswith("{")):
         return Corpus(document_from_json(record, row, where) for row, (where, record) in enumerate(parse_jsonl(text, source)))
     return Corpus.from_texts([line for line in text.splitlines() if line.strip()])
 

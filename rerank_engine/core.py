@@ -33,6 +33,8 @@ class Query:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
             raise InputError("Query: text", got=self.text, expected="a string")
+        if not isinstance(self.id, (str, type(None))):
+            raise InputError("Query: id", got=self.id, expected="a string or None")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +50,14 @@ class Step:
     ids: NDArray[np.int64]  # rows after the stage, best first
 
     def to_dict(self) -> dict[str, Any]:
-        return {"stage": self.stage, "backend": self.backend, "n_in": self.n_in, "n_out": self.n_out, "ms": round(self.ms, 3)}
+        return {
+            "stage": self.stage,
+            "name": self.name,
+            "backend": self.backend,
+            "n_in": self.n_in,
+            "n_out": self.n_out,
+            "ms": round(self.ms, 3),
+        }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,9 +77,14 @@ class Ranking:
     trace: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.ids.dtype != np.int64 or self.scores.dtype != np.float32 or self.ids.ndim != 1 or self.ids.shape != self.scores.shape:
-            got = f"ids {self.ids.dtype} {list(self.ids.shape)}, scores {self.scores.dtype} {list(self.scores.shape)}"
-            raise InputError("Ranking", got=got, expected="ids int64 [n] and scores float32 [n]", hint="Ranking.sorted converts and sorts.")
+        for name, dtype in (("ids", np.int64), ("scores", np.float32)):
+            array = getattr(self, name)
+            if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != (len(self.ids),):
+                got = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+                expected = "ids int64 [n] and scores float32 [n]"
+                raise InputError(f"Ranking: {name}", got=got, expected=expected, hint="Ranking.sorted converts and sorts.")
+            object.__setattr__(self, name, _read_only(array))
+        object.__setattr__(self, "columns", _columns("Ranking", self.columns, len(self.ids)))
         if not np.isfinite(self.scores).all():
             raise NonFiniteError("Ranking: scores", got="NaN or infinity", expected="finite scores")
         if (np.diff(self.scores) > 0).any():
@@ -122,6 +136,20 @@ class Ranking:
         return f"Ranking({len(self)} of {len(self.corpus)} documents, {self.scale}{best})"
 
 
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _columns(what: str, columns: Mapping[str, ArrayLike], n: int) -> dict[str, NDArray[Any]]:
+    out = {name: _read_only(np.asarray(column)) for name, column in columns.items()}
+    for name, column in out.items():
+        if column.shape != (n,):
+            raise InputError(f"{what}: column '{name}'", got=f"shape {list(column.shape)}", expected=f"[{n}], an entry per document")
+    return out
+
+
 def step_labels(trace: Sequence[Step]) -> list[str]:
     """The names of the steps, told apart: BM25, BM25#2, ..."""
     seen: dict[str, int] = {}
@@ -163,7 +191,11 @@ class Stage(ABC):
             )
         if rankings is not None and len(rankings) != len(batch):
             raise InputError(f"{self.name}.run", got=f"{len(batch)} queries and {len(rankings)} rankings", expected="one ranking per query")
-        return self.apply(batch, rankings) if batch else []
+        done = self.apply(batch, rankings) if batch else []
+        if not isinstance(done, list) or len(done) != len(batch) or not all(isinstance(ranking, Ranking) for ranking in done):
+            got = f"{len(done)} entries" if isinstance(done, list) else type(done).__name__
+            raise InputError(f"{self.name}.apply", got=got, expected=f"a list with a Ranking for each of the {len(batch)} queries")
+        return done
 
     @final
     def __call__(self, query: str | Query, candidates: Ranking | Corpus | Sequence[str] | None = None) -> Ranking:
@@ -175,6 +207,9 @@ class Stage(ABC):
     @final
     def __rshift__(self, other: Stage) -> Pipeline:
         return Pipeline(self, other)
+
+    def __repr__(self) -> str:
+        return self.name
 
 
 @final
@@ -193,6 +228,10 @@ class Pipeline(Stage):
                 raise InputError("Pipeline", got=type(stage).__name__, expected="stages", hint=hint)
         if not self.stages:
             raise InputError("Pipeline", got="no stage", expected="at least one")
+        for stage in self.stages[1:]:
+            if stage.retrieves:
+                got, hint = f"{stage.name}, which retrieves and would throw the list before it away", "To join two lists: Fuse(a, b)."
+                raise InputError("Pipeline", got=got, expected="retrievers in the first place only", hint=hint)
         self.retrieves = self.stages[0].retrieves
         self.backend = "+".join(dict.fromkeys(stage.backend for stage in self.stages))
 
@@ -219,11 +258,22 @@ def _traced(stage: Stage, before: Ranking | None, after: Ranking, ms: float) -> 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """What a scorer says of one ranking: values float32 [n] in its order, higher is better; scale and columns as in Ranking."""
+    """What a scorer says of one ranking: values float32 [n] in its order, higher is better; scale and columns as in Ranking.
+
+    Any sequence of numbers is taken. Raises InputError for another shape and for columns that have no n entries.
+    """
 
     values: NDArray[np.float32]
     scale: str = "score"
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        values = np.asarray(self.values)
+        if values.ndim != 1 or (values.dtype.kind not in "fiu" and values.size):
+            raise InputError("Scores: values", got=f"{values.dtype} {list(values.shape)}", expected="numbers [n]")
+        with np.errstate(over="ignore"):  # infinity is Rescore's to refuse, by the document's name
+            object.__setattr__(self, "values", values.astype(np.float32))
+        object.__setattr__(self, "columns", _columns("Scores", self.columns, len(values)))
 
 
 class Scorer(ABC):
@@ -238,6 +288,12 @@ class Scorer(ABC):
     @abstractmethod
     def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
         """Scores for every document of every ranking, in the rankings' order. The whole batch is handed over, to be batched well."""
+
+    def __rshift__(self, other: Stage) -> Pipeline:
+        raise InputError(">>", got=f"{self.name}, a scorer", expected="stages", hint="Wrap it: Rescore(scorer) >> ...")
+
+    def __repr__(self) -> str:
+        return self.name
 
 
 @final
@@ -263,13 +319,16 @@ class Rescore(Stage):
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         assert rankings is not None
         heads = [ranking.head(self.depth) for ranking in rankings]
-        return [self._merge(ranking, scores) for ranking, scores in zip(rankings, self.scorer.score(queries, heads))]
+        scores = self.scorer.score(queries, heads)
+        if not isinstance(scores, list) or len(scores) != len(rankings) or not all(isinstance(entry, Scores) for entry in scores):
+            got = f"{len(scores)} entries" if isinstance(scores, list) else type(scores).__name__
+            raise InputError(f"{self.name}.score", got=got, expected=f"a list with Scores for each of the {len(rankings)} rankings")
+        return [self._merge(ranking, entry) for ranking, entry in zip(rankings, scores)]
 
     def _merge(self, ranking: Ranking, scores: Scores) -> Ranking:
-        n = min(len(ranking), self.depth)
-        values = np.asarray(scores.values, dtype=np.float32)
-        if values.shape != (n,):
-            raise InputError(f"{self.name}.score", got=f"scores of shape {list(values.shape)}", expected=f"[{n}]")
+        n, values = min(len(ranking), self.depth), scores.values
+        if len(values) != n:
+            raise InputError(f"{self.name}.score", got=f"{len(values)} scores", expected=f"{n}, one for each document")
         if (bad := np.flatnonzero(np.isnan(values) | (values == np.inf))).size:
             doc = ranking.corpus[int(ranking.ids[bad[0]])].id
             raise NonFiniteError(f"{self.name}: score of document '{doc}'", got=f"{values[bad[0]]}", expected="a finite score")
@@ -280,8 +339,9 @@ class Rescore(Stage):
         below = floor - (1 + np.arange(tail)) * max(abs(floor), 1.0) * 2.0**-20
         places = np.concatenate([order, np.arange(n, len(ranking))])
         columns = {name: column[places] for name, column in ranking.columns.items()}
-        for name, column in scores.columns.items():
-            columns[name] = np.concatenate([column[order], np.zeros(tail, column.dtype)])
+        for name, column in scores.columns.items():  # the tail, which the scorer has not seen, keeps what was known of it
+            known = columns[name][n:] if name in columns else np.zeros(tail, column.dtype)
+            columns[name] = np.concatenate([column[order], known])
         final_scores = np.concatenate([values[order], np.maximum(below, LOWEST).astype(np.float32)])
         return replace(ranking, ids=ranking.ids[places], scores=final_scores, scale=scores.scale, columns=columns)
 

@@ -77,7 +77,12 @@ class Corpus:
                     f"Corpus.from_texts: {name}", got=f"{len(column)} entries", expected=f"one for each of the {len(texts)} texts"
                 )
         return cls(
-            Document(ids[i] if ids else str(i), text, titles[i] if titles else "", metadata[i] if metadata else {})
+            Document(
+                str(i) if ids is None else ids[i],
+                text,
+                "" if titles is None else titles[i],
+                {} if metadata is None else metadata[i],
+            )
             for i, text in enumerate(texts)
         )
 
@@ -125,7 +130,7 @@ class Corpus:
         """The passages (title and text) of the rows int64 [m], or of all."""
         if rows is None:
             return [document.passage for document in self._documents]
-        return [self._documents[row].passage for row in np.asarray(rows).tolist()]
+        return [self[row].passage for row in np.asarray(rows).tolist()]
 
     @property
     def sha256(self) -> str:
@@ -187,7 +192,7 @@ def parse_jsonl(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{name}, line {number}"
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter: brackets nested thousands deep
             raise FileFormatError(where, got=f"broken JSON ({error})", expected="one JSON object a line") from error
         if not isinstance(record, dict):
             raise FileFormatError(where, got=type(record).__name__, expected="a JSON object")

@@ -18,13 +18,15 @@ RerankError
 
 from __future__ import annotations
 
+_ABSENT = object()  # None may be what was got
+
 
 class RerankError(Exception):
     """Base of all of them. `str()` reads: `what: got ...; expected ... hint`."""
 
-    def __init__(self, what: str, *, got: object = None, expected: str = "", hint: str = "") -> None:
+    def __init__(self, what: str, *, got: object = _ABSENT, expected: str = "", hint: str = "") -> None:
         parts = []
-        if got is not None:
+        if got is not _ABSENT:
             text = got if isinstance(got, str) else repr(got)
             parts.append("got " + (text if len(text) <= 300 else text[:297] + "..."))
         if expected:

@@ -40,10 +40,13 @@ def files(tmp_path: Path) -> tuple[str, str]:
 def test_eval(capsys: pytest.CaptureFixture[str], files: tuple[str, str]) -> None:
     qrels, run = files
     rows = run_json(capsys, "eval", qrels, run, run, "-m", "MRR@10", "-m", "P@1")
-    assert rows[0] == {"run": run, "measure": "MRR@10", "value": 0.75, "queries": 2}
+    assert rows[0] == {"run": run, "measure": "MRR@10", "value": 0.75, "queries": 2, "missing": 0}
     assert [row["value"] for row in rows] == [0.75, 0.5, 0.75, 0.5]
     assert cli.main(["eval", qrels, run]) == 0
     assert "nDCG@10" in capsys.readouterr().out
+    Path(run).write_text("other Q0 a 1 2.0 t\n")
+    assert cli.main(["eval", qrels, run]) == 2
+    assert "'other'" in capsys.readouterr().err
 
 
 def test_backends(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,6 +68,11 @@ def test_rerank(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch:
     assert plain["results"][0]["index"] == 1
     assert {r["index"]: r["truncated_tokens"] > 0 for r in plain["results"]} == {0: False, 1: False, 2: True}
     assert run_json(capsys, "rerank", *query, "--documents", str(tmp_path / "docs.jsonl")) == plain
+    (tmp_path / "docs.NDJSON").write_text((tmp_path / "docs.jsonl").read_text())
+    assert run_json(capsys, "rerank", *query, "--documents", str(tmp_path / "docs.NDJSON")) == plain
+    (tmp_path / "docs.json").write_text(json.dumps(texts))
+    assert cli.main(["rerank", *query, "--documents", str(tmp_path / "docs.json")]) == 2
+    assert "expected a JSON object" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts)))
     some = run_json(capsys, "rerank", *query, "--documents", "-", "--top-n", "2", "--activation", "sigmoid")
     assert some["scale"] == "probability"
@@ -82,7 +90,7 @@ def test_demo_search(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(answer["results"][0]) == {"rank", "id", "score", "text", "stage_ranks"}
     assert "Maizière" in answer["results"][0]["text"]
     assert set(answer["results"][0]["stage_ranks"]) == {"BM25", "Dense", "Fuse", "CrossEncoder", "Top"}
-    assert [set(s) for s in answer["stages"]] == [{"stage", "backend", "n_in", "n_out", "ms"}] * 5
+    assert [set(s) for s in answer["stages"]] == [{"stage", "name", "backend", "n_in", "n_out", "ms"}] * 5
     assert [(s["n_in"], s["n_out"]) for s in answer["stages"]][-1] == (answer["stages"][2]["n_out"], 10)
 
 

@@ -46,7 +46,7 @@ def test_pipeline_composes_and_traces() -> None:
     assert all(step.ms >= 0 for step in ranking.trace)
     assert repr(pipeline) == f"BM25(k=4, {bm25.backend}) >> Rescore({ranking.trace[1].stage[8:-10]}, depth=2) >> Top(2)"
     assert ranking.stage_ranks(int(ranking.ids[0])) == {"BM25": 1, "Lengths": 1, "Top": 1}
-    assert set(ranking.trace[0].to_dict()) == {"stage", "backend", "n_in", "n_out", "ms"}
+    assert set(ranking.trace[0].to_dict()) == {"stage", "name", "backend", "n_in", "n_out", "ms"}
 
 
 def test_batch_equals_single() -> None:
@@ -93,7 +93,7 @@ def test_minus_infinity_ranks_last_and_nan_raises() -> None:
     for bad in (np.nan, np.inf):
         with pytest.raises(NonFiniteError, match="document 'c'"):
             rr.Rescore(Fixed(0, 0, bad, 0, 0))("q", CORPUS)
-    with pytest.raises(InputError, match=r"shape \[1\]"):
+    with pytest.raises(InputError, match="got 1 scores"):
         rr.Rescore(Fixed(0))("q", CORPUS)
 
 
@@ -152,6 +152,10 @@ def test_malformed_rankings_are_refused(ids: np.ndarray, scores: np.ndarray, err
 
 
 def test_misuse_of_stages_is_explained() -> None:
+    with pytest.raises(InputError, match=r"Fuse\(a, b\)"):
+        rr.Top(3) >> rr.BM25(rr.BM25Index.build(CORPUS))
+    with pytest.raises(InputError, match=r"Rescore\(scorer\)"):
+        Lengths() >> rr.Top(3)
     with pytest.raises(InputError, match="Put a retriever in front"):
         rr.Rescore(Lengths()).run(["q"])
     with pytest.raises(InputError, match="call the stage"):
@@ -168,3 +172,69 @@ def test_misuse_of_stages_is_explained() -> None:
         rr.Query(None)  # type: ignore[arg-type]
     with pytest.raises(UnknownIdError, match="row 7"):
         CORPUS[7]
+
+
+class Answers(rr.Stage):
+    """Gives back whatever it was made with."""
+
+    retrieves = True
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def apply(self, queries: Sequence[rr.Query], rankings: Sequence[rr.Ranking] | None) -> list[rr.Ranking]:
+        return self.answer  # type: ignore[return-value]
+
+
+class Says(rr.Scorer):
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def score(self, queries: Sequence[rr.Query], rankings: Sequence[rr.Ranking]) -> list[rr.Scores]:
+        return self.answer  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("answer", [None, [], [None, None], [rr.Ranking.in_order(CORPUS)], [rr.Ranking.in_order(CORPUS)] * 3])
+def test_a_stage_or_scorer_that_loses_a_query_is_found_out(answer: object) -> None:
+    with pytest.raises(InputError, match=r"Answers.apply: .* each of the 2 queries"):
+        Answers(answer).run(["a", "b"])
+    with pytest.raises(InputError, match=r"Says.score: .* each of the 2 rankings"):
+        rr.Rescore(Says(answer)).run(["a", "b"], [rr.Ranking.in_order(CORPUS)] * 2)
+
+
+def test_scores_take_any_numbers_and_refuse_other_shapes() -> None:
+    assert rr.Scores([1, 2], columns={"n": [3, 4]}).columns["n"].tolist() == [3, 4]  # type: ignore[arg-type, dict-item]
+    for values, columns in (([[1.0]], {}), (["a"], {}), ([1.0], {"n": [1, 2]}), ([1.0], {"n": [[1]]})):
+        with pytest.raises(InputError, match="Scores"):
+            rr.Scores(values, columns=columns)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="column 'n'"):
+        rr.Ranking(np.array([0]), np.array([1], np.float32), CORPUS, columns={"n": np.zeros(7)})
+
+
+def test_a_ranking_cannot_be_changed_afterwards() -> None:
+    ranking = rr.Rescore(Lengths())("q", CORPUS)
+    for array in (ranking.ids, ranking.scores, ranking.columns["n"], ranking.trace[0].ids):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+
+
+def test_columns_outlive_later_stages() -> None:
+    """What one stage knew of a document, another that has not seen it does not wipe out."""
+    first = rr.Rescore(Lengths(), depth=5) >> rr.Top(5)
+    again = (first >> rr.Rescore(Lengths(), depth=1))("q", CORPUS)
+    assert again.columns["n"].tolist() == again.ids.tolist()
+    fused = rr.Fuse(first, rr.Top(5))("q", CORPUS)
+    assert fused.columns["n"].tolist() == fused.ids.tolist()
+
+
+def test_rerank_says_its_scale_and_refuses_what_it_cannot_mean() -> None:
+    assert [r.scale for r in rr.rerank("q", TEXTS, Lengths())] == ["length"] * 5
+    with pytest.raises(InputError, match="scale 'length'"):
+        rr.rerank("q", TEXTS, Lengths(), activation="sigmoid")
+    with pytest.raises(InputError, match="another corpus"):
+        rr.rerank("apple", TEXTS, rr.BM25(rr.BM25Index.build(CORPUS)))
+    for model in (5, rr.BM25Index.build(CORPUS)):
+        with pytest.raises(InputError, match="model: got"):
+            rr.rerank("q", TEXTS, model)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="got None"):
+        rr.rerank(None, TEXTS, Lengths())  # type: ignore[arg-type]

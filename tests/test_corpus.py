@@ -4,6 +4,7 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rerank_engine import Corpus, Document
@@ -49,6 +50,7 @@ def test_from_jsonl_reads_the_fields_of_the_field(tmp_path: Path, compress: bool
     [
         ("{", "broken JSON"),
         ("[1]", "got list"),
+        ("[" * 100_000, "broken JSON"),
         ('{"_id": null, "text": "x"}', "id None"),
         ('{"_id": true, "text": "x"}', "id True"),
         ('{"_id": "a"}', "the text None"),
@@ -92,6 +94,9 @@ def test_wrong_arguments() -> None:
         Corpus(["x"])  # type: ignore[list-item]
     with pytest.raises(UnknownIdError, match="'q'"):
         Corpus.from_texts(["x"]).row("q")
+    with pytest.raises(UnknownIdError, match="row -1"):
+        Corpus.from_texts(["x"]).texts([-1])
+    assert Corpus.from_texts(["x", "y"], ids=np.array(["a", "b"])).ids == ["a", "b"]
     with pytest.raises(KeyError):
         Corpus.from_texts(["x"]).row("q")
 

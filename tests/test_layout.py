@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import site
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +66,7 @@ def test_no_kernel_without_an_op() -> None:
 @pytest.mark.parametrize("path", [*PYTHON, *NATIVE], ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_stay_small(path: Path) -> None:
     lines = path.read_text().count("\n")
-    assert lines <= (60 if path.name == "__init__.py" and path.parent.name != "demo" else 500)
+    assert lines <= (60 if path.name == "__init__.py" else 500)
     if path.name == "setup.py":
         assert lines < 80
 
@@ -75,7 +76,7 @@ def test_functions_stay_small(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             code = (node.end_lineno or 0) - node.lineno - len((ast.get_docstring(node) or "").splitlines())
-            assert code <= 60, f"{node.name} has {code} lines"
+            assert code <= 55, f"{node.name} has {code} lines"  # about 50
 
 
 def test_kernels_and_csrc_import_nothing_of_ours() -> None:
@@ -93,6 +94,13 @@ def test_kernels_is_not_a_package_of_that_name() -> None:
     assert "TARGETS" in run_python("import rerank_kernels.config as c; print(dir(c))", ROOT)
 
 
+def test_one_imports_from_the_folder_above_the_checkout_too() -> None:
+    """There, the checkout itself is a candidate for the package's name when it is called rerank_engine."""
+    if not (Path(site.getsitepackages()[0]) / "rerank_engine_checkout.pth").is_file():
+        pytest.skip("not an environment that the Makefile has set up")
+    assert "rerank" in run_python("import rerank_engine; print(dir(rerank_engine))", ROOT.parent)
+
+
 def test_import_brings_numpy_alone_and_is_quick() -> None:
     code = """
 import json, sys, time
@@ -103,9 +111,9 @@ spent = time.process_time() - start
 top = {name.split('.')[0] for name in set(sys.modules) - before}
 print(json.dumps([spent, sorted(top - sys.stdlib_module_names - {'rerank_engine', 'numpy'})]))
 """
-    spent, others = json.loads(run_python(code, Path("/")))
-    assert [name for name in others if not name.startswith(("__editable__", "_cython", "mkl"))] == []
-    assert spent < 2  # a runaway import; the promise of 0.3 s is measured on a quiet machine, not here
+    runs = [json.loads(run_python(code, Path("/"))) for _ in range(5)]
+    assert [name for name in runs[0][1] if not name.startswith(("__editable__", "_cython", "mkl"))] == []
+    assert min(spent for spent, _ in runs) < 0.3  # seconds of processor time, the best of five
 
 
 def test_nothing_in_the_package_runs_code_from_files() -> None:

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..indexes import BM25Index, VectorIndex
 from ..runtimes import load
 from ..runtimes.files import BUNDLED
 from ..stages import BiEncoder
-from . import DATA, ENCODER
+from .pipeline import DATA, ENCODER
 
 DISTRACTORS = 760
 
@@ -72,7 +73,8 @@ def main(folder: str) -> None:
         "documents": len(corpus),
         "dim": index.dim,
         "dtype": "float16",
-        "truncated_documents": int((index.truncated_tokens > 0).sum()),
+        "truncated_tokens": {corpus[int(row)].id: int(index.truncated_tokens[row]) for row in np.flatnonzero(index.truncated_tokens)},
+        "built_with": {name: version(name) for name in ("onnxruntime", "tokenizers")},
     }
     (DATA / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 

@@ -35,9 +35,14 @@ def load_beir(folder: str | Path, split: str = "test") -> Collection:
         query_id, text = record.get("_id"), record.get("text")
         if not isinstance(query_id, (str, int)) or not isinstance(text, str):
             raise FileFormatError(where, got=f"_id {query_id!r}, text {text!r}", expected="a query with _id and text")
+        gold = record.get("answers") or []
+        if not isinstance(gold, list):
+            raise FileFormatError(where, got=f"answers {gold!r}", expected="a list of strings")
+        if str(query_id) in answers:
+            raise FileFormatError(where, got=f"the query '{query_id}' again", expected="every id once")
         if str(query_id) in qrels:
             queries.append(Query(text, str(query_id)))
-            answers[str(query_id)] = [str(answer) for answer in record.get("answers", [])]
+            answers[str(query_id)] = [str(answer) for answer in gold]
     if not queries:
         raise FileFormatError(str(root), got="no query that the qrels judge", expected="queries and qrels with the same ids")
     return Collection(Corpus.from_beir(root), queries, qrels, answers)

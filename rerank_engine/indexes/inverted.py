@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..backends import choose
 from ..corpus import Corpus
 from ..errors import InputError
+from ..ops import checks
 from ..ops.bm25 import Postings, bm25
 from ..ops.topk import Hits
 from ..packed import Packed
@@ -38,8 +39,11 @@ class BM25Index:
 
         Raises InputError for an empty corpus, k1 < 0 or b outside [0, 1].
         """
+        checks.instance("BM25Index.build: corpus", corpus, Corpus)
         if len(corpus) == 0:
             raise InputError("BM25Index.build", got="an empty corpus", expected="at least one document")
+        k1, b = checks.finite_number("bm25: k1", k1, 0, 1e6), checks.finite_number("bm25: b", b, 0, 1)
+        backend = choose("bm25", backend)
         analyze, vocabulary, rows = Analyzer(analyzer), dict[str, int](), list[NDArray[np.int32]]()
         for done, document in enumerate(corpus, 1):
             terms = analyze(document.passage)
@@ -47,7 +51,7 @@ class BM25Index:
             if progress and (done % 1000 == 0 or done == len(corpus)):
                 progress(done, len(corpus))
         postings = Postings.build(Packed.from_rows(rows, np.int32), len(vocabulary), k1=k1, b=b, backend=backend)
-        return cls(corpus, analyze, vocabulary, postings, choose("bm25", backend))
+        return cls(corpus, analyze, vocabulary, postings, backend)
 
     def search(self, texts: Sequence[str], k: int, *, threads: int | None = 1) -> list[Hits]:
         """Per text (rows int64 [m], scores float32 [m]), m <= k; a text without known terms finds nothing."""

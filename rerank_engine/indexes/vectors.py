@@ -24,6 +24,7 @@ class VectorIndex:
     """
 
     def __init__(self, corpus: Corpus, vectors: ArrayLike, truncated_tokens: NDArray[np.int32] | None = None) -> None:
+        checks.instance("VectorIndex: corpus", corpus, Corpus)
         self.corpus, self.vectors = corpus, checks.floats("VectorIndex: vectors", vectors, 2)
         self.truncated_tokens = np.zeros(len(corpus), np.int32) if truncated_tokens is None else truncated_tokens
         if len(corpus) == 0:
@@ -36,6 +37,7 @@ class VectorIndex:
     @classmethod
     def build(cls, corpus: Corpus, encoder: BiEncoder, *, progress: Progress | None = None) -> VectorIndex:
         """Encodes every passage (title and text)."""
+        checks.instance("VectorIndex.build: corpus", corpus, Corpus)
         if len(corpus) == 0:
             raise InputError("VectorIndex.build", got="an empty corpus", expected="at least one document")
         return cls(corpus, *encoder.encode_counted(corpus.texts(), progress=progress))

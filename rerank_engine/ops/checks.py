@@ -88,3 +88,8 @@ def narrow(values: Any) -> NDArray[np.float32]:
     if not np.isfinite(out).all():
         raise OverflowError("a score is beyond float32")
     return out
+
+
+def instance(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise InputError(name, got=type(value).__name__, expected=f"a {kind.__name__}")

@@ -11,7 +11,7 @@ from ..packed import Packed
 
 
 class Runtime(Protocol):
-    """A loaded network. Packed tokens in; if it must pad, it pads inside and never shows it."""
+    """A loaded network. Packed tokens in; one that must pad does so inside, and only an output with a token axis shows it."""
 
     name: str  # "onnx", ...
     device: str  # "cpu", "cuda"

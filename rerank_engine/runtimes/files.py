@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import CorruptModelError, MissingDependency, UnknownModelError, UnsafeModelError
+from ..errors import CorruptModelError, InputError, MissingDependency, UnknownModelError, UnsafeModelError
 
 ONNX_NAMES = ("model.onnx", "onnx/model.onnx")
 HUB_PATTERNS = ["*.json", "1_Pooling/*.json"]
@@ -76,6 +76,9 @@ def resolve(path_or_name: str | Path, *, revision: str | None = None, file: str 
     revision: commit, tag or branch of a hub model; pin a commit in production. file: the ONNX file in the folder, if there are several.
     Raises UnknownModelError, CorruptModelError, UnsafeModelError, MissingDependency.
     """
+    for what, value in (("revision", revision), ("file", file)):
+        if not isinstance(value, (str, type(None))):
+            raise InputError(f"model '{path_or_name}': {what}", got=value, expected="a string or None")
     name = str(path_or_name)
     if file is not None and (Path(file).is_absolute() or ".." in Path(file).parts):
         raise UnsafeModelError(f"model '{name}': file", got=file, expected="a path below the model's folder")
@@ -97,7 +100,7 @@ def read_folder(name: str, folder: Path, file: str | None = None, defaults: Mapp
     names = (file,) if file else ONNX_NAMES
     onnx = next((folder / n for n in names if (folder / n).is_file()), None)
     if onnx is None:
-        present = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.onnx"))
+        present = sorted(str(p.relative_to(folder)) for pattern in ("*.onnx", "*/*.onnx") for p in folder.glob(pattern))[:5]
         hint = (
             f"It holds {', '.join(present)}: name one with file=." if present else "Export it: optimum-cli export onnx --model NAME FOLDER."
         )
@@ -120,7 +123,7 @@ def read_folder(name: str, folder: Path, file: str | None = None, defaults: Mapp
         normalize="Normalize" in modules,
         query_prompt=prompts.get("query", ""),
         document_prompt=prompts.get("document", prompts.get("passage", "")),
-        max_length=min((int(n) for n in lengths if type(n) in (int, float) and 1 <= n < 1e9), default=None),
+        max_length=min((int(n) for n in lengths if type(n) in (int, float) and n < 1e9), default=None),
         other_modules=tuple(module for module in modules if module not in ("Transformer", "Pooling", "Normalize")),
     )
 

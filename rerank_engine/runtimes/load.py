@@ -99,9 +99,10 @@ def _limit(files: ModelFiles) -> int:
     table = 512 if table is None else table
     if files.config.get("model_type") in POSITION_OFFSET:
         table -= (_whole(files, "pad_token_id") or 0) + 1
-    if table < SHORTEST:
-        raise CorruptModelError(f"model '{files.name}'", got=f"a limit of {table} tokens", expected=f"at least {SHORTEST}")
-    return min(table, files.max_length or table)
+    limit = table if files.max_length is None else min(table, files.max_length)
+    if limit < SHORTEST:
+        raise CorruptModelError(f"model '{files.name}'", got=f"a limit of {limit} tokens", expected=f"at least {SHORTEST}")
+    return limit
 
 
 def _whole(files: ModelFiles, key: str) -> int | None:

@@ -87,13 +87,15 @@ def open_session(model: str | bytes, device: str, threads: int, name: str) -> An
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # patterns are kept per input shape, and here every batch has its own
     options.log_severity_level = 4
+    # Threads that spin while they wait gain a little on an idle machine and cost a multiple on one that does other work too.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Otherwise bytes that also read as ORT's own format would be loaded as that, past what onnx_file has checked.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     wanted = PROVIDERS[device]
     if wanted not in ort.get_available_providers():
         raise BackendUnavailable(f"runtime onnx: device '{device}' asked for, but this onnxruntime has no {wanted}", hint=_gpu_hint(device))
     try:
-        session = ort.InferenceSession(model, options, providers=[wanted])
+        session = ort.InferenceSession(model, options, providers=[wanted], enable_fallback=0)  # else it prints, and takes the CPU
     except Exception as error:
         raise CorruptModelError(
             name, got=f"onnxruntime cannot load it ({(str(error).splitlines() or [''])[0]})", expected="an ONNX model it can run"
@@ -121,9 +123,11 @@ def _onnxruntime() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "onnxruntime":
             raise
-        raise MissingDependency("ONNX models need onnxruntime", hint="pip install 'rerank-engine[cpu]' (or [gpu]).") from error
+        raise MissingDependency(
+            "ONNX models need onnxruntime", hint="pip install onnxruntime tokenizers protobuf (the extra [cpu])."
+        ) from error
     return onnxruntime
 
 
 def _gpu_hint(device: str) -> str:
-    return "" if device == "cpu" else "Install 'rerank-engine[gpu]' with a driver, CUDA 13 and cuDNN 9, or take device='cpu'."
+    return "" if device == "cpu" else "Install the extra [gpu] with a driver, CUDA 13 and cuDNN 9, or take device='cpu'."

@@ -108,7 +108,9 @@ def _model_class() -> Any:
     try:
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     except ModuleNotFoundError as error:
-        raise MissingDependency("ONNX models need the package protobuf", hint="pip install 'rerank-engine[cpu]'.") from error
+        raise MissingDependency(
+            "ONNX models need the package protobuf", hint="pip install onnxruntime tokenizers protobuf (the extra [cpu])."
+        ) from error
     file = descriptor_pb2.FileDescriptorProto(name="rerank_engine/onnx_subset.proto", package="rerank_engine.onnx_subset", syntax="proto3")
     for name, fields in _SCHEMA.items():
         message = file.message_type.add(name=name)

@@ -34,7 +34,9 @@ class Tokenizer:
         try:
             import tokenizers
         except ModuleNotFoundError as error:
-            raise MissingDependency("models need the package tokenizers", hint="pip install 'rerank-engine[cpu]'.") from error
+            raise MissingDependency(
+                "models need the package tokenizers", hint="pip install onnxruntime tokenizers protobuf (the extra [cpu])."
+            ) from error
         try:
             self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the package raises plain Exception
@@ -76,7 +78,7 @@ class Tokenizer:
                 if not cut or excess >= len(places):
                     raise QueryTooLongError(
                         f"query of input {i}",
-                        got=f"{row.shape[1] - (len(places) if cut else 0)} tokens with the model's special tokens",
+                        got=f"{row.shape[1] - (len(places) if cut else 0)} tokens with the model's special tokens ('{_start(inputs[i])}')",
                         expected=f"fewer than {self.max_length}, the model's limit"
                         if cut
                         else f"at most {self.max_length}, the model's limit",
@@ -100,3 +102,8 @@ class Tokenizer:
                     raise InputError(
                         f"text of input {i}", got=f"a lone surrogate at {broken.start}", expected="valid Unicode", hint=hint
                     ) from error
+
+
+def _start(entry: str | tuple[str, str]) -> str:
+    text = entry if isinstance(entry, str) else entry[0]
+    return text if len(text) <= 60 else text[:59] + "…"

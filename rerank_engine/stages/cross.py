@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..core import Query, Ranking, Scorer, Scores
+from ..core import LOWEST, Query, Ranking, Scorer, Scores
 from ..errors import InputError, UnsupportedModelError
 from ..progress import Progress
 from ..runtimes.base import Runtime, check_finite, describe
@@ -32,6 +32,8 @@ class CrossEncoder(Scorer):
     """
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer, *, name: str, label: int | None = None) -> None:
+        if label is not None and (isinstance(label, bool) or not isinstance(label, int) or label < 0):
+            raise InputError("label", got=label, expected="the number of a label, from 0")
         self.runtime, self.tokenizer, self.model, self.label = runtime, tokenizer, name, label
         if "logits" not in runtime.outputs:
             hint = "Its classification head is missing: export it for the task text-classification."
@@ -41,20 +43,22 @@ class CrossEncoder(Scorer):
     def predict(self, pairs: Sequence[tuple[str, str]], *, progress: Progress | None = None) -> Scores:
         """Logits float32 [n] of (query, document) pairs, in their order, with the column truncated_tokens int32 [n].
 
-        An empty document is scored as such. Raises InputError (an empty query, not strings), QueryTooLongError, NonFiniteError (NaN
-        logits), UnsupportedModelError (several labels and no `label`).
+        A blank document has nothing to compare: it is not run and gets the lowest float32 (models rank it anywhere, even first). Raises
+        InputError (an empty query, not strings), QueryTooLongError, NonFiniteError (NaN logits), UnsupportedModelError (several labels
+        and no `label`).
         """
         for i, pair in enumerate(pairs):
             if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
                 raise InputError(f"CrossEncoder.predict: pair {i}", got=pair, expected="a tuple of two strings, (query, document)")
             if not pair[0].strip():
                 raise InputError(f"CrossEncoder.predict: query of pair {i}", got="an empty text", expected="a query to compare with")
-        if len(pairs) == 0:
-            return Scores(np.empty(0, np.float32), "logit", {"truncated_tokens": np.zeros(0, np.int32)})
-        tokens = self.tokenizer.encode_pairs(pairs)
-        logits = run_batched(self.runtime, tokens, "logits", progress=progress).reshape(len(pairs), -1)
-        check_finite(logits, self.model)
-        return Scores(self._column(logits), "logit", {"truncated_tokens": tokens.dropped})
+        values, dropped = np.full(len(pairs), LOWEST, np.float32), np.zeros(len(pairs), np.int32)
+        if rows := [i for i, (_, document) in enumerate(pairs) if document.strip()]:
+            tokens = self.tokenizer.encode_pairs([pairs[i] for i in rows])
+            values[rows] = run_batched(self.runtime, tokens, "logits", self._column, progress=progress)
+            dropped[rows] = tokens.dropped
+        check_finite(values, self.model)
+        return Scores(values, "logit", {"truncated_tokens": dropped})
 
     def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
         pairs = [[(query.text, text) for text in ranking.corpus.texts(ranking.ids)] for query, ranking in zip(queries, rankings)]
@@ -63,14 +67,19 @@ class CrossEncoder(Scorer):
         cut = scores.columns["truncated_tokens"]
         return [Scores(scores.values[a:b], "logit", {"truncated_tokens": cut[a:b]}) for a, b in pairwise(ends)]
 
-    def _column(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        n = logits.shape[1]
+    def _column(self, logits: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The label's column of logits [b, labels], or [b] of a single one."""
+        if logits.ndim > 2:
+            got = f"logits {list(logits.shape)}, one per token"
+            raise UnsupportedModelError(f"model '{self.model}'", got=got, expected="logits per pair: [pairs, labels]")
+        rows = logits.reshape(len(lengths), -1)
+        n = rows.shape[1]
         if self.label is None and n != 1:
             hint = "Pass label= to rr.load: the number of the label that means relevant."
             raise UnsupportedModelError(f"model '{self.model}'", got=f"{n} labels", expected="one, a score", hint=hint)
-        if self.label is not None and (isinstance(self.label, bool) or not isinstance(self.label, int) or not 0 <= self.label < n):
+        if self.label is not None and self.label >= n:
             raise InputError("label", got=self.label, expected=f"a label from 0 to {n - 1}")
-        return np.ascontiguousarray(logits[:, self.label or 0])
+        return np.ascontiguousarray(rows[:, self.label or 0])
 
     def __repr__(self) -> str:
         return f"CrossEncoder({self.model}, {self.backend})"

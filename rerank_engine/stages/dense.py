@@ -38,6 +38,12 @@ class BiEncoder:
         query_prompt: str = "",
         document_prompt: str = "",
     ) -> None:
+        for option, value, kind in (
+            ("normalize", normalize, bool),
+            ("query_prompt", query_prompt, str),
+            ("document_prompt", document_prompt, str),
+        ):
+            checks.instance(f"model '{name}': {option}", value, kind)
         self.runtime, self.tokenizer, self.name = runtime, tokenizer, name
         self.normalize, self.query_prompt, self.document_prompt = normalize, query_prompt, document_prompt
         self.output = next((output for output in (*POOLED, *TOKENS) if output in runtime.outputs), "")
@@ -87,11 +93,16 @@ class BiEncoder:
 
 @final
 class Dense(Stage):
-    """The k nearest documents by inner product, exactly; the cosine for an encoder that normalizes. A blank query finds nothing."""
+    """The k nearest documents by inner product, exactly; the cosine for an encoder that normalizes. A blank query finds nothing.
+
+    The column truncated_tokens says what the encoder cut off each document.
+    """
 
     retrieves = True
 
     def __init__(self, index: VectorIndex, encoder: BiEncoder, k: int = 1000) -> None:
+        checks.instance("Dense: index", index, VectorIndex)
+        checks.instance("Dense: encoder", encoder, BiEncoder)
         self.index, self.encoder, self.k, self.backend = index, encoder, checks.count("Dense: k", k), encoder.backend
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
@@ -100,7 +111,8 @@ class Dense(Stage):
         nothing = np.empty(0, np.int64), np.empty(0, np.float32)
         scale = "cosine" if self.encoder.normalize else "inner product"
         hits = [next(found) if query.text.strip() else nothing for query in queries]
-        return [Ranking(ids, scores, self.index.corpus, scale) for ids, scores in hits]
+        cut = self.index.truncated_tokens
+        return [Ranking(ids, scores, self.index.corpus, scale, {"truncated_tokens": cut[ids]}) for ids, scores in hits]
 
     def __repr__(self) -> str:
         return f"Dense(k={self.k}, {self.encoder.name}, {self.backend})"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import final
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..backends import choose
 from ..core import Pipeline, Query, Ranking, Stage
@@ -13,12 +16,25 @@ from ..ops import checks
 from ..ops.fuse import METHODS, NORMS, fuse
 
 
+def _joined(ids: NDArray[np.int64], rankings: Sequence[Ranking]) -> dict[str, NDArray[Any]]:
+    """The branches' columns by row: the largest entry where several have one, 0 where none has."""
+    columns: dict[str, NDArray[Any]] = {}
+    place = {row: i for i, row in enumerate(ids.tolist())}
+    for ranking in rankings:
+        kept = [(i, place[row]) for i, row in enumerate(ranking.ids.tolist()) if row in place] if ranking.columns else []
+        source, target = np.array(kept, np.int64).reshape(-1, 2).T
+        for name, column in ranking.columns.items():
+            joined = columns.setdefault(name, np.zeros(len(ids), column.dtype))
+            joined[target] = np.maximum(joined[target], column[source])
+    return columns
+
+
 @final
 class Fuse(Stage):
     """Runs its branches on the same queries and fuses their lists; the formulas are those of rr.ops.fuse.
 
     method "rrf" (with k, default) or "sum" (with norm "min-max", "z-score" or "none"); weights: one per branch. top: documents kept.
-    The branches' steps stand in the trace before the fusion's own.
+    The branches' steps stand in the trace before the fusion's own; their columns are joined by document.
     """
 
     def __init__(
@@ -55,7 +71,7 @@ class Fuse(Stage):
         out = []
         for (ids, scores), row, seen in zip(fused, lists, past):
             trace = (*row[0].trace, *chain.from_iterable(ranking.trace[seen:] for ranking in row[1:]))
-            out.append(Ranking(ids, scores, row[0].corpus, scale, trace=trace))
+            out.append(Ranking(ids, scores, row[0].corpus, scale, _joined(ids, row), trace))
         return out
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ from typing import final
 
 from ..core import Query, Ranking, Stage
 from ..indexes.inverted import BM25Index
-from ..ops.checks import count
+from ..ops import checks
 
 
 @final
@@ -17,7 +17,8 @@ class BM25(Stage):
     retrieves = True
 
     def __init__(self, index: BM25Index, k: int = 1000, *, threads: int | None = 1) -> None:
-        self.index, self.k, self.threads, self.backend = index, count("BM25: k", k), threads, index.backend
+        checks.instance("BM25: index", index, BM25Index)
+        self.index, self.k, self.threads, self.backend = index, checks.count("BM25: k", k), threads, index.backend
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         hits = self.index.search([query.text for query in queries], self.k, threads=self.threads)

@@ -16,7 +16,7 @@ from rerank_engine.evaluation import MAP, MRR, Measure, P, Recall, evaluate, eva
 from rerank_engine.evaluation.measures import AP, R, trec_order
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-RUNS = sorted(DATA.glob("*/runs/*.gz"))
+RUNS = sorted([*DATA.glob("*/runs/*.gz"), *DATA.glob("listwise-replay/*/golden.trec.gz")])
 LOG3 = math.log2(3)
 
 # d4 and d3 tie, and the greater id goes first: d1 d4 d3 d2, with relevances 0 1 3 -1; d5 was not retrieved
@@ -116,9 +116,10 @@ def test_mrr_at_k_breaks_ties_as_mrr_does_unlike_ir_measures() -> None:
 
 
 @pytest.mark.skipif(not RUNS, reason=f"no stored runs under {DATA}")
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: f"{path.parts[-3]}-{path.name.split('.')[0]}")
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: f"{path.parts[-3]}-{path.parts[-2]}-{path.name.split('.')[0]}")
 def test_stored_runs_equal_ir_measures(path: Path) -> None:
-    qrels, run = read_qrels(path.parents[1] / "qrels" / "test.tsv"), read_run(path)
+    judged = path.parents[1] if path.parent.name == "runs" else DATA / "trec-dl19-pool"  # the replayed lists are of its topics
+    qrels, run = read_qrels(judged / "qrels" / "test.tsv"), read_run(path)
     measures = ["nDCG@10", "nDCG@100", "nDCG", "RR", "R@100", "R(rel=2)@100", "P@10", "AP", "AP@100", "AP(rel=2)"]
     assert_equal_to_ir_measures(qrels, run, measures)
     assert_equal_to_ir_measures(qrels, run, ["RR@10", "RR(rel=2)@10"], without_ties(run))

@@ -222,3 +222,15 @@ def test_broken_qrels(write: Callable[[str | bytes], Path], content: str, messag
 def test_broken_runs(write: Callable[[str | bytes], Path], content: str, message: str) -> None:
     with pytest.raises(FileFormatError, match=message):
         read_run(write(content))
+
+
+def test_write_run_follows_a_link_and_refuses_what_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
+    write_run(tmp_path / "link.txt", {"q": {"d": 1.0}})
+    assert (tmp_path / "link.txt").is_symlink()
+    assert read_run(tmp_path / "real.txt") == {"q": {"d": 1.0}}
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="a plain file"):
+        write_run(tmp_path / "pipe", {"q": {"d": 1.0}})
+    assert (tmp_path / "pipe").is_fifo()

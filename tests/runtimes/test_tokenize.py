@@ -193,5 +193,5 @@ def test_without_the_package(path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(MissingDependency, match=r"rerank-engine\[cpu\]"):
+    with pytest.raises(MissingDependency, match=r"the extra \[cpu\]"):
         Tokenizer(path, LIMIT)

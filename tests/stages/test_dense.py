@@ -227,15 +227,16 @@ def test_made_by_hand(tmp_path, load):
 @with_bundled
 @pytest.mark.slow
 def test_the_shipped_vectors_are_those_of_the_real_model():
-    """float16 keeps 11 bits: half a unit in the last place of numbers below 1 is 2**-12 at most."""
-    from rerank_engine.demo import DATA, load_beir, shipped_vectors
+    """Near, not equal: an int8 model's states differ a little between versions of onnxruntime and between processors."""
+    from rerank_engine.demo import DATA, shipped_vectors
+    from rerank_engine.evaluation.beir import load_beir
 
     collection = load_beir(DATA)
     shipped, model = shipped_vectors(collection).vectors, rr.load(REAL)
     rows = np.array([0, 1, 7, len(shipped) // 2, len(shipped) - 1])
     fresh = model.encode(collection.corpus.texts(rows))
     assert fresh.shape == (5, 384) and np.abs(np.linalg.norm(fresh.astype(np.float64), axis=1) - 1).max() < NEAR
-    assert np.abs(shipped[rows] - fresh).max() <= 2.0**-12
+    assert (shipped[rows] * fresh).sum(1).min() > 0.99
     assert (fresh @ shipped.T).argmax(1).tolist() == rows.tolist(), "each is nearest to itself"
     assert model.runtime.batch_sensitive and (model.encode(collection.corpus.texts(rows[:1])) == fresh[:1]).all()
 
