@@ -1,4 +1,4 @@
-"""What every benchmark shares: verify, then time ours and the peer in turns in one process, then print rows (docs: DESIGN, section 8).
+"""What every benchmark shares: verify, then time ours and the peer in turns in one process, then print rows.
 
 CPU time of the whole process is taken, never wall time: the machines that this runs on are shared. Both sides run on one thread.
 """
@@ -49,7 +49,9 @@ def table(rows: list[Row]) -> str:
     for r in rows:
         numbers = f"{r['ours']:>12.5g}{r['theirs']:>12.5g}{r['ratio']:>8.2f}  {r['spread'][0]:.2f}-{r['spread'][1]:.2f}"
         lines.append(f"{r['bench'] + ' ' + r['case']:<22}{r['peer']:<22}{r['metric']:<8}{numbers}")
-    return "\n".join(lines)
+    return "\n".join(
+        [*lines, "ratio = theirs / ours, above 1: ours is faster or smaller; spread: the middle half of the rounds; cpu_ms: per query"]
+    )
 
 
 def peer(name: str) -> ModuleType | None:

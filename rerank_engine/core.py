@@ -110,9 +110,14 @@ class Ranking:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, places: ArrayLike | slice) -> Ranking:
+        """The documents at these places (0 is the best), which must rise, with their scores and columns."""
+        at = places if isinstance(places, slice) else np.asarray(places, dtype=np.int64)
+        return replace(self, ids=self.ids[at], scores=self.scores[at], columns={k: v[at] for k, v in self.columns.items()})
+
     def head(self, n: int) -> Ranking:
         """The best n."""
-        return replace(self, ids=self.ids[:n], scores=self.scores[:n], columns={k: v[:n] for k, v in self.columns.items()})
+        return self.take(slice(n))
 
     @property
     def doc_ids(self) -> list[str]:

@@ -33,6 +33,19 @@ def test_example_runs(number: int) -> None:
     assert EXPECTED[number] in done.stdout.splitlines()[0]
 
 
+def test_the_example_of_a_stage_and_a_scorer_works() -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "architecture.md").read_text()
+    code = (
+        re.findall(r"```python\n(.*?)```", text, re.S)[0]
+        + """
+corpus = rr.Corpus.from_texts(["an old short text", "two words", "the new one"], metadata=[{"year": 1}, {"year": 9}, {"year": 5}])
+print((rr.Rescore(Newest()) >> DropShort())("q", corpus).doc_ids)
+"""
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.stdout == "['2', '0']\n", done.stderr
+
+
 def test_commands_named_exist() -> None:
     from rerank_engine.cli import parser
 
