@@ -79,7 +79,7 @@ class Ranking:
     def __post_init__(self) -> None:
         for name, dtype in (("ids", np.int64), ("scores", np.float32)):
             array = getattr(self, name)
-            if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != (len(self.ids),):
+            if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1 or array.shape != self.ids.shape:
                 got = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
                 expected = "ids int64 [n] and scores float32 [n]"
                 raise InputError(f"Ranking: {name}", got=got, expected=expected, hint="Ranking.sorted converts and sorts.")

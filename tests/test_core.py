@@ -144,6 +144,8 @@ def test_ranking_sorted_uses_the_rule_of_the_engine() -> None:
         (np.array([0]), np.array([1.0]), InputError),
         (np.array([0.0]), np.array([1.0], np.float32), InputError),
         (np.array([0, 1]), np.array([1.0], np.float32), InputError),
+        (np.array(0), np.array(1.0, np.float32), InputError),
+        ([0], [1.0], InputError),
     ],
 )
 def test_malformed_rankings_are_refused(ids: np.ndarray, scores: np.ndarray, error: type[Exception]) -> None:
