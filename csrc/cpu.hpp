@@ -14,7 +14,6 @@ enum class Isa { baseline, avx2, avx512 };
 using DotsFn = void (*)(const float* x, const float* rows, std::size_t n, std::size_t d, float* out);
 
 struct Kernels {
-    Isa isa;
     DotsFn dots;
 };
 

@@ -165,6 +165,13 @@ def step_labels(trace: Sequence[Step]) -> list[str]:
     return labels
 
 
+def _check_answer(what: str, answer: object, kind: type, n: int, per: str) -> None:
+    """A stage or scorer that answers too little would lose queries without a word."""
+    if not isinstance(answer, list) or len(answer) != n or not all(isinstance(entry, kind) for entry in answer):
+        got = f"{len(answer)} entries" if isinstance(answer, list) else type(answer).__name__
+        raise InputError(what, got=got, expected=f"a list with {kind.__name__} for each of the {n} {per}")
+
+
 class Stage(ABC):
     """Ranking in, ranking out. A new stage implements `apply`; callers use `run` (a batch) or call the stage (one query)."""
 
@@ -197,9 +204,7 @@ class Stage(ABC):
         if rankings is not None and len(rankings) != len(batch):
             raise InputError(f"{self.name}.run", got=f"{len(batch)} queries and {len(rankings)} rankings", expected="one ranking per query")
         done = self.apply(batch, rankings) if batch else []
-        if not isinstance(done, list) or len(done) != len(batch) or not all(isinstance(ranking, Ranking) for ranking in done):
-            got = f"{len(done)} entries" if isinstance(done, list) else type(done).__name__
-            raise InputError(f"{self.name}.apply", got=got, expected=f"a list with a Ranking for each of the {len(batch)} queries")
+        _check_answer(f"{self.name}.apply", done, Ranking, len(batch), "queries")
         return done
 
     @final
@@ -325,9 +330,7 @@ class Rescore(Stage):
         assert rankings is not None
         heads = [ranking.head(self.depth) for ranking in rankings]
         scores = self.scorer.score(queries, heads)
-        if not isinstance(scores, list) or len(scores) != len(rankings) or not all(isinstance(entry, Scores) for entry in scores):
-            got = f"{len(scores)} entries" if isinstance(scores, list) else type(scores).__name__
-            raise InputError(f"{self.name}.score", got=got, expected=f"a list with Scores for each of the {len(rankings)} rankings")
+        _check_answer(f"{self.name}.score", scores, Scores, len(rankings), "rankings")
         return [self._merge(ranking, entry) for ranking, entry in zip(rankings, scores)]
 
     def _merge(self, ranking: Ranking, scores: Scores) -> Ranking:

@@ -145,6 +145,14 @@ class Corpus:
         return self._sha256
 
 
+def require_documents(what: str, corpus: object) -> None:
+    """What an index can be built over: a Corpus that is not empty."""
+    if not isinstance(corpus, Corpus):
+        raise InputError(f"{what}: corpus", got=type(corpus).__name__, expected="a Corpus")
+    if len(corpus) == 0:
+        raise InputError(what, got="an empty corpus", expected="at least one document")
+
+
 def document_from_json(record: Mapping[str, Any], row: int, where: str) -> Document:
     doc_id = next((record[name] for name in ID_FIELDS if name in record), row)
     text = next((record[name] for name in TEXT_FIELDS if name in record), None)

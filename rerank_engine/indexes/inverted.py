@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends import choose
-from ..corpus import Corpus
-from ..errors import InputError
-from ..ops import checks
-from ..ops.bm25 import Postings, bm25
+from ..corpus import Corpus, require_documents
+from ..ops.bm25 import Postings, bm25, check_parameters
 from ..ops.topk import Hits
 from ..packed import Packed
 from ..progress import Progress
@@ -39,10 +37,8 @@ class BM25Index:
 
         Raises InputError for an empty corpus, k1 < 0 or b outside [0, 1].
         """
-        checks.instance("BM25Index.build: corpus", corpus, Corpus)
-        if len(corpus) == 0:
-            raise InputError("BM25Index.build", got="an empty corpus", expected="at least one document")
-        k1, b = checks.finite_number("bm25: k1", k1, 0, 1e6), checks.finite_number("bm25: b", b, 0, 1)
+        require_documents("BM25Index.build", corpus)
+        k1, b = check_parameters(k1, b)  # now, not after the analysis
         backend = choose("bm25", backend)
         analyze, vocabulary, rows = Analyzer(analyzer), dict[str, int](), list[NDArray[np.int32]]()
         for done, document in enumerate(corpus, 1):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..corpus import Corpus
+from ..corpus import Corpus, require_documents
 from ..errors import InputError
 from ..ops import checks
 from ..ops.topk import Hits, topk
@@ -24,11 +24,9 @@ class VectorIndex:
     """
 
     def __init__(self, corpus: Corpus, vectors: ArrayLike, truncated_tokens: NDArray[np.int32] | None = None) -> None:
-        checks.instance("VectorIndex: corpus", corpus, Corpus)
+        require_documents("VectorIndex", corpus)
         self.corpus, self.vectors = corpus, checks.floats("VectorIndex: vectors", vectors, 2)
         self.truncated_tokens = np.zeros(len(corpus), np.int32) if truncated_tokens is None else truncated_tokens
-        if len(corpus) == 0:
-            raise InputError("VectorIndex", got="an empty corpus", expected="at least one document")
         if len(self.vectors) != len(corpus):
             raise InputError(
                 "VectorIndex: vectors", got=f"{len(self.vectors)} vectors", expected=f"one for each of the {len(corpus)} documents"
@@ -37,9 +35,7 @@ class VectorIndex:
     @classmethod
     def build(cls, corpus: Corpus, encoder: BiEncoder, *, progress: Progress | None = None) -> VectorIndex:
         """Encodes every passage (title and text)."""
-        checks.instance("VectorIndex.build: corpus", corpus, Corpus)
-        if len(corpus) == 0:
-            raise InputError("VectorIndex.build", got="an empty corpus", expected="at least one document")
+        require_documents("VectorIndex.build", corpus)
         return cls(corpus, *encoder.encode_counted(corpus.texts(), progress=progress))
 
     @property

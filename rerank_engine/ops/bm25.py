@@ -42,7 +42,7 @@ class Postings:
     def build(cls, documents: Packed, n_terms: int, *, k1: float = 1.2, b: float = 0.75, backend: str = "auto") -> Postings:
         """documents: int32 term ids of each document, each id in [0, n_terms). Raises InputError for an empty corpus, an id outside,
         n_terms < 0, k1 < 0 or b outside [0, 1]."""
-        k1, b = checks.finite_number("bm25: k1", k1, 0, 1e6), checks.finite_number("bm25: b", b, 0, 1)
+        k1, b = check_parameters(k1, b)
         if isinstance(n_terms, bool) or not isinstance(n_terms, (int, np.integer)) or n_terms < 0:
             raise InputError("bm25: n_terms", got=n_terms, expected="an integer of at least 0")
         if len(documents) == 0:
@@ -91,6 +91,10 @@ def bm25(
     except OverflowError as error:
         raise checks.overflow("bm25: scores") from error
     return hits
+
+
+def check_parameters(k1: float, b: float) -> tuple[float, float]:
+    return checks.finite_number("bm25: k1", k1, 0, 1e6), checks.finite_number("bm25: b", b, 0, 1)
 
 
 def _check_range(name: str, ids: NDArray[Any], end: int) -> None:

@@ -76,12 +76,11 @@ class Tokenizer:
             if (excess := row.shape[1] - self.max_length) > 0:
                 places = np.flatnonzero([s == segment for s in encoding.sequence_ids])
                 if not cut or excess >= len(places):
+                    taken = row.shape[1] - (len(places) if cut else 0)
                     raise QueryTooLongError(
                         f"query of input {i}",
-                        got=f"{row.shape[1] - (len(places) if cut else 0)} tokens with the model's special tokens ('{_start(inputs[i])}')",
-                        expected=f"fewer than {self.max_length}, the model's limit"
-                        if cut
-                        else f"at most {self.max_length}, the model's limit",
+                        got=f"{taken} tokens with the model's special tokens ('{_start(inputs[i])}')",
+                        expected=f"{'fewer than' if cut else 'at most'} {self.max_length}, the model's limit",
                         hint="Queries are never cut: shorten it, or use a model with a longer input.",
                     )
                 row = np.delete(row, places[len(places) - excess :], axis=1)
