@@ -23,18 +23,21 @@ def mmr(relevance: ArrayLike, vectors: ArrayLike, k: int, *, lambda_: float = 0.
     relevance: float32 [n]; vectors: float32 [n, dim]; lambda_ from 0 (diversity only) to 1 (relevance only).
     Returns (rows int64 [m] in the order picked, value float32 [m] of each at the moment it was picked; not necessarily falling).
     Raises InputError (shapes, k < 1, lambda_ outside [0, 1]) and NonFiniteError
-    (also for a product of two vectors beyond float32, unless lambda_ is 1).
+    (also for a product beyond float32 that the choice depends on; at lambda_ = 1 it depends on none).
     """
     r = checks.floats("mmr: relevance", relevance, 1)
-    v = checks.floats("mmr: vectors", vectors, 2)
+    v = checks.floats("mmr: vectors", vectors, 2, finite=False)
     if len(v) != len(r):
         raise InputError("mmr: vectors", got=f"{len(v)} rows", expected=f"one for each of the {len(r)} relevances")
     k = checks.count("mmr: k", k)
     lambda_ = checks.finite_number("mmr: lambda_", lambda_, 0, 1)
+    if min(k, len(r)) < 2 or lambda_ == 1:  # else every vector meets the first pick, and what is not finite shows in the product
+        checks.all_finite("mmr: vectors", v)
     run = implementation("mmr", backend)
     try:
         hits: Hits = run(r, v, min(k, max(len(r), 1)), lambda_)
     except OverflowError as error:
+        checks.all_finite("mmr: vectors", v)
         raise checks.overflow("mmr: products of vectors") from error
     return hits
 
