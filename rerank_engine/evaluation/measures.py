@@ -136,12 +136,22 @@ def evaluate_queries(qrels: Qrels, run: Run, measures: Sequence[Measure | str]) 
     if not qrels:
         raise InputError("qrels", got="no queries", expected="judgments of at least one query, since the result is a mean over them")
     values: dict[str, dict[str, float]] = {name: {} for name in chosen}
-    for query, judgments in qrels.items():
-        judged = _numbers(f"qrels: the relevances of query {query!r}", judgments.values(), np.int64)
-        ranked = np.array([judgments.get(document, 0) for document in trec_order(query, run.get(query, {}))], dtype=np.int64)
+    queries = list(qrels)
+    for start in range(0, len(queries), 256):  # at once, but not so many that the zeros behind short lists fill the memory
+        part = queries[start : start + 256]
+        judged = [_numbers(f"qrels: the relevances of query {query!r}", qrels[query].values(), np.int64) for query in part]
+        ranked = [[qrels[query].get(document, 0) for document in trec_order(query, run.get(query, {}))] for query in part]
+        gains, pool = _padded(ranked), _padded(judged)
         for name, measure in chosen.items():
-            values[name][query] = float(_values(measure, ranked[None], judged[None])[0])
+            values[name].update(zip(part, _values(measure, gains, pool).tolist()))
     return values
+
+
+def _padded(rows: Sequence[Sequence[int] | NDArray[np.int64]]) -> NDArray[np.int64]:
+    out = np.zeros((len(rows), max(map(len, rows))), np.int64)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
 
 
 def trec_order(query: str, scores: Mapping[str, float]) -> list[str]:
@@ -199,16 +209,16 @@ def _values(measure: Measure, ranked: NDArray[np.integer[Any]], judged: NDArray[
         share: NDArray[np.float64] = np.divide(got, ideal, out=np.zeros(len(got)), where=ideal > 0)
         return share
     hits = ranked[:, : measure.cutoff] >= measure.rel
-    n_hits = np.count_nonzero(hits, axis=1)
+    n_hits: NDArray[np.int64] = np.count_nonzero(hits, axis=1)
     if measure.name == "P":
         assert measure.cutoff is not None  # _complete saw to it
-        return n_hits / measure.cutoff
+        return np.divide(n_hits, measure.cutoff, dtype=np.float64)
     if measure.name == "MRR":
         first = hits.argmax(axis=1) if hits.shape[1] else n_hits
         return np.where(n_hits > 0, 1.0 / (first + 1), 0.0)
-    n_relevant = np.maximum(np.count_nonzero(judged >= measure.rel, axis=1), 1)
+    n_relevant: NDArray[np.int64] = np.maximum(np.count_nonzero(judged >= measure.rel, axis=1), 1)
     if measure.name == "Recall":
-        return n_hits / n_relevant
+        return np.divide(n_hits, n_relevant, dtype=np.float64)
     query, rank = np.nonzero(hits)  # by query, then by rank: the relevant documents are few
     ordinal = np.arange(1, len(rank) + 1) - np.repeat(np.cumsum(n_hits) - n_hits, n_hits)
     precisions: NDArray[np.float64] = np.bincount(query, ordinal / (rank + 1), minlength=len(hits)) / n_relevant
