@@ -92,7 +92,7 @@ class Ranking:
         object.__setattr__(self, "columns", _columns("Ranking", self.columns, len(self.ids)))
         if not np.isfinite(self.scores).all():
             raise NonFiniteError("Ranking: scores", got="NaN or infinity", expected="finite scores")
-        if (np.diff(self.scores) > 0).any():
+        if (self.scores[1:] > self.scores[:-1]).any():
             raise InputError("Ranking: scores", got="a rising score", expected="best first", hint="Ranking.sorted sorts.")
         if len(self.ids) and not (self.ids.min() >= 0 and self.ids.max() < len(self.corpus)):
             raise InputError("Ranking: ids", got=f"{self.ids.min()} to {self.ids.max()}", expected=f"rows from 0 to {len(self.corpus) - 1}")
@@ -112,10 +112,14 @@ class Ranking:
         notes: Mapping[int, str] | None = None,
     ) -> Ranking:
         """Internal: without the checks, a tenth of the time, for stages of the library whose answer cannot break the rules above."""
-        made = object.__new__(cls)
-        read_only = {name: _read_only(column) for name, column in columns.items()} if columns else {}
-        for name, value in zip(cls.__slots__, (_read_only(ids), _read_only(scores), corpus, scale, read_only, trace, notes or {})):
-            object.__setattr__(made, name, value)
+        made, put = object.__new__(cls), object.__setattr__
+        put(made, "ids", _read_only(ids))
+        put(made, "scores", _read_only(scores))
+        put(made, "corpus", corpus)
+        put(made, "scale", scale)
+        put(made, "columns", {name: _read_only(column) for name, column in columns.items()} if columns else {})
+        put(made, "trace", trace)
+        put(made, "notes", notes or {})
         return made
 
     def _with(self, **changes: Any) -> Ranking:
@@ -178,9 +182,10 @@ class Ranking:
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    view = array.view()
-    view.flags.writeable = False
-    return view
+    if array.flags.writeable:
+        array = array.view()
+        array.flags.writeable = False
+    return array
 
 
 def _columns(what: str, columns: Mapping[str, ArrayLike], n: int) -> dict[str, NDArray[Any]]:
@@ -286,21 +291,21 @@ class Pipeline(Stage):
             start = time.perf_counter()
             done = stage.run(queries, rankings)
             ms = 1e3 * (time.perf_counter() - start) / len(queries)
-            rankings = [_traced(stage, None if rankings is None else rankings[i], out, ms) for i, out in enumerate(done)]
+            named = (repr(stage), stage.name, stage.backend)
+            rankings = [_traced(named, None if rankings is None else rankings[i], out, ms) for i, out in enumerate(done)]
         return list(rankings or [])
 
     def __repr__(self) -> str:
         return " >> ".join(map(repr, self.stages))
 
 
-def _traced(stage: Stage, before: Ranking | None, after: Ranking, ms: float) -> Ranking:
-    """Appends the stage's step, behind the steps that ran inside it (the branches of a fusion)."""
+def _traced(named: tuple[str, str, str], before: Ranking | None, after: Ranking, ms: float) -> Ranking:
+    """Appends the stage's step, behind the steps that ran inside it (the branches of a fusion). named: its repr, name and backend."""
     past = before.trace if before is not None else ()
     inside = after.trace[len(past) :] if after.trace[: len(past)] == past else after.trace
     own = max(0.0, ms - sum(step.ms for step in inside))
-    n_in = len(before) if before is not None else 0
-    step = Step(repr(stage), stage.name, stage.backend, n_in, len(after), own, after.ids, after.notes)
-    return after._with(trace=(*past, *inside, step), notes={})
+    step = Step(*named, len(before) if before is not None else 0, len(after), own, after.ids, after.notes)
+    return Ranking._trusted(after.ids, after.scores, after.corpus, after.scale, after.columns, (*past, *inside, step))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,11 +19,20 @@ from ..ops.fuse import METHODS, NORMS, fuse, fuse_explained
 def _joined(places: NDArray[np.int32], rankings: Sequence[Ranking]) -> dict[str, NDArray[Any]]:
     """The branches' columns, document by document: the largest entry where several have one, 0 where none has. places int32 [n, L]."""
     columns: dict[str, NDArray[Any]] = {}
+    known: dict[str, NDArray[np.bool_]] = {}
     for ranking, place in zip(rankings, places.T):
-        held = np.flatnonzero(place >= 0) if ranking.columns else None
+        if not ranking.columns:
+            continue
+        held = place >= 0
+        at = place[held]
         for name, column in ranking.columns.items():
-            joined = columns.setdefault(name, np.zeros(len(place), column.dtype))
-            joined[held] = np.maximum(joined[held], column[place[held]])
+            found = column[at]
+            if name not in columns:
+                columns[name], known[name] = np.zeros(len(place), column.dtype), np.zeros(len(place), bool)
+            else:
+                found = np.where(known[name][held], np.maximum(columns[name][held], found), found)
+            columns[name][held] = found
+            known[name] |= held
     return columns
 
 
@@ -60,7 +69,7 @@ class Fuse(Stage):
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         past = [0] * len(queries) if rankings is None else [len(ranking.trace) for ranking in rankings]
-        lists = list(zip(*(branch.run(queries, rankings) for branch in self.branches)))
+        lists = list(zip(*(branch.apply(queries, rankings) for branch in self.branches)))
         for row in lists:
             if any(ranking.corpus is not row[0].corpus for ranking in row):
                 raise InputError(

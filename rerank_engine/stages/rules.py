@@ -148,12 +148,13 @@ class Rules(Stage):
                 if (place in matched) == drop:
                     note(place, "dropped" if drop else "dropped, not", rule)
             stay = [place for place in stay if (place in matched) != drop]
-        scores = ranking.scores.astype(np.float64)
+        values = ranking.scores.tolist()
         for rule in self._of("boost", "add"):
             for place in matching(rule, stay):
-                scores[place] += abs(scores[place]) * (rule.value - 1) if rule.action == "boost" else rule.value
+                value = values[place] + (abs(values[place]) * (rule.value - 1) if rule.action == "boost" else rule.value)
+                values[place] = min(max(value, LOWEST), -LOWEST)
                 note(place, f"boost x{rule.value:g}" if rule.action == "boost" else f"add {rule.value:+g}", rule)
-        scores = np.clip(scores, LOWEST, -LOWEST).astype(np.float32)
+        scores = np.array(values, np.float32)
         stay.sort(key=lambda place: -scores[place])
         order = self._pinned(self._buried(stay, matching, note), matching, note)
         told = {row: "; ".join(lines) for row, lines in notes.items()}

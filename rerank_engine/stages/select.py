@@ -71,9 +71,9 @@ class MMR(Stage):
             if len(ranking) == 0:
                 out.append(reordered(ranking, [], mmr=np.empty(0, np.float32)))
                 continue
-            vectors = self._encode(ranking)
+            relevance, asked = self._relevance(query, ranking)
             picks, values = mmr(
-                self._relevance(query, ranking, vectors), vectors, self.n or len(ranking), lambda_=self.lambda_, backend=self.backend
+                relevance, self._encode(ranking), self.n or len(ranking), query=asked, lambda_=self.lambda_, backend=self.backend
             )
             out.append(reordered(ranking, picks, mmr=values))
         return out
@@ -83,15 +83,16 @@ class MMR(Stage):
             return self.vectors.encode(ranking.corpus.texts(ranking.ids))
         return rows_of("MMR", ranking, self.vectors)
 
-    def _relevance(self, query: Query, ranking: Ranking, vectors: NDArray[np.float32]) -> NDArray[Any]:
+    def _relevance(self, query: Query, ranking: Ranking) -> tuple[NDArray[Any] | None, NDArray[np.float32] | None]:
+        """(relevance of each document, None), or (None, the query's vector)."""
         if self.relevance == "query":
             assert self.encoder is not None
-            product: NDArray[np.float32] = vectors @ self.encoder.encode([query.text], queries=True)[0]
-            return product
+            return None, self.encoder.encode([query.text], queries=True)[0]
         if self.relevance == "score":
-            return ranking.scores
+            return ranking.scores, None
         best, least = float(ranking.scores[0]), float(ranking.scores[-1])
-        return (ranking.scores.astype(np.float64) - least) / (best - least) if best > least else np.ones(len(ranking), np.float32)
+        stretched = (ranking.scores.astype(np.float64) - least) / (best - least) if best > least else np.ones(len(ranking), np.float32)
+        return stretched, None
 
     def __repr__(self) -> str:
         return f"MMR({self.vectors!r}, n={self.n}, lambda_={self.lambda_:g}, relevance={self.relevance!r}, {self.backend})"
