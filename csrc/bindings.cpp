@@ -125,7 +125,21 @@ py::tuple py_mmr(const py::array& relevance, const py::array& vectors, std::size
     std::vector<Hit> hits;
     {
         py::gil_scoped_release release;
-        hits = mmr(r, v, d, k, lambda, table);
+        hits = mmr(r, v, d, {k, lambda}, table);
+    }
+    return to_numpy(hits);
+}
+
+py::tuple py_mmr_for_query(const py::array& query, const py::array& vectors, std::size_t k, double lambda, const std::string& isa) {
+    const auto q = view<float>(query, "query");
+    const auto v = view<float>(vectors, "vectors");
+    if (vectors.ndim() != 2 || vectors.shape(1) != query.size()) throw py::value_error("mmr: expected vectors of the query's dimension");
+    const auto n = static_cast<std::size_t>(vectors.shape(0));
+    const Kernels table = kernels(isa_of(isa));
+    std::vector<Hit> hits;
+    {
+        py::gil_scoped_release release;
+        hits = mmr_for_query(q, v, n, {k, lambda}, table);
     }
     return to_numpy(hits);
 }
@@ -180,6 +194,7 @@ PYBIND11_MODULE(_native, m) {
     m.def("fuse", &py_fuse<false>, "ids"_a, "scores"_a, "weights"_a, "method"_a, "norm"_a, "k"_a, "top"_a, "threads"_a);
     m.def("fuse_explained", &py_fuse<true>, "ids"_a, "scores"_a, "weights"_a, "method"_a, "norm"_a, "k"_a, "top"_a, "threads"_a);
     m.def("mmr", &py_mmr, "relevance"_a, "vectors"_a, "k"_a, "lambda_"_a, "isa"_a = "");
+    m.def("mmr_for_query", &py_mmr_for_query, "query"_a, "vectors"_a, "k"_a, "lambda_"_a, "isa"_a = "");
     m.def("build_postings", &py_build_postings, "tokens"_a, "offsets"_a, "n_terms"_a);
     m.def("bm25", &py_bm25, "term_offsets"_a, "rows"_a, "impacts"_a, "n_rows"_a, "terms"_a, "weights"_a, "query_offsets"_a, "k"_a, "threads"_a);
 }

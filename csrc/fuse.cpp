@@ -12,12 +12,6 @@
 namespace rerank {
 namespace {
 
-void require_finite(std::span<const float> scores) {
-    unsigned wrong = 0;
-    for (const float score : scores) wrong |= (std::bit_cast<std::uint32_t>(score) & 0x7F800000u) == 0x7F800000u;  // no branch
-    if (wrong) throw std::overflow_error("a score is not finite");
-}
-
 // value = (score - shift) / scale. A list without spread gives 0 everywhere, as in ranx (which divides by 1e-9).
 struct Affine {
     double shift = 0, scale = 1;
@@ -133,7 +127,7 @@ private:
         const bool mnz = in_.options.method == FuseMethod::mnz;
         for (std::uint32_t e = 0; e < n_entries_; ++e) {
             const auto score = static_cast<float>(mnz ? entries_[e].sum * entries_[e].lists : entries_[e].sum);
-            rerank::require_finite(score);
+            require_finite(score);
             ranked_[e] = {descending_bits(score), e};
         }
         sort_(ranked_, [&](std::uint32_t e) { return entries_[e].id; });

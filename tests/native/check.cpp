@@ -233,12 +233,16 @@ void check_dots_and_mmr(Random& random) {
                     for (std::size_t j = 0; j < d; ++j) sum += static_cast<double>(vectors[a * d + j]) * vectors[b * d + j];
                     return sum;
                 };
+                std::vector<float> out_x(n), out_y(n);
+                if (n > 0) table.two_dots(shifted.data() + 1 + (n - 1) * d, shifted.data() + 1, shifted.data() + 1, n, d, out_x.data(), out_y.data());
                 if (n > 0) table.dots(shifted.data() + 1, shifted.data() + 1, n, d, out.data());
+                expect(same_bits(out_y, n > 0 ? out : out_y), name + " two_dots is dots, d=" + std::to_string(d));
+                for (std::size_t i = 0; i < n; ++i) expect(near(out_x[i], dot(n - 1, i), 5e-7, 16), name + " two_dots d=" + std::to_string(d));
                 for (std::size_t i = 0; i < n; ++i) expect(near(out[i], dot(0, i), 5e-7, 16), name + " dots d=" + std::to_string(d));
 
                 const double lambda = static_cast<double>(random.below(5)) / 4;
                 const std::size_t k = 1 + random.below(12);
-                const auto picks = mmr(relevance, vectors, d, k, lambda, table);
+                const auto picks = mmr(relevance, vectors, d, {k, lambda}, table);
                 expect(picks.size() == std::min(k, n), name + " mmr: number of picks");
                 std::vector<bool> taken(n, false);
                 for (std::size_t step = 0; step < picks.size(); ++step) {
@@ -255,13 +259,13 @@ void check_dots_and_mmr(Random& random) {
                 }
             }
         for (const std::size_t n : {31, 32, 33, 300})
-            for (const double lambda : {0.0, 0.3, 0.7}) {
-                const std::size_t d = 24;
+            for (const double lambda : {0.0, 0.3, 0.7, 1.0}) {
+                const std::size_t d = 41;
                 const auto vectors = random.normals(n * d, n == 33), relevance = random.normals(n, n == 33);
                 std::vector<float> nearest(n, 0), out(n);
                 std::vector<bool> taken(n, false);
                 bool same = true;
-                const auto picks = mmr(relevance, vectors, d, n, lambda, table);
+                const auto picks = mmr(relevance, vectors, d, {n, lambda}, table);
                 for (std::size_t step = 0; step < n; ++step) {
                     std::size_t best = n;
                     const auto value = [&](std::size_t i) { return lambda * static_cast<double>(relevance[i]) - (1 - lambda) * static_cast<double>(nearest[i]); };
@@ -273,12 +277,20 @@ void check_dots_and_mmr(Random& random) {
                     for (std::size_t i = 0; i < n; ++i) nearest[i] = step ? std::max(nearest[i], out[i]) : out[i];
                 }
                 expect(same, name + " mmr: the picks of the plain loop, bit for bit, n=" + std::to_string(n));
+                const auto query = random.normals(d, n == 33);
+                table.dots(query.data(), vectors.data(), n, d, out.data());
+                for (const std::size_t k : {std::size_t{0}, std::size_t{1}, n / 2, n}) {
+                    const auto given = mmr(out, vectors, d, {k, lambda}, table), asked = mmr_for_query(query, vectors, n, {k, lambda}, table);
+                    same = given.size() == asked.size();
+                    for (std::size_t i = 0; same && i < k; ++i) same = given[i].id == asked[i].id && given[i].score == asked[i].score;
+                    expect(same, name + " mmr: by the query as by its products, n=" + std::to_string(n));
+                }
             }
-        const auto ties = mmr(std::vector<float>(20, 1.0f), std::vector<float>(20 * 33, 0.25f), 33, 20, 0.5, table);
+        const auto ties = mmr(std::vector<float>(20, 1.0f), std::vector<float>(20 * 33, 0.25f), 33, {20, 0.5}, table);
         expect(std::is_sorted(ties.begin() + 1, ties.end(), before), name + " mmr: ties go to the lower row");
         const std::vector<float> relevance{1, 2, 3}, huge{1e20f, 1e20f, 1e20f};
-        expect_throw<std::overflow_error>([&] { mmr(relevance, huge, 1, 3, 0.5, table); }, name + " mmr: a product beyond float32");
-        expect(mmr(relevance, huge, 1, 3, 1.0, table)[2].id == 0, name + " mmr: relevance only needs no product");
+        expect_throw<std::overflow_error>([&] { mmr(relevance, huge, 1, {3, 0.5}, table); }, name + " mmr: a product beyond float32");
+        expect(mmr(relevance, huge, 1, {3, 1.0}, table)[2].id == 0, name + " mmr: relevance only needs no product");
         report(("dots, mmr: " + name).c_str());
     }
     if (usable_isas().back() != Isa::avx512) expect_throw<std::invalid_argument>([] { kernels(Isa::avx512); }, "an absent instruction set");
