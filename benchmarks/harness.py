@@ -89,9 +89,22 @@ def cpu_ms(call: Call, times: int = 1) -> float:
 
 
 def compare(
-    bench: str, case: str, peer: str, ours: Call, theirs: Call, *, rounds: int, per: int = 1, warm_up: bool = True, slice_ms: float = 5
+    bench: str,
+    case: str,
+    peer: str,
+    ours: Call,
+    theirs: Call,
+    *,
+    rounds: int,
+    per: int = 1,
+    warm_up: bool = True,
+    slice_ms: float = 5,
+    backend: str | None = None,
 ) -> Row:
-    """Times two calls that do the same job, in turns. One call counts as `per` units (queries); each timing lasts at least `slice_ms`."""
+    """Times two calls that do the same job, in turns. One call counts as `per` units (queries); each timing lasts at least `slice_ms`.
+
+    backend: what ran ours, where `bench` is no op.
+    """
     sides = (ours, theirs)
     once = [min(cpu_ms(side) for _ in range(2)) if warm_up else slice_ms for side in sides]
     times = [max(1, round(slice_ms / max(ms, 1e-4))) for ms in once]
@@ -101,10 +114,10 @@ def compare(
             measured[side].append(cpu_ms(sides[side], times[side]) / per)
     a, b = (statistics.median(values) for values in measured)
     spread = np.percentile([y / x for x, y in zip(*measured)], [25, 75])
-    return row(bench, case, peer, "cpu_ms", a, b, spread.tolist())
+    return row(bench, case, peer, "cpu_ms", a, b, spread.tolist(), backend)
 
 
-def row(bench: str, case: str, peer: str, metric: str, ours: float, theirs: float, spread: list[float]) -> Row:
+def row(bench: str, case: str, peer: str, metric: str, ours: float, theirs: float, spread: list[float], backend: str | None = None) -> Row:
     ratio = theirs / ours
     note(f"{bench} {case} against {peer}: {ratio:.2f}x")
     return {
@@ -117,6 +130,6 @@ def row(bench: str, case: str, peer: str, metric: str, ours: float, theirs: floa
         "ratio": round(ratio, 3),
         "spread": [round(x, 3) for x in spread],
         "verified": True,
-        "backend": choose(bench),
+        "backend": backend or choose(bench),
         "threads": 1,
     }

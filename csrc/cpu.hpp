@@ -13,8 +13,12 @@ enum class Isa { baseline, avx2, avx512 };
 // may differ in the last bits from machine to machine; on one machine they are always the same.
 using DotsFn = void (*)(const float* x, const float* rows, std::size_t n, std::size_t d, float* out);
 
+// The same of two vectors at once, bit for bit.
+using TwoDotsFn = void (*)(const float* x, const float* y, const float* rows, std::size_t n, std::size_t d, float* out_x, float* out_y);
+
 struct Kernels {
     DotsFn dots;
+    TwoDotsFn two_dots;
 };
 
 // The best instruction set that is both compiled in and present on this processor.

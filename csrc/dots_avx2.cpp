@@ -11,4 +11,8 @@ struct Width256 {
 
 void dots_avx2(const float* x, const float* rows, std::size_t n, std::size_t d, float* out) { dots_impl<Width256>(x, rows, n, d, out); }
 
+void two_dots_avx2(const float* x, const float* y, const float* rows, std::size_t n, std::size_t d, float* out_x, float* out_y) {
+    two_dots_impl<Width256>(x, y, rows, n, d, out_x, out_y);
+}
+
 }  // namespace rerank

@@ -11,4 +11,8 @@ struct Width512 {
 
 void dots_avx512(const float* x, const float* rows, std::size_t n, std::size_t d, float* out) { dots_impl<Width512>(x, rows, n, d, out); }
 
+void two_dots_avx512(const float* x, const float* y, const float* rows, std::size_t n, std::size_t d, float* out_x, float* out_y) {
+    two_dots_impl<Width512>(x, y, rows, n, d, out_x, out_y);
+}
+
 }  // namespace rerank

@@ -11,4 +11,8 @@ struct Width128 {
 
 void dots_baseline(const float* x, const float* rows, std::size_t n, std::size_t d, float* out) { dots_impl<Width128>(x, rows, n, d, out); }
 
+void two_dots_baseline(const float* x, const float* y, const float* rows, std::size_t n, std::size_t d, float* out_x, float* out_y) {
+    two_dots_impl<Width128>(x, y, rows, n, d, out_x, out_y);
+}
+
 }  // namespace rerank

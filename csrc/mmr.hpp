@@ -8,8 +8,18 @@
 
 namespace rerank {
 
-// relevance [n], vectors [n, d] row-major: picks min(k, n) rows, each the best of those left, ties to the lower row. O(n d k).
-std::vector<Hit> mmr(std::span<const float> relevance, std::span<const float> vectors, std::size_t d, std::size_t k, double lambda,
+struct MmrOptions {
+    std::size_t k = 0;
+    double lambda = 0.5;
+};
+
+// relevance [n], vectors [n, d] row-major: picks min(k, n) rows, each the best of those left, ties to the lower row. O(n d k) at most.
+// Throws std::overflow_error where a relevance, or a product that the choice depends on, is not finite.
+std::vector<Hit> mmr(std::span<const float> relevance, std::span<const float> vectors, std::size_t d, const MmrOptions& options,
                      const Kernels& kernels);
+
+// The same with the products of the query [d] and the n vectors as relevance.
+std::vector<Hit> mmr_for_query(std::span<const float> query, std::span<const float> vectors, std::size_t n, const MmrOptions& options,
+                               const Kernels& kernels);
 
 }  // namespace rerank

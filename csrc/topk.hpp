@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -20,7 +21,13 @@ inline bool before(const Hit& a, const Hit& b) { return a.score > b.score || (a.
 
 // A sum that overflowed float32 has no place in an order, and a NaN would break `before`: every op that computes scores asks this first.
 inline void require_finite(float score) {
-    if (!std::isfinite(score)) throw std::overflow_error("a score is beyond float32");
+    if (!std::isfinite(score)) throw std::overflow_error("a score is not finite or beyond float32");
+}
+
+inline void require_finite(std::span<const float> scores) {
+    std::uint32_t wrong = 0;
+    for (const float score : scores) wrong |= (std::bit_cast<std::uint32_t>(score) & 0x7F800000u) == 0x7F800000u;  // no branch
+    if (wrong) throw std::overflow_error("a score is not finite or beyond float32");
 }
 
 // Keeps the first k of `hits` in order, O(n + k log k). Scores must not be NaN.

@@ -8,25 +8,29 @@ from .evaluation import evaluate, measures
 from .indexes import BM25Index, VectorIndex
 from .packed import Packed
 from .runtimes import load
-from .stages import BM25, BiEncoder, CrossEncoder, Dense, Fuse
+from .stages import BM25, MMR, BiEncoder, CrossEncoder, Dedup, Dense, Fuse, LostInTheMiddle, Rules
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BM25",
+    "MMR",
     "BM25Index",
     "BiEncoder",
     "Corpus",
     "CrossEncoder",
+    "Dedup",
     "Dense",
     "Document",
     "Fuse",
+    "LostInTheMiddle",
     "Packed",
     "Pipeline",
     "Query",
     "Ranking",
     "Rescore",
     "Result",
+    "Rules",
     "Scorer",
     "Scores",
     "Stage",

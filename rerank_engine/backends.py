@@ -90,7 +90,13 @@ def choose(op: str, backend: str = "auto") -> str:
 
 def implementation(op: str, backend: str = "auto") -> Callable[..., Any]:
     """The function that runs `op` on the chosen backend."""
-    module, _, name = OPS[op][choose(op, backend)].partition(":")
+    return _load(OPS[op][choose(op, backend)])
+
+
+@functools.cache
+def _load(target: str) -> Callable[..., Any]:
+    """The function that "module:name" names."""
+    module, _, name = target.partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return function
 

@@ -48,8 +48,10 @@ class Step:
     n_out: int
     ms: float
     ids: NDArray[np.int64]  # rows after the stage, best first
+    notes: Mapping[int, str] = field(default_factory=dict)  # row -> what the stage did to that document, also to one it dropped
 
     def to_dict(self) -> dict[str, Any]:
+        notes = {"notes": {str(row): note for row, note in self.notes.items()}} if self.notes else {}
         return {
             "stage": self.stage,
             "name": self.name,
@@ -57,6 +59,7 @@ class Step:
             "n_in": self.n_in,
             "n_out": self.n_out,
             "ms": round(self.ms, 3),
+            **notes,
         }
 
 
@@ -66,7 +69,8 @@ class Ranking:
 
     ids int64 [n]: distinct rows of `corpus`; scores float32 [n]: finite, never rising. scale: what the scores are ("bm25", "cosine", "rrf",
     "logit", ...; "rank" for synthetic scores that only carry an order). columns: further arrays [n], such as truncated_tokens.
-    trace: the steps that led here. Raises InputError, NonFiniteError.
+    trace: the steps that led here. notes: row -> what the stage that made this did to that document; a Pipeline moves them into its Step.
+    Raises InputError, NonFiniteError.
     """
 
     ids: NDArray[np.int64]
@@ -75,6 +79,7 @@ class Ranking:
     scale: str = "score"
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     trace: tuple[Step, ...] = ()
+    notes: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, dtype in (("ids", np.int64), ("scores", np.float32)):
@@ -87,13 +92,39 @@ class Ranking:
         object.__setattr__(self, "columns", _columns("Ranking", self.columns, len(self.ids)))
         if not np.isfinite(self.scores).all():
             raise NonFiniteError("Ranking: scores", got="NaN or infinity", expected="finite scores")
-        if (np.diff(self.scores) > 0).any():
+        if (self.scores[1:] > self.scores[:-1]).any():
             raise InputError("Ranking: scores", got="a rising score", expected="best first", hint="Ranking.sorted sorts.")
         if len(self.ids) and not (self.ids.min() >= 0 and self.ids.max() < len(self.corpus)):
             raise InputError("Ranking: ids", got=f"{self.ids.min()} to {self.ids.max()}", expected=f"rows from 0 to {len(self.corpus) - 1}")
         rows = np.sort(self.ids)
         if (rows[1:] == rows[:-1]).any():
             raise InputError("Ranking: ids", got="a row twice", expected="distinct rows")
+
+    @classmethod
+    def _trusted(
+        cls,
+        ids: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        corpus: Corpus,
+        scale: str = "score",
+        columns: Mapping[str, NDArray[Any]] | None = None,
+        trace: tuple[Step, ...] = (),
+        notes: Mapping[int, str] | None = None,
+    ) -> Ranking:
+        """Internal: without the checks, a tenth of the time, for stages of the library whose answer cannot break the rules above."""
+        made, put = object.__new__(cls), object.__setattr__
+        put(made, "ids", _read_only(ids))
+        put(made, "scores", _read_only(scores))
+        put(made, "corpus", corpus)
+        put(made, "scale", scale)
+        put(made, "columns", {name: _read_only(column) for name, column in columns.items()} if columns else {})
+        put(made, "trace", trace)
+        put(made, "notes", notes or {})
+        return made
+
+    def _with(self, **changes: Any) -> Ranking:
+        """Internal: a copy with other values, without the checks."""
+        return Ranking._trusted(**{name: changes.get(name, getattr(self, name)) for name in Ranking.__slots__})
 
     @classmethod
     def sorted(cls, corpus: Corpus, ids: ArrayLike, scores: ArrayLike, *, scale: str = "score") -> Ranking:
@@ -115,9 +146,14 @@ class Ranking:
         at = places if isinstance(places, slice) else np.asarray(places, dtype=np.int64)
         return replace(self, ids=self.ids[at], scores=self.scores[at], columns={k: v[at] for k, v in self.columns.items()})
 
+    def _pick(self, places: NDArray[np.int64] | slice, **changes: Any) -> Ranking:
+        """Internal: `take` without the checks, in any order where `changes` brings the scores for it."""
+        columns = {name: column[places] for name, column in self.columns.items()}
+        return self._with(**{"ids": self.ids[places], "scores": self.scores[places], "columns": columns, **changes})
+
     def head(self, n: int) -> Ranking:
         """The best n."""
-        return self.take(slice(n))
+        return self._pick(slice(max(n, 0)))
 
     @property
     def doc_ids(self) -> list[str]:
@@ -136,15 +172,20 @@ class Ranking:
                 ranks[label] = int(found[0]) + 1
         return ranks
 
+    def explain(self, row: int) -> dict[str, str]:
+        """What the stages noted of a document, also one that was dropped: {"Dedup": "duplicate of 'd4' (Jaccard 0.92)", ...}."""
+        return {label: step.notes[row] for label, step in zip(step_labels(self.trace), self.trace) if row in step.notes}
+
     def __repr__(self) -> str:
         best = f", best {self.doc_ids[0]!r} {self.scores[0]:.4g}" if len(self) else ""
         return f"Ranking({len(self)} of {len(self.corpus)} documents, {self.scale}{best})"
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    view = array.view()
-    view.flags.writeable = False
-    return view
+    if array.flags.writeable:
+        array = array.view()
+        array.flags.writeable = False
+    return array
 
 
 def _columns(what: str, columns: Mapping[str, ArrayLike], n: int) -> dict[str, NDArray[Any]]:
@@ -250,20 +291,21 @@ class Pipeline(Stage):
             start = time.perf_counter()
             done = stage.run(queries, rankings)
             ms = 1e3 * (time.perf_counter() - start) / len(queries)
-            rankings = [_traced(stage, None if rankings is None else rankings[i], out, ms) for i, out in enumerate(done)]
+            named = (repr(stage), stage.name, stage.backend)
+            rankings = [_traced(named, None if rankings is None else rankings[i], out, ms) for i, out in enumerate(done)]
         return list(rankings or [])
 
     def __repr__(self) -> str:
         return " >> ".join(map(repr, self.stages))
 
 
-def _traced(stage: Stage, before: Ranking | None, after: Ranking, ms: float) -> Ranking:
-    """Appends the stage's step, behind the steps that ran inside it (the branches of a fusion)."""
+def _traced(named: tuple[str, str, str], before: Ranking | None, after: Ranking, ms: float) -> Ranking:
+    """Appends the stage's step, behind the steps that ran inside it (the branches of a fusion). named: its repr, name and backend."""
     past = before.trace if before is not None else ()
     inside = after.trace[len(past) :] if after.trace[: len(past)] == past else after.trace
     own = max(0.0, ms - sum(step.ms for step in inside))
-    step = Step(repr(stage), stage.name, stage.backend, len(before) if before is not None else 0, len(after), own, after.ids)
-    return replace(after, trace=(*past, *inside, step))
+    step = Step(*named, len(before) if before is not None else 0, len(after), own, after.ids, after.notes)
+    return Ranking._trusted(after.ids, after.scores, after.corpus, after.scale, after.columns, (*past, *inside, step))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -351,7 +393,7 @@ class Rescore(Stage):
             known = columns[name][n:] if name in columns else np.zeros(tail, column.dtype)
             columns[name] = np.concatenate([column[order], known])
         final_scores = np.concatenate([values[order], np.maximum(below, LOWEST).astype(np.float32)])
-        return replace(ranking, ids=ranking.ids[places], scores=final_scores, scale=scores.scale, columns=columns)
+        return ranking._with(ids=ranking.ids[places], scores=final_scores, scale=scores.scale, columns=columns)
 
     def __repr__(self) -> str:
         return f"Rescore({self.scorer!r}, depth={self.depth})"

@@ -153,6 +153,53 @@ def test_malformed_rankings_are_refused(ids: np.ndarray, scores: np.ndarray, err
         rr.Ranking(ids, scores, CORPUS)
 
 
+def test_scores_may_fall_further_than_a_float32_reaches() -> None:
+    assert len(rr.Ranking(np.array([0, 1]), np.array([3e38, -3e38], np.float32), CORPUS)) == 2
+
+
+def test_a_trusted_ranking_is_what_the_checked_one_is() -> None:
+    columns = {"n": np.arange(3)}
+    checked = rr.Ranking(np.array([2, 0, 1]), np.array([3, 2, 1], np.float32), CORPUS, "x", columns, notes={4: "dropped"})
+    trusted = rr.Ranking._trusted(checked.ids, checked.scores, CORPUS, "x", columns, notes={4: "dropped"})
+    for name in rr.Ranking.__slots__:
+        one, two = getattr(checked, name), getattr(trusted, name)
+        assert type(one) is type(two)
+        assert (
+            {k: v.tolist() for k, v in one.items()} == {k: v.tolist() for k, v in two.items()} if name == "columns" else np.all(one == two)
+        )
+    for array in (trusted.ids, trusted.scores, trusted.columns["n"]):
+        assert not array.flags.writeable
+    assert columns["n"].flags.writeable
+    assert trusted.head(2).columns["n"].tolist() == [0, 1] and len(trusted.head(0)) == 0
+
+
+class Notes(rr.Stage):
+    def apply(self, queries: Sequence[rr.Query], rankings: Sequence[rr.Ranking] | None) -> list[rr.Ranking]:
+        assert rankings is not None
+        return [rr.Ranking(r.ids, r.scores, r.corpus, notes={int(r.ids[-1]): f"last for {q.text}"}) for q, r in zip(queries, rankings)]
+
+
+def test_notes_move_into_the_step() -> None:
+    ranking = (Notes() >> rr.Top(3) >> Notes())("q", CORPUS)
+    assert [dict(step.notes) for step in ranking.trace] == [{4: "last for q"}, {}, {2: "last for q"}]
+    assert ranking.notes == {} and ranking.explain(4) == {"Notes": "last for q"} and ranking.explain(2) == {"Notes#2": "last for q"}
+    assert ranking.trace[0].to_dict()["notes"] == {"4": "last for q"} and "notes" not in ranking.trace[1].to_dict()
+
+
+def test_fusion_tells_what_each_branch_adds() -> None:
+    index = rr.BM25Index.build(CORPUS)
+    fused = rr.Fuse(rr.BM25(index, k=3), rr.BM25(index, k=1), weights=[1, 0.5], explain=True)("apple")
+    first, second = fused.columns["fuse:BM25"], fused.columns["fuse:BM25#2"]
+    assert first.tolist() == [1 / 61, 1 / 62, 1 / 63] and second.tolist() == [0.5 / 61, 0, 0]
+    assert (first + second).astype(np.float32).tolist() == fused.scores.tolist()
+    inner = rr.Fuse(rr.BM25(index, k=3), rr.BM25(index, k=1), explain=True)
+    nested = rr.Fuse(inner, rr.BM25(index, k=2), explain=True)("apple")
+    assert set(nested.columns) == {"fuse:BM25", "fuse:BM25#2", "fuse:Fuse", "fuse:BM25#3"}
+    assert nested.columns["fuse:BM25#3"].tolist() == [1 / 61, 1 / 62, 0]
+    mnz = rr.Fuse(rr.BM25(index, k=3), rr.BM25(index, k=1), method="mnz", norm="min-max", explain=True)("apple")
+    assert mnz.scale == "mnz of min-max" and mnz.scores[0] == 2 and mnz.columns["fuse:BM25"][0] == 2
+
+
 def test_misuse_of_stages_is_explained() -> None:
     with pytest.raises(InputError, match=r"Fuse\(a, b\)"):
         rr.Top(3) >> rr.BM25(rr.BM25Index.build(CORPUS))
@@ -227,6 +274,17 @@ def test_columns_outlive_later_stages() -> None:
     assert again.columns["n"].tolist() == again.ids.tolist()
     fused = rr.Fuse(first, rr.Top(5))("q", CORPUS)
     assert fused.columns["n"].tolist() == fused.ids.tolist()
+
+
+def test_fusion_joins_columns_by_document() -> None:
+    def made(ids: list[int], **columns: list[float]) -> rr.Ranking:
+        falling = np.arange(len(ids), 0, -1).astype(np.float32)
+        return rr.Ranking(np.array(ids), falling, CORPUS, columns={name: np.array(c) for name, c in columns.items()})
+
+    one, two = made([0, 1, 2], x=[-1.0, -5, 2], y=[1, 2, 3]), made([3, 2, 1], x=[-7.0, -3, -4])
+    fused = rr.Fuse(Answers([one]), Answers([two]))("q")
+    assert dict(zip(fused.ids.tolist(), fused.columns["x"].tolist())) == {0: -1, 1: -4, 2: 2, 3: -7}  # the largest, also below 0
+    assert dict(zip(fused.ids.tolist(), fused.columns["y"].tolist())) == {0: 1, 1: 2, 2: 3, 3: 0}
 
 
 def test_rerank_says_its_scale_and_refuses_what_it_cannot_mean() -> None:

@@ -1,6 +1,6 @@
 """How good a run is: trec_eval's measures in numpy, and the files that qrels and runs come in."""
 
-from .measures import MAP, MRR, Measure, P, Qrels, Recall, Run, evaluate, evaluate_queries, nDCG, parse_measure
+from .measures import MAP, MRR, Measure, P, Qrels, Recall, Run, evaluate, evaluate_gains, evaluate_queries, nDCG, parse_measure
 from .trec import read_qrels, read_run, write_run
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Recall",
     "Run",
     "evaluate",
+    "evaluate_gains",
     "evaluate_queries",
     "nDCG",
     "parse_measure",

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError, NonFiniteError
 
@@ -132,18 +132,26 @@ def evaluate_queries(qrels: Qrels, run: Run, measures: Sequence[Measure | str]) 
     Raises InputError (no qrels, unknown measure, ids that are not str, relevance or scores that are not numbers) and NonFiniteError (a NaN
     or infinite score of a query in `qrels`).
     """
-    if isinstance(measures, (str, Measure)):
-        raise InputError("measures", got=str(measures), expected="a list of measures", hint=f"Write [{str(measures)!r}].")
+    chosen = _chosen(measures)
     if not qrels:
         raise InputError("qrels", got="no queries", expected="judgments of at least one query, since the result is a mean over them")
-    chosen = {str(measure): _complete(parse_measure(measure) if isinstance(measure, str) else measure) for measure in measures}
     values: dict[str, dict[str, float]] = {name: {} for name in chosen}
-    for query, judgments in qrels.items():
-        judged = _numbers(f"qrels: the relevances of query {query!r}", judgments.values(), np.int64)
-        ranked = np.array([judgments.get(document, 0) for document in trec_order(query, run.get(query, {}))], dtype=np.int64)
+    queries = list(qrels)
+    for start in range(0, len(queries), 256):  # at once, but not so many that the zeros behind short lists fill the memory
+        part = queries[start : start + 256]
+        judged = [_numbers(f"qrels: the relevances of query {query!r}", qrels[query].values(), np.int64) for query in part]
+        ranked = [[qrels[query].get(document, 0) for document in trec_order(query, run.get(query, {}))] for query in part]
+        gains, pool = _padded(ranked), _padded(judged)
         for name, measure in chosen.items():
-            values[name][query] = _value(measure, ranked, judged)
+            values[name].update(zip(part, _values(measure, gains, pool).tolist()))
     return values
+
+
+def _padded(rows: Sequence[Sequence[int] | NDArray[np.int64]]) -> NDArray[np.int64]:
+    out = np.zeros((len(rows), max(map(len, rows))), np.int64)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
 
 
 def trec_order(query: str, scores: Mapping[str, float]) -> list[str]:
@@ -166,33 +174,64 @@ def trec_order(query: str, scores: Mapping[str, float]) -> list[str]:
     return [documents[i] for i in np.argsort(-compared, kind="stable")]
 
 
-def _value(measure: Measure, ranked: NDArray[np.int64], judged: NDArray[np.int64]) -> float:
-    """One query's value. ranked: relevance in rank order, int64 [retrieved]; judged: all its judgments in any order, int64 [judged]."""
+def evaluate_gains(gains: ArrayLike, judged: ArrayLike, measures: Sequence[Measure | str]) -> dict[str, NDArray[np.float64]]:
+    """Measure -> value of each query, float64 [queries], from matrices that are ready: no ids, no dictionaries, no sorting of runs.
+
+    gains: integers [queries, depth], the judged relevance of what was retrieved, best first; 0 for what is unjudged, and behind the end
+    of a shorter list. judged: integers [queries, judgments], all relevances judged for the query, retrieved or not, in any order; 0 behind
+    the end. Keys as in `evaluate`, which gives the same values. Raises InputError (not integers, not matrices, numbers of queries that
+    differ, unknown measure), NonFiniteError (exponential gains beyond float64).
+    """
+    chosen = _chosen(measures)
+    ranked, pool = (_matrix(name, array) for name, array in (("gains", gains), ("judged", judged)))
+    if len(ranked) != len(pool):
+        raise InputError("evaluate_gains: judged", got=f"{len(pool)} queries", expected=f"{len(ranked)}, as gains have")
+    return {name: _values(measure, ranked, pool) for name, measure in chosen.items()}
+
+
+def _chosen(measures: Sequence[Measure | str]) -> dict[str, Measure]:
+    if isinstance(measures, (str, Measure)):
+        raise InputError("measures", got=str(measures), expected="a list of measures", hint=f"Write [{str(measures)!r}].")
+    return {str(measure): _complete(parse_measure(measure) if isinstance(measure, str) else measure) for measure in measures}
+
+
+def _matrix(name: str, array: ArrayLike) -> NDArray[np.integer[Any]]:
+    matrix = np.asarray(array)
+    if matrix.ndim != 2 or matrix.dtype.kind not in "iu":
+        raise InputError(f"evaluate_gains: {name}", got=f"{matrix.dtype} {list(matrix.shape)}", expected="integers [queries, n]")
+    return matrix
+
+
+def _values(measure: Measure, ranked: NDArray[np.integer[Any]], judged: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """The values of all queries. ranked: relevance in rank order, [queries, retrieved]; judged: all judgments, [queries, judged]."""
     if measure.name == "nDCG":
-        ideal = _dcg(measure, np.sort(judged)[::-1])
-        return _dcg(measure, ranked) / ideal if ideal > 0 else 0.0
-    hits = ranked[: measure.cutoff] >= measure.rel
-    if not hits.any():
-        return 0.0
-    ranks = np.flatnonzero(hits) + 1
-    if measure.name == "MRR":
-        return 1.0 / float(ranks[0])
+        got, ideal = _dcg(measure, ranked), _dcg(measure, np.sort(judged, axis=1)[:, ::-1])
+        share: NDArray[np.float64] = np.divide(got, ideal, out=np.zeros(len(got)), where=ideal > 0)
+        return share
+    hits = ranked[:, : measure.cutoff] >= measure.rel
+    n_hits: NDArray[np.int64] = np.count_nonzero(hits, axis=1)
     if measure.name == "P":
         assert measure.cutoff is not None  # _complete saw to it
-        return len(ranks) / measure.cutoff
-    n_relevant = int(np.count_nonzero(judged >= measure.rel))
+        return np.divide(n_hits, measure.cutoff, dtype=np.float64)
+    if measure.name == "MRR":
+        first = hits.argmax(axis=1) if hits.shape[1] else n_hits
+        return np.where(n_hits > 0, 1.0 / (first + 1), 0.0)
+    n_relevant: NDArray[np.int64] = np.maximum(np.count_nonzero(judged >= measure.rel, axis=1), 1)
     if measure.name == "Recall":
-        return len(ranks) / n_relevant
-    return float(np.sum(np.arange(1, len(ranks) + 1) / ranks)) / n_relevant
+        return np.divide(n_hits, n_relevant, dtype=np.float64)
+    query, rank = np.nonzero(hits)  # by query, then by rank: the relevant documents are few
+    ordinal = np.arange(1, len(rank) + 1) - np.repeat(np.cumsum(n_hits) - n_hits, n_hits)
+    precisions: NDArray[np.float64] = np.bincount(query, ordinal / (rank + 1), minlength=len(hits)) / n_relevant
+    return precisions
 
 
-def _dcg(measure: Measure, relevance: NDArray[np.int64]) -> float:
-    gains = np.maximum(relevance[: measure.cutoff], 0).astype(np.float64)
+def _dcg(measure: Measure, relevance: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    gains = np.maximum(relevance[:, : measure.cutoff], 0).astype(np.float64)
     if measure.gain == "exponential":
         with np.errstate(over="ignore"):
             gains = np.exp2(gains) - 1
-    dcg = float(np.sum(gains / np.log2(np.arange(2, len(gains) + 2))))
-    if not math.isfinite(dcg):
+    dcg: NDArray[np.float64] = np.sum(gains / np.log2(np.arange(2, gains.shape[1] + 2)), axis=1)
+    if not np.isfinite(dcg).all():
         raise NonFiniteError(str(measure), got=f"relevance {relevance.max()}", expected="grades below 1000", hint="Use gain='linear'.")
     return dcg
 

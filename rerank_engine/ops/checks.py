@@ -30,23 +30,34 @@ def finite_number(name: str, value: float, low: float = -np.inf, high: float = n
     return number
 
 
-def floats(name: str, array: Any, ndim: int) -> NDArray[np.float32]:
-    """Contiguous, aligned float32 of `ndim` dimensions with finite values; other numbers are converted, the rest is refused."""
+def floats(name: str, array: Any, ndim: int, *, finite: bool = True) -> NDArray[np.float32]:
+    """Contiguous, aligned float32 of `ndim` dimensions with finite values; other numbers are converted, the rest is refused.
+
+    finite=False leaves the look at every float32 to the caller, which must find NaN and infinity by what it computes.
+    """
     a = np.asarray(array)
     if a.dtype.kind not in "fiu":
         raise InputError(name, got=f"dtype {a.dtype}", expected="float32 (float16, float64 and integers are converted)")
     if a.ndim != ndim:
         raise InputError(name, got=f"shape {list(a.shape)}", expected=f"{ndim} dimension{'s' if ndim > 1 else ''}")
+    if a.dtype == np.float32:
+        if finite:
+            all_finite(name, a)
+        return _contiguous(a, np.float32)
+    all_finite(name, a)
+    with np.errstate(over="ignore"):
+        out = _contiguous(a, np.float32)
+    if a.dtype.kind == "f" and not np.isfinite(out).all():
+        raise NonFiniteError(name, got="a value beyond float32", expected=f"numbers up to {np.finfo(np.float32).max:.3g}")
+    return out
+
+
+def all_finite(name: str, a: NDArray[Any]) -> None:
     if a.dtype.kind == "f" and not np.isfinite(a).all():
         bad = np.argwhere(~np.isfinite(a))[0].tolist()
         raise NonFiniteError(
             name, got=f"{a[tuple(bad)]} at {bad}", expected="finite numbers", hint="NaN and infinity have no place in an order."
         )
-    with np.errstate(over="ignore"):
-        out = _contiguous(a, np.float32)
-    if a.dtype.kind == "f" and a.dtype.itemsize > 4 and not np.isfinite(out).all():
-        raise NonFiniteError(name, got="a value beyond float32", expected=f"numbers up to {np.finfo(np.float32).max:.3g}")
-    return out
 
 
 def integers(name: str, array: Any, dtype: type[np.signedinteger[Any]] = np.int64) -> NDArray[Any]:
@@ -59,7 +70,7 @@ def integers(name: str, array: Any, dtype: type[np.signedinteger[Any]] = np.int6
     if a.ndim != 1:
         raise InputError(name, got=f"shape {list(a.shape)}", expected="1 dimension")
     info = np.iinfo(dtype)
-    if int(a.min()) < info.min or int(a.max()) > info.max:
+    if a.dtype != dtype and (int(a.min()) < info.min or int(a.max()) > info.max):
         raise InputError(name, got=f"values from {a.min()} to {a.max()}", expected=f"values that fit {np.dtype(dtype)}")
     return _contiguous(a, dtype)
 

@@ -1,8 +1,11 @@
 """The concrete stages and scorers. Each is final and one file per family."""
 
 from .cross import CrossEncoder
+from .dedup import Dedup
 from .dense import BiEncoder, Dense
 from .fusion import Fuse
 from .lexical import BM25
+from .rules import Rules
+from .select import MMR, LostInTheMiddle
 
-__all__ = ["BM25", "BiEncoder", "CrossEncoder", "Dense", "Fuse"]
+__all__ = ["BM25", "MMR", "BiEncoder", "CrossEncoder", "Dedup", "Dense", "Fuse", "LostInTheMiddle", "Rules"]

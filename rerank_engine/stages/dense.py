@@ -112,7 +112,7 @@ class Dense(Stage):
         scale = "cosine" if self.encoder.normalize else "inner product"
         hits = [next(found) if query.text.strip() else nothing for query in queries]
         cut = self.index.truncated_tokens
-        return [Ranking(ids, scores, self.index.corpus, scale, {"truncated_tokens": cut[ids]}) for ids, scores in hits]
+        return [Ranking._trusted(ids, scores, self.index.corpus, scale, {"truncated_tokens": cut[ids]}) for ids, scores in hits]
 
     def __repr__(self) -> str:
         return f"Dense(k={self.k}, {self.encoder.name}, {self.backend})"

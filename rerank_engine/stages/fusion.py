@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, count
 from typing import Any, final
 
 import numpy as np
@@ -13,19 +13,26 @@ from ..backends import choose
 from ..core import Pipeline, Query, Ranking, Stage
 from ..errors import InputError
 from ..ops import checks
-from ..ops.fuse import METHODS, NORMS, fuse
+from ..ops.fuse import METHODS, NORMS, fuse, fuse_explained
 
 
-def _joined(ids: NDArray[np.int64], rankings: Sequence[Ranking]) -> dict[str, NDArray[Any]]:
-    """The branches' columns by row: the largest entry where several have one, 0 where none has."""
+def _joined(places: NDArray[np.int32], rankings: Sequence[Ranking]) -> dict[str, NDArray[Any]]:
+    """The branches' columns, document by document: the largest entry where several have one, 0 where none has. places int32 [n, L]."""
     columns: dict[str, NDArray[Any]] = {}
-    place = {row: i for i, row in enumerate(ids.tolist())}
-    for ranking in rankings:
-        kept = [(i, place[row]) for i, row in enumerate(ranking.ids.tolist()) if row in place] if ranking.columns else []
-        source, target = np.array(kept, np.int64).reshape(-1, 2).T
+    known: dict[str, NDArray[np.bool_]] = {}
+    for ranking, place in zip(rankings, places.T):
+        if not ranking.columns:
+            continue
+        held = place >= 0
+        at = place[held]
         for name, column in ranking.columns.items():
-            joined = columns.setdefault(name, np.zeros(len(ids), column.dtype))
-            joined[target] = np.maximum(joined[target], column[source])
+            found = column[at]
+            if name not in columns:
+                columns[name], known[name] = np.zeros(len(place), column.dtype), np.zeros(len(place), bool)
+            else:
+                found = np.where(known[name][held], np.maximum(columns[name][held], found), found)
+            columns[name][held] = found
+            known[name] |= held
     return columns
 
 
@@ -33,8 +40,10 @@ def _joined(ids: NDArray[np.int64], rankings: Sequence[Ranking]) -> dict[str, ND
 class Fuse(Stage):
     """Runs its branches on the same queries and fuses their lists; the formulas are those of rr.ops.fuse.
 
-    method "rrf" (with k, default) or "sum" (with norm "min-max", "z-score" or "none"); weights: one per branch. top: documents kept.
+    method "rrf" (with k, default), "sum" or "mnz" (with norm "min-max", "z-score" or "none"); weights: one per branch. top: documents kept.
     The branches' steps stand in the trace before the fusion's own; their columns are joined by document.
+    explain=True adds a float64 column per branch, "fuse:BM25", "fuse:Dense", ... (after the branch's last stage; "fuse:BM25#2" for a second
+    one): what the branch adds to the score, 0 where it does not hold the document. They sum to the score before it is rounded.
     """
 
     def __init__(
@@ -45,6 +54,7 @@ class Fuse(Stage):
         weights: Sequence[float] | None = None,
         norm: str = "none",
         top: int | None = None,
+        explain: bool = False,
     ) -> None:
         if len(branches) < 2:
             raise InputError("Fuse", got=f"{len(branches)} branches", expected="at least two")
@@ -55,24 +65,38 @@ class Fuse(Stage):
         if self.weights is not None and len(self.weights) != len(branches):
             raise InputError("Fuse: weights", got=f"{len(self.weights)} weights", expected=f"one for each of the {len(branches)} branches")
         self.retrieves = all(branch.retrieves for branch in self.branches)
-        self.backend = choose("fuse")
+        self.backend, self.explain = choose("fuse"), explain
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         past = [0] * len(queries) if rankings is None else [len(ranking.trace) for ranking in rankings]
-        lists = list(zip(*(branch.run(queries, rankings) for branch in self.branches)))
+        lists = list(zip(*(branch.apply(queries, rankings) for branch in self.branches)))
         for row in lists:
             if any(ranking.corpus is not row[0].corpus for ranking in row):
                 raise InputError(
                     "Fuse", got="branches over different corpora", expected="one corpus for all, since lists are joined by row"
                 )
         pairs = [[(ranking.ids, ranking.scores) for ranking in row] for row in lists]
-        fused = fuse(pairs, method=self.method, k=self.k, weights=self.weights, norm=self.norm, top=self.top, backend=self.backend)
-        scale = "rrf" if self.method == "rrf" else f"sum of {self.norm}"
+        told = self.explain or any(ranking.columns for row in lists for ranking in row)
+        run: Callable[..., list[Any]] = fuse_explained if told else fuse
+        fused = run(pairs, method=self.method, k=self.k, weights=self.weights, norm=self.norm, top=self.top, backend=self.backend)
+        scale = "rrf" if self.method == "rrf" else f"{self.method} of {self.norm}"
         out = []
-        for (ids, scores), row, seen in zip(fused, lists, past):
+        for hits, row, seen in zip(fused, lists, past):
+            columns = _joined(hits.places, row) if told else {}
+            if self.explain:
+                columns |= zip(self._labels(columns), hits.contributions.T)
             trace = (*row[0].trace, *chain.from_iterable(ranking.trace[seen:] for ranking in row[1:]))
-            out.append(Ranking(ids, scores, row[0].corpus, scale, _joined(ids, row), trace))
+            out.append(Ranking._trusted(hits[0], hits[1], row[0].corpus, scale, columns, trace))
         return out
+
+    def _labels(self, taken: Iterable[str]) -> list[str]:
+        """The names of the contributions' columns, told apart, also from those of a fusion among the branches."""
+        labels = list(taken)
+        for branch in self.branches:
+            name = f"fuse:{branch.stages[-1].name}"
+            numbered = (f"{name}#{number}" for number in count(2))
+            labels.append(name if name not in labels else next(other for other in numbered if other not in labels))
+        return labels[-len(self.branches) :]
 
     def __repr__(self) -> str:
         how = f"k={self.k:g}" if self.method == "rrf" else f"norm={self.norm}"

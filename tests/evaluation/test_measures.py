@@ -12,7 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank_engine.errors import InputError, NonFiniteError
-from rerank_engine.evaluation import MAP, MRR, Measure, P, Recall, evaluate, evaluate_queries, nDCG, parse_measure, read_qrels, read_run
+from rerank_engine.evaluation import (
+    MAP,
+    MRR,
+    Measure,
+    P,
+    Recall,
+    evaluate,
+    evaluate_gains,
+    evaluate_queries,
+    nDCG,
+    parse_measure,
+    read_qrels,
+    read_run,
+)
 from rerank_engine.evaluation.measures import AP, R, trec_order
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -254,3 +267,77 @@ def test_wrong_inputs() -> None:
         evaluate({"q": {"a": 0.5}}, RUN, [nDCG])
     with pytest.raises(NonFiniteError, match=r"below 1000.*linear"):
         evaluate({"q": {"a": 2000}}, {"q": {"a": 1.0}}, [nDCG(gain="exponential")])
+
+
+EVERY_MEASURE = [
+    nDCG,
+    nDCG @ 3,
+    nDCG(gain="exponential") @ 5,
+    MRR,
+    MRR @ 2,
+    MRR(rel=2),
+    Recall @ 3,
+    Recall(rel=2) @ 9,
+    P @ 4,
+    P @ 99,
+    MAP,
+    MAP @ 3,
+    MAP(rel=3),
+]
+
+
+def matrices(qrels: dict[str, dict[str, int]], run: dict[str, dict[str, float]], extra: int) -> tuple[np.ndarray, np.ndarray]:
+    """gains and judged, with `extra` zeros behind the longest."""
+    lists = [[judged.get(d, 0) for d in trec_order(q, run.get(q, {}))] for q, judged in qrels.items()]
+    pools = [list(judged.values()) for judged in qrels.values()]
+    padded = [np.zeros((len(qrels), max(map(len, rows), default=0) + extra), np.int64) for rows in (lists, pools)]
+    for matrix, rows in zip(padded, (lists, pools)):
+        for i, row in enumerate(rows):
+            matrix[i, : len(row)] = row
+    return padded[0], padded[1]
+
+
+@pytest.mark.parametrize("extra", [0, 1, 200])
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(data=st.data())
+def test_ready_matrices_give_the_same(extra: int, data: st.DataObject) -> None:
+    documents = st.sampled_from("abcdefghij")
+    qrels = data.draw(st.dictionaries(st.sampled_from("qrst"), st.dictionaries(documents, st.integers(-1, 4), max_size=10), min_size=1))
+    run = data.draw(st.dictionaries(st.sampled_from("qrst"), st.dictionaries(documents, st.integers(0, 5).map(float), max_size=10)))
+    gains, judged = matrices(qrels, run, extra)
+    got = evaluate_gains(gains, judged, EVERY_MEASURE)
+    want = evaluate_queries(qrels, run, EVERY_MEASURE)
+    assert list(got) == list(want)
+    for name, values in want.items():
+        np.testing.assert_allclose(got[name], list(values.values()), rtol=1e-14, atol=1e-15, err_msg=name)
+
+
+def test_ready_matrices_equal_pytrec_eval() -> None:
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    rng = np.random.default_rng(0)
+    run = {f"q{q}": {f"d{d}": float(s) for d, s in zip(rng.permutation(3000)[:400], rng.random(400))} for q in range(40)}
+    qrels = {q: {d: int(rng.integers(0, 4)) for d in [*list(hits)[::17], "missing"]} for q, hits in run.items()}
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recip_rank", "map", "recall.100"}).evaluate(run)
+    gains, judged = matrices(qrels, run, 0)
+    got = evaluate_gains(gains.astype(np.int8), judged, ["nDCG@10", "RR", "AP", "R@100"])
+    for ours, name in zip(got.values(), ("ndcg_cut_10", "recip_rank", "map", "recall_100")):
+        np.testing.assert_allclose(ours, [theirs[q][name] for q in run], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("gains", "judged", "text"),
+    [
+        ([[1.0]], [[1]], "gains: got float64"),
+        ([1], [[1]], "gains"),
+        ([[1]], [1], "judged"),
+        ([[1], [0]], [[1]], "1 queries"),
+    ],
+)
+def test_wrong_matrices(gains: object, judged: object, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        evaluate_gains(gains, judged, [MAP])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="list of measures"):
+        evaluate_gains([[1]], [[1]], "MAP")
+    with pytest.raises(NonFiniteError, match="grades below"):
+        evaluate_gains([[2000]], [[2000]], [nDCG(gain="exponential")])
+    assert evaluate_gains(np.zeros((0, 5), int), np.zeros((0, 1), int), [MAP, nDCG])["MAP"].shape == (0,)

@@ -11,7 +11,7 @@ from tolerances import assert_close, assert_same_order
 
 from rerank_engine.backends import choose
 from rerank_engine.errors import BackendUnavailable, InputError, NonFiniteError
-from rerank_engine.ops import fuse
+from rerank_engine.ops import fuse, fuse_explained
 
 EVERY = pytest.mark.parametrize("backend", backends("fuse"))
 INT64 = np.iinfo(np.int64)
@@ -30,16 +30,26 @@ def normalised(scores, norm):
 
 def oracle(lists, method="rrf", k=60, weights=None, norm="none"):
     """By document, not by list: (ids, scores, largest sum of absolute terms). float64."""
+    return explained_oracle(lists, method, k, weights, norm)[:3]
+
+
+def explained_oracle(lists, method="rrf", k=60, weights=None, norm="none"):
+    """As `oracle`, and {document: {list: (what it adds, place)}}."""
     terms: dict[int, list[float]] = {}
-    for (ids, scores), weight in zip(lists, weights or [1.0] * len(lists)):
+    told: dict[int, dict[int, tuple[float, int]]] = {}
+    for l, ((ids, scores), weight) in enumerate(zip(lists, weights or [1.0] * len(lists))):  # noqa: E741
         ids = [int(i) for i in ids]
         values = normalised([float(s) for s in np.asarray(scores, np.float32)], norm)
         for doc in set(ids):
             place = ids.index(doc)
             terms.setdefault(doc, []).append(weight / (k + place + 1) if method == "rrf" else weight * values[place])
+            told.setdefault(doc, {})[l] = (terms[doc][-1], place)
+    if method == "mnz":
+        told = {doc: {l: (t * len(own), place) for l, (t, place) in own.items()} for doc, own in told.items()}  # noqa: E741
+        terms = {doc: [term * len(t) for term in t] for doc, t in terms.items()}
     ranked = sorted(((np.float32(sum(t)), doc) for doc, t in terms.items()), key=lambda pair: (-float(pair[0]), pair[1]))
     scale = max((sum(map(abs, t)) for t in terms.values()), default=0.0)
-    return [doc for _, doc in ranked], [sum(terms[doc]) for _, doc in ranked], scale
+    return [doc for _, doc in ranked], [sum(terms[doc]) for _, doc in ranked], scale, told
 
 
 def check(queries, backend, top=None, **options):
@@ -108,7 +118,17 @@ def test_an_id_twice_in_a_list_counts_at_its_better_place(backend):
 
 @EVERY
 @pytest.mark.parametrize(
-    "options", [{}, {"k": 0.5}, {"method": "sum"}, {"method": "sum", "norm": "min-max"}, {"method": "sum", "norm": "z-score"}], ids=str
+    "options",
+    [
+        {},
+        {"k": 0.5},
+        {"method": "sum"},
+        {"method": "sum", "norm": "min-max"},
+        {"method": "sum", "norm": "z-score"},
+        {"method": "mnz"},
+        {"method": "mnz", "norm": "min-max"},
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("longest", [1, 3, 16, 33, 64, 200])
 def test_random_lists(backend, options, longest):
@@ -185,8 +205,61 @@ def test_any_input(backend, data):
     queries = data.draw(st.lists(st.lists(one_list, min_size=n_lists, max_size=n_lists), max_size=3))
     queries = [[([i for i, _ in pairs], [s for _, s in pairs]) for pairs in lists] for lists in queries]
     weights = data.draw(st.none() | st.lists(st.floats(-100, 100), min_size=n_lists, max_size=n_lists))
-    options = data.draw(st.sampled_from([{"k": 60}, {"k": 0}, {"k": 1.5}, {"method": "sum"}, {"method": "sum", "norm": "min-max"}]))
+    options = data.draw(st.sampled_from([{"k": 60}, {"k": 0}, {"k": 1.5}, {"method": "sum"}, {"method": "mnz", "norm": "min-max"}]))
     check(queries, backend, top=data.draw(st.none() | st.integers(1, 30)), weights=weights, **options)
+
+
+@EVERY
+def test_mnz_by_hand(backend):
+    [(ids, scores)] = fuse([[([1, 2], [4, 2]), ([2, 3], [5, 1])]], method="mnz", backend=backend)
+    assert ids.tolist() == [2, 1, 3] and scores.tolist() == [14, 4, 1]
+    [(ids, scores)] = fuse([[([1, 1], [4, 2]), ([2], [5])]], method="mnz", backend=backend)  # twice in one list is one list
+    assert ids.tolist() == [2, 1] and scores.tolist() == [5, 4]
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "options", [{}, {"k": 0, "weights": [0.5, 2, -1]}, {"method": "sum", "norm": "z-score"}, {"method": "mnz"}], ids=str
+)
+def test_contributions(backend, options):
+    rng = np.random.default_rng(5)
+    queries = [random_lists(rng, 3, 40) for _ in range(8)] + [[([], [])] * 3, [([3, 3, 1], [3, 2, 1]), ([1], [0.5]), ([], [])]]
+    for top in (None, 4):
+        hits = fuse(queries, top=top, backend=backend, **options)
+        for lists, told, (ids, scores) in zip(queries, fuse_explained(queries, top=top, backend=backend, **options), hits, strict=True):
+            assert told.ids.tolist() == ids.tolist() and told.scores.tobytes() == scores.tobytes()
+            assert told.contributions.shape == told.places.shape == (len(ids), 3)
+            assert told.contributions.dtype == np.float64 and told.places.dtype == np.int32
+            _, _, scale, want = explained_oracle(lists, **options)
+            for doc, added, places in zip(ids.tolist(), told.contributions, told.places):
+                own = want[doc]
+                assert places.tolist() == [own[l][1] if l in own else -1 for l in range(3)]  # noqa: E741
+                np.testing.assert_allclose(added, [own[l][0] if l in own else 0 for l in range(3)], rtol=1e-12, atol=1e-14)  # noqa: E741
+            assert_close("fuse", scores, told.contributions.sum(axis=1), scale)
+
+
+@EVERY
+def test_every_form_of_input_gives_the_same(backend):
+    rng = np.random.default_rng(3)
+    ids = np.stack([[rng.permutation(30)[:20] for _ in range(3)] for _ in range(5)])
+    scores = -np.sort(-rng.normal(size=ids.shape).astype(np.float32), axis=2)
+    pairs = [[(i, s) for i, s in zip(*q)] for q in zip(ids, scores)]
+    wide = np.stack([ids, ids], axis=-1)[..., 0]  # not contiguous
+    for options in ({}, {"method": "sum"}):
+        want = fuse(pairs, backend=backend, **options)
+        forms = [
+            fuse(given, s, backend=backend, **options)
+            for given, s in ((ids, scores), (ids.astype(np.uint16), scores.tolist()), (wide, scores))
+        ]
+        forms.append(fuse([[(i.tolist(), s.astype(np.float64)) for i, s in q] for q in pairs], backend=backend, **options))
+        forms.append(fuse([[(i.astype(np.int32), s[::-1][::-1]) for i, s in q] for q in pairs], backend=backend, **options))
+        if not options:
+            forms += [fuse(ids, backend=backend), fuse([list(q) for q in ids], backend=backend), fuse(list(ids), backend=backend)]
+        for form in forms:
+            for (a, b), (c, d) in zip(form, want, strict=True):
+                assert a.tolist() == c.tolist() and b.tobytes() == d.tobytes()
+    assert fuse(np.empty((0, 2, 5), np.int64), backend=backend) == []
+    assert len(fuse(np.empty((2, 2, 0), np.int64), backend=backend)[1][0]) == 0
 
 
 @pytest.mark.parametrize(
@@ -209,6 +282,16 @@ def test_any_input(backend, data):
         ([[([[1]], [1])]], {}, InputError, "fuse: ids"),
         ([[([1], [math.nan])]], {}, NonFiniteError, "nan at"),
         ([[([1], [-math.inf])]], {"method": "sum"}, NonFiniteError, "-inf at"),
+        ([[([1], np.array([math.nan], np.float32))]], {}, NonFiniteError, "nan at"),
+        ([[([1], np.array([math.inf], np.float32))]], {"method": "mnz"}, NonFiniteError, "inf at"),
+        ([[np.arange(3)]], {"method": "sum"}, InputError, "ids alone"),
+        ([[np.arange(3), ([1], [1])]], {}, InputError, "several forms"),
+        ([[([1], [1], [1])]], {}, InputError, "several forms"),
+        ([[([1], [1])]], {"scores": [1]}, InputError, "beside lists"),
+        (np.zeros((2, 3), int), {}, InputError, "several forms|shape"),
+        (np.zeros((2, 0, 3), int), {}, InputError, "1 list or more"),
+        (np.zeros((2, 1, 3), int), {"scores": np.zeros((2, 3))}, InputError, "as the ids have"),
+        (np.zeros((1, 1, 3), int), {"scores": np.full((1, 1, 3), math.nan, np.float32)}, NonFiniteError, "nan at"),
     ],
 )
 def test_wrong_arguments(queries, options, error, text):
@@ -227,18 +310,22 @@ def test_a_named_backend_never_falls_back(without_cpp):
 
 def test_native_refuses_what_it_cannot_read():
     native = pytest.importorskip("rerank_engine._native")
-    ids, scores, offsets, weights = np.arange(4), np.ones(4, np.float32), np.array([0, 2, 4]), np.ones(2)
+    ids, scores, weights = [np.arange(2), np.arange(2)], [np.ones(2, np.float32)] * 2, np.ones(2)
 
-    def run(ids=ids, scores=scores, offsets=offsets, weights=weights, method="sum", norm="none", k=60.0, top=0, threads=1):
-        return native.fuse(ids, scores, offsets, weights, method, norm, k, top, threads)
+    def run(ids=ids, scores=scores, weights=weights, method="sum", norm="none", k=60.0, top=0, threads=1):
+        told = native.fuse_explained(ids, scores, weights, method, norm, k, top, threads)
+        plain = native.fuse(ids, scores, weights, method, norm, k, top, threads)
+        assert [a.tolist() for a in plain] == [a.tolist() for a in told[:3]]
+        return plain
 
-    assert run()[0].tolist() == [0, 4]
-    assert run(threads=-3, top=2**64 - 1)[0].tolist() == [0, 4]
+    assert run()[0].tolist() == [0, 2]
+    assert run(threads=-3, top=2**64 - 1)[0].tolist() == [0, 2]
+    assert run(scores=[], method="rrf")[0].tolist() == [0, 2]
     for wrong in (
-        {"ids": ids.astype(np.int32)},
-        {"ids": np.arange(8)[::2]},
-        {"scores": scores.astype(np.float64)},
-        {"offsets": offsets.astype(np.int32)},
+        {"ids": [i.astype(np.int32) for i in ids]},
+        {"ids": [np.arange(8)[::4]] * 2},
+        {"ids": np.arange(2)},
+        {"scores": [s.astype(np.float64) for s in scores]},
         {"weights": weights.astype(np.float32)},
         {"top": -1},
         {"k": "60"},
@@ -246,16 +333,16 @@ def test_native_refuses_what_it_cannot_read():
         with pytest.raises(TypeError):
             run(**wrong)
     for wrong in (
-        *(
-            {"offsets": np.array(bad, np.int64)}
-            for bad in ([], [0], [0, 2], [1, 2, 4], [0, 3, 2, 1, 4], [0, 5, 4], [0, -1, 4], [0, 2, 4, 4])
-        ),
+        {"ids": ids[:1], "scores": scores[:1]},
         {"weights": np.empty(0)},
-        {"scores": scores[:3]},
+        {"scores": scores[:1]},
+        {"scores": []},
+        {"scores": [scores[0], scores[0][:1]]},
         {"method": "mean"},
         {"norm": "l2"},
     ):
         with pytest.raises(ValueError):
             run(**wrong)
-    with pytest.raises(OverflowError):
-        run(weights=np.full(2, 1e300))
+    for weights in (np.full(2, 1e300), np.full(2, np.nan)):
+        with pytest.raises(OverflowError):
+            run(weights=weights)

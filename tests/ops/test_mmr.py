@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -131,6 +132,54 @@ def test_any_input(run, data):
     check(run, relevance, vectors, data.draw(st.integers(1, 15)), data.draw(st.floats(0, 1)))
 
 
+@pytest.mark.parametrize("backend", backends("mmr"))
+@pytest.mark.parametrize("n", [0, 1, 2, 31, 32, 33, 64, 65, 150])
+def test_by_the_query(backend, n):
+    """As with its products as relevance, wherever the most relevant row stands: the C++ one guesses it while it computes them."""
+    rng = np.random.default_rng(n)
+    query = unit(rng, 1, 24)[0]
+    for vectors in (unit(rng, n, 24), np.round(rng.normal(size=(n, 24))).astype(np.float32), np.full((n, 24), 0.5, np.float32)):
+        falling = vectors[np.argsort(-(vectors @ query), kind="stable")]
+        for rows in (vectors, falling, np.ascontiguousarray(falling[::-1])):
+            exact = rows.astype(np.float64) @ query.astype(np.float64)
+            for lambda_ in (0.0, 0.5, 1.0):
+                check(lambda _, v, k, weight: mmr(None, v, k, query=query, lambda_=weight, backend=backend), exact, rows, 12, lambda_)
+    equal = mmr(None, np.ones((n, 8)), n or 1, query=np.ones(8), backend=backend)[0]
+    assert equal.tolist() == list(range(n))
+
+
+def test_by_the_query_on_every_instruction_set():
+    native = pytest.importorskip("rerank_engine._native")
+    rng = np.random.default_rng(0)
+    for d in DIMS:
+        vectors, query = unit(rng, 70, d), unit(rng, 1, d)[0]
+        for isa in native.usable_isas():
+            run = partial(native.mmr_for_query, query, isa=isa)
+            check(lambda _, v, k, weight, run=run: run(v, k, weight), vectors.astype(np.float64) @ query, vectors, 20, 0.4)
+    for wrong in (vectors[:, :-1].copy(), vectors.ravel()):
+        with pytest.raises(ValueError, match="the query's dimension"):
+            native.mmr_for_query(query, wrong, 1, 0.5)
+    with pytest.raises(TypeError):
+        native.mmr_for_query(query.astype(np.float64), vectors, 1, 0.5)
+
+
+@pytest.mark.parametrize("backend", backends("mmr"))
+def test_what_is_not_finite_shows_by_the_query_too(backend):
+    for k, lambda_ in ((1, 0.5), (2, 0.5), (3, 1.0)):
+        options = {"lambda_": lambda_, "backend": backend}
+        with pytest.raises(NonFiniteError, match=r"query: got nan at \[1\]"):
+            mmr(None, np.eye(3), k, query=np.array([1, math.nan, 1], np.float32), **options)
+        with pytest.raises(NonFiniteError, match=r"vectors: got inf at \[2, 0\]"):
+            mmr(None, np.array([[1, 1], [0, 1], [math.inf, 0]], np.float32), k, query=[1.0, 0.0], **options)
+        with pytest.raises(NonFiniteError, match="beyond float32"):
+            mmr(None, np.full((3, 1), 1e30, np.float32), k, query=[1e30], **options)
+    for wrong, text in (({}, "neither"), ({"query": [1.0, 2.0]}, "as the query has"), ({"query": [[1.0]]}, "mmr: query")):
+        with pytest.raises(InputError, match=text):
+            mmr(None, np.eye(3), 1, backend=backend, **wrong)
+    with pytest.raises(InputError, match="both"):
+        mmr([1.0], [[1.0]], 1, query=[1.0], backend=backend)
+
+
 def test_the_tolerance_is_twice_the_naive_error():
     rng = np.random.default_rng(0)
     worst = 0.0
@@ -155,6 +204,10 @@ def test_the_tolerance_is_twice_the_naive_error():
         ([1.0], [[1.0]], 1, "0.5", InputError, "a number"),
         ([math.nan], [[1.0]], 1, 0.5, NonFiniteError, "mmr: relevance"),
         ([1.0], [[math.inf]], 1, 0.5, NonFiniteError, r"inf at \[0, 0\]"),
+        ([1.0, 3.0, 2.0], np.array([[1], [math.nan], [1]], np.float32), 2, 0.5, NonFiniteError, r"nan at \[1, 0\]"),
+        ([1.0, 3.0, 2.0], np.array([[0], [0], [math.inf]], np.float32), 2, 0.5, NonFiniteError, r"inf at \[2, 0\]"),
+        ([1.0, 3.0, 2.0], np.array([[0], [0], [math.inf]], np.float32), 1, 0.5, NonFiniteError, r"inf at \[2, 0\]"),
+        ([1.0, 3.0, 2.0], np.array([[0], [0], [math.inf]], np.float32), 3, 1.0, NonFiniteError, r"inf at \[2, 0\]"),
     ],
 )
 def test_wrong_arguments(relevance, vectors, k, lambda_, error, text):

@@ -10,7 +10,7 @@ import pytest
 from conftest import backends
 from tolerances import assert_same_order
 
-from rerank_engine.ops import Postings, bm25, fuse
+from rerank_engine.ops import Postings, bm25, fuse, mmr
 from rerank_engine.packed import Packed
 
 WEIGHTS = [0.7, 0.2, -0.4, 1.5, 3.0]
@@ -84,6 +84,29 @@ def test_weighted_sum_equals_ranx(ranx, cases, norm, theirs):
     runs, queries = cases
     normed = [with_empty_lists(ranx.normalization.norm_switch(theirs)(run), queries) for run in runs]
     compare(queries, ranx.fusion.wsum(normed, WEIGHTS), scale=sum(map(abs, WEIGHTS)), method="sum", norm=norm, weights=WEIGHTS)
+
+
+@pytest.mark.parametrize(("norm", "theirs"), [("z-score", "zmuv"), ("min-max", "min-max")])
+def test_mnz_equals_ranx(ranx, cases, norm, theirs):
+    runs, queries = cases
+    normed = [ranx.normalization.norm_switch(theirs)(run) for run in runs]
+    for n in range(1, len(WEIGHTS) + 1):  # its mnz counts the lists of a run that hold a document, so that none may be empty for it
+        full = [with_empty_lists(run, queries) for run in normed[:n]]
+        part = {q: lists for q, lists in queries.items() if len(lists) == n}
+        compare(part, ranx.fusion.comb_mnz(full), scale=len(WEIGHTS) ** 2, method="mnz", norm=norm)
+
+
+def test_mmr_equals_langchain():
+    utils = pytest.importorskip("langchain_core.vectorstores.utils", reason="the extra [peers] is not installed")
+    rng = np.random.default_rng(0)
+    for n, d, bias in [(1, 8, 0), (50, 16, 0), (300, 384, 1)]:
+        vectors = rng.normal(size=(n, d)) + bias * rng.normal(size=d)
+        vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        query = vectors[: max(1, n // 10)].mean(axis=0)
+        query /= np.linalg.norm(query)
+        for lambda_ in (0.25, 0.5, 0.9):
+            theirs = utils.maximal_marginal_relevance(query, list(vectors), lambda_mult=lambda_, k=30)
+            assert mmr(vectors @ query, vectors, 30, lambda_=lambda_)[0].tolist() == theirs
 
 
 @pytest.mark.parametrize(("k1", "b"), [(1.2, 0.75), (1.5, 0.5), (0.9, 0.0), (2.0, 1.0)])
