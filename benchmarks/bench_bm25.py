@@ -1,97 +1,82 @@
-"""BM25 against bm25s on a seeded corpus of topics with Zipf-distributed words: 100,000 documents, 20,000 with --quick.
+"""BM25 against other search libraries, on a seeded synthetic collection (1,000,000 documents; 100,000 with --quick) or on real text.
 
-nat@k: 2 to 7 words of one document, without the 30 most frequent words of the corpus. freq@k: 3 to 5 of the 100 most frequent words.
-One query a call, the k best documents, ms per query. build: from token ids to an index, ms. size: bytes of the index in memory.
-bm25s takes the same token ids, method "lucene", same k1 and b, numba when it is installed; where it returns documents that hold no word
-of the query, ours returns none.
+nat@k, freq@k  one search a call for the k best: natural queries, and queries with very frequent words. One thread; p50 and p95 over a
+               single pass of all queries, the sides in turns, in ms of processor time. Answers are checked before: a peer with another
+               formula or rounded lengths is held to its overlap with the float64 answer, and its rows tell it
+build          once, from what the library takes, ms of processor time          size   bytes on disk, a vocabulary of strings not counted
+open           in a process of its own, by mmap: wall ms, bytes of memory        batch2 wall ms a query in batches on 2 threads
+overhead       us of Python around the compiled call, k = 10, on 1000 documents
+cost           ns a posting and fixed ms of a search, by regression over nat and freq
+scaling        p50 at several numbers of documents against the smallest times the documents; and the cost of a document
+
+An index is kept in build/bench/, and used again when `build` is not among the cases.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import argparse
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
-import numpy as np
+from benchmarks import corpora, harness, lexical, peers, real_text, scaling
 
-from benchmarks import harness
-from rerank_engine.ops import Postings, bm25
-from rerank_engine.packed import Packed
-
-N_TERMS, N_TOPICS, K1, B = 60_000, 300, 1.2, 0.75
-
-
-def corpus(n_docs, rng):
-    """Half of a document's words come from its topic: the same Zipf curve over the vocabulary in another order."""
-    lengths = np.clip(rng.lognormal(4, 0.5, n_docs), 5, 400).astype(np.int64)
-    curve = np.cumsum(1 / np.arange(1, N_TERMS + 1))
-    ranks = np.searchsorted(curve, rng.uniform(0, curve[-1], int(lengths.sum())))
-    topic = np.repeat(rng.integers(0, N_TOPICS, n_docs), lengths)
-    by_topic = (ranks * 7919 + topic * 104_729) % N_TERMS
-    tokens = np.where(rng.random(len(ranks)) < 0.5, ranks, by_topic).astype(np.int32)
-    return Packed(tokens, np.concatenate([[0], np.cumsum(lengths)]))
+SEARCHES = ("nat@10", "nat@100", "nat@1000", "freq@10", "freq@100", "freq@1000")
+CASES = (*SEARCHES, "cost", "build", "size", "open", "batch2", "overhead", "scaling")
+DEFAULT_PEERS = ("bm25s-numba", "bm25s-numpy", "tantivy", "pisa", "pisa-u8", "rank-bm25")
+QUICK_PEERS = ("bm25s-numba", "tantivy")
 
 
-def queries(documents, n, rng):
-    order = np.argsort(-np.bincount(documents.values, minlength=N_TERMS))
-    stop = order[:30]
-    natural = []
-    while len(natural) < n:
-        words = np.setdiff1d(documents[int(rng.integers(len(documents)))], stop)
-        if len(words) >= 7:
-            natural.append(rng.permutation(words)[: int(rng.integers(2, 8))].tolist())
-    frequent = [rng.choice(order[:100], int(rng.integers(3, 6)), replace=False).tolist() for _ in range(n)]
-    return {"nat": natural, "freq": frequent}
+def rows(args: argparse.Namespace) -> Iterator[harness.Row]:
+    collection = real_text.collection(args.real) if args.real else corpora.synthetic(args.docs)
+    harness.note(f"{collection.name}: {len(collection.documents)} documents, {collection.n_postings} postings")
+    names = ["ours", *(name for name in args.peers if name != "rank-bm25")]
+    bench = lexical.Bench(collection, names, args.cases, n_queries=args.queries, budget_s=args.budget)
+    for case, make in {
+        "build": bench.builds,
+        "size": bench.sizes,
+        "open": lambda: bench.opens(3 if args.quick else 5),
+        "batch2": bench.batches,
+        "overhead": bench.overheads,
+    }.items():
+        if case in args.cases:
+            yield from make()
+    yield from bench.searches([case for case in SEARCHES if case in args.cases], cost="cost" in args.cases)
+    if "rank-bm25" in args.peers and (searches := [case for case in SEARCHES if case in args.cases and case.startswith("nat")]):
+        small = collection.first(min(len(collection.documents), 2000 if args.quick else 10_000))
+        few = lexical.Bench(small, ["ours", "rank-bm25"], ["build"], n_queries=100, budget_s=args.budget)
+        yield from few.searches(searches, cost=False)
+    if "scaling" in args.cases and not args.real:
+        del bench
+        yield from scaling.rows(args.scale or scaling.sizes(args.docs), args.queries, args.budget)
 
 
-def rows(quick: bool) -> Iterator[harness.Row]:
-    if (bm25s := harness.peer("bm25s")) is None:
-        return
-    rng = np.random.default_rng(0)
-    documents = corpus(20_000 if quick else 100_000, rng)
-    sets = queries(documents, 40 if quick else 100, rng)
-    as_lists, vocabulary = [row.tolist() for row in documents], {str(t): t for t in range(N_TERMS)}
-    numba = importlib.util.find_spec("numba") is not None
-    name = "bm25s-numba" if numba else "bm25s"
+def choice(allowed: tuple[str, ...]):
+    def parse(text: str) -> list[str]:
+        found = text.split(",")
+        if wrong := sorted(set(found) - set(allowed)):
+            raise argparse.ArgumentTypeError(f"no {', '.join(wrong)}; there are {', '.join(allowed)}")
+        return found
 
-    def build():
-        return Postings.build(Packed.from_rows(as_lists, np.int32), N_TERMS, k1=K1, b=B)
+    return parse
 
-    def build_peer():
-        index = bm25s.BM25(method="lucene", k1=K1, b=B, backend="numba" if numba else "numpy")
-        index.index((as_lists, vocabulary), create_empty_token=False, show_progress=False)
-        return index
 
-    index, peer = build(), build_peer()
-
-    def ours(query, k, backend="auto"):
-        return bm25(Packed.from_rows([query], np.int32), index, k, backend=backend)[0]
-
-    def theirs(query, k):
-        found = peer.retrieve([query], k=k, show_progress=False, n_threads=1 if numba else 0)
-        return found.documents[0], found.scores[0]
-
-    for case in ("nat@10", "nat@100", "nat@1000", "freq@10", "freq@1000"):
-        kind, _, k = case.partition("@")
-        asked, k = sets[kind], int(k)
-        for query in asked[:10]:
-            want = ours(query, k, backend="reference")
-            harness.verify(f"bm25 {case}", harness.same_ranking(ours(query, k), want))
-            found = theirs(query, k)
-            harness.verify(f"{name} {case}", np.allclose(found[1][: len(want[1])], want[1], rtol=1e-5))
-        yield harness.compare(
-            "bm25",
-            case,
-            name,
-            lambda: [ours(query, k) for query in asked],  # noqa: B023
-            lambda: [theirs(query, k) for query in asked],  # noqa: B023
-            rounds=51 if quick else 101,
-            per=len(asked),
-        )
-    yield harness.compare("bm25", "build", name, build, build_peer, rounds=5 if quick else 3, warm_up=False)
-    size = sum(getattr(index, array).nbytes for array in ("term_offsets", "rows", "counts", "lengths", "impacts"))
-    size_peer = sum(array.nbytes for array in peer.scores.values() if isinstance(array, np.ndarray))
-    yield harness.row("bm25", "size", name, "bytes", size, size_peer, [size_peer / size] * 2)
+def main() -> None:
+    parser = harness.arguments(__doc__)
+    parser.add_argument("--docs", type=int, help="documents of the synthetic collection")
+    parser.add_argument("--peers", type=choice(tuple(peers.PEERS)), help=f"of {', '.join(DEFAULT_PEERS)}")
+    parser.add_argument("--cases", type=choice(CASES), default=list(CASES), help=f"of {', '.join(CASES)}")
+    parser.add_argument("--queries", type=int, help="of each set, at most")
+    parser.add_argument("--scale", type=lambda text: [int(n) for n in text.split(",")], help="numbers of documents for the case scaling")
+    parser.add_argument("--real", type=Path, nargs="+", metavar="PATH", help="real text: BEIR folders, or text files of a passage a line")
+    args = parser.parse_args()
+    args.docs = args.docs or (100_000 if args.quick else 1_000_000)
+    args.peers = args.peers or list(QUICK_PEERS if args.quick else DEFAULT_PEERS)
+    args.queries = args.queries or (200 if args.quick else 1000)
+    args.budget = 2 if args.quick else 20  # seconds a side and case
+    two = {"NUMBA_NUM_THREADS": str(min(2, os.cpu_count() or 1))}  # bm25s alone uses numba here, and is told each time how many threads
+    harness.report(lambda: rows(args), args.json, {**harness.ONE_THREAD, **two})
 
 
 if __name__ == "__main__":
-    harness.main(rows, __doc__)
+    main()

@@ -32,23 +32,37 @@ def note(text: str) -> None:
 
 def main(rows: Callable[[bool], Iterator[Row]], description: str | None) -> None:
     """Runs `rows(quick)` and prints them: a JSON list on standard output with --json, else a table."""
-    parser = argparse.ArgumentParser(description=description)
+    args = arguments(description).parse_args()
+    report(lambda: rows(args.quick), args.json, ONE_THREAD)
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="less data and fewer rounds: under a minute")
     parser.add_argument("--json", action="store_true", help="a JSON list of rows on standard output, and nothing else there")
-    args = parser.parse_args()
-    if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
+    return parser
+
+
+def report(rows: Callable[[], Iterator[Row]], as_json: bool, environment: dict[str, str]) -> None:
+    """Runs and prints rows with these environment variables set; standard output holds nothing else, whatever a library prints."""
+    if any(os.environ.get(name) != value for name, value in environment.items()):
         # BLAS and numba read these once, when they are imported, which has happened: start again.
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **ONE_THREAD})
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **environment})
     gc.disable()  # as timeit does: a collection would hit one side by chance
-    found = list(rows(args.quick))
-    print(json.dumps(found, indent=1) if args.json else table(found))
+    with os.fdopen(os.dup(1), "w") as out:
+        os.dup2(2, 1)
+        found: list[Row] = []
+        try:
+            found.extend(rows())
+        finally:  # what was measured before a failure is not lost with it
+            print(json.dumps(found, indent=1) if as_json else table(found), file=out)
 
 
 def table(rows: list[Row]) -> str:
-    lines = [f"{'case':<22}{'peer':<22}{'metric':<8}{'ours':>12}{'theirs':>12}{'ratio':>8}  spread"]
+    lines = [f"{'case':<24}{'peer':<22}{'metric':<16}{'ours':>12}{'theirs':>12}{'ratio':>8}  spread"]
     for r in rows:
         numbers = f"{r['ours']:>12.5g}{r['theirs']:>12.5g}{r['ratio']:>8.2f}  {r['spread'][0]:.2f}-{r['spread'][1]:.2f}"
-        lines.append(f"{r['bench'] + ' ' + r['case']:<22}{r['peer']:<22}{r['metric']:<8}{numbers}")
+        lines.append(f"{r['bench'] + ' ' + r['case']:<24}{r['peer']:<22}{r['metric']:<16}{numbers}")
     return "\n".join(
         [*lines, "ratio = theirs / ours, above 1: ours is faster or smaller; spread: the middle half of the rounds; cpu_ms: per query"]
     )
@@ -117,9 +131,12 @@ def compare(
     return row(bench, case, peer, "cpu_ms", a, b, spread.tolist(), backend)
 
 
-def row(bench: str, case: str, peer: str, metric: str, ours: float, theirs: float, spread: list[float], backend: str | None = None) -> Row:
+def row(
+    bench: str, case: str, peer: str, metric: str, ours: float, theirs: float, spread: list[float], backend: str | None = None, **more: Any
+) -> Row:
+    """`more`: keys to add, or to put in the place of the usual ones."""
     ratio = theirs / ours
-    note(f"{bench} {case} against {peer}: {ratio:.2f}x")
+    note(f"{bench} {case} against {peer}: {ratio:.2f}x ({metric} {ours:.4g} against {theirs:.4g})")
     return {
         "bench": bench,
         "case": case,
@@ -132,4 +149,5 @@ def row(bench: str, case: str, peer: str, metric: str, ours: float, theirs: floa
         "verified": True,
         "backend": backend or choose(bench),
         "threads": 1,
+        **more,
     }

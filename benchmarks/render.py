@@ -14,35 +14,82 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def demo_table(data: dict[str, Any]) -> str:
+def demo_table(data: Any, about: str) -> str:
     """Mean quality per stage of the demo's pipeline."""
     lines = ["| stage | nDCG@10 | MRR@10 | answer in top 3 |", "|---|---|---|---|"]
     stages = [stage for stage in data["demo"]["stages"] if stage["name"] != "Top"]
     lines += [f"| {s['name']} | {s['ndcg@10']:.3f} | {s['mrr@10']:.3f} | {s['answer@3']:.2f} |" for s in stages]
-    note = f"{data['demo']['questions']} questions (`rerank-engine demo --evaluate {data['demo']['questions']}`), {source(data)}."
+    note = f"{data['demo']['questions']} questions (`rerank-engine demo --evaluate {data['demo']['questions']}`), {about}."
     return "\n".join([*lines, "", note])
 
 
-def int8_sentence(data: dict[str, Any]) -> str:
+def int8_sentence(data: Any, about: str) -> str:
     d = data["int8"]
     how = f"{d['model']} (int8), {d['pairs']} pairs in length-sorted batches of {d['batch']} against each pair alone"
-    return f"Measured on {how}: logits move by up to {d['max']:.2f}, {d['mean']:.2f} on average ({source(data)})."
+    return f"Measured on {how}: logits move by up to {d['max']:.2f}, {d['mean']:.2f} on average ({about})."
 
 
-def source(data: dict[str, Any]) -> str:
-    return f"{data['date']}, onnxruntime {data['versions']['onnxruntime']}, {data['machine']['processor']}"
+def source(quality: dict[str, Any]) -> str:
+    return f"{quality['date']}, onnxruntime {quality['versions']['onnxruntime']}, {quality['machine']['processor']}"
 
 
-PLACES = {"demo": ("README.md", demo_table), "int8": ("docs/numerics.md", int8_sentence)}
+def speed_table(data: Any, about: str) -> str:
+    """Ratios of a full run of bench_bm25: peers in columns."""
+    rows = {(r["case"], r["metric"], r["peer"]): r for r in data if r.get("of_ours") != "postings"}
+    peers = [p for p in ("bm25s-numba", "tantivy", "pisa", "pisa-u8") if any(key[2] == p for key in rows)]
+    lines = [f"| | {' | '.join(peers)} |", "|---|" + "---|" * len(peers)]
+    for case, metric, label in SPEED_ROWS:
+        cells = [f"{rows[case, metric, peer]['ratio']:.1f}x" if (case, metric, peer) in rows else "" for peer in peers]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    documents = max(r.get("documents", 0) for r in data if r["case"] == "nat@10")
+    note = f"How many times faster or smaller than the peer; {documents:,} synthetic passages, p50 of one pass over 1,000 queries"
+    return "\n".join([*lines, "", f"{note}, CPU time of one thread (`python -m benchmarks.bench_bm25`), {about}."])
+
+
+SPEED_ROWS = (
+    ("nat@10", "cpu_ms", "top 10, natural queries"),
+    ("nat@1000", "cpu_ms", "top 1,000, natural queries"),
+    ("freq@10", "cpu_ms", "top 10, with frequent words"),
+    ("freq@1000", "cpu_ms", "top 1,000, with frequent words"),
+    ("build", "cpu_ms", "building from token ids"),
+    ("size", "bytes", "bytes of the index, without documents"),
+    ("open", "wall_ms", "opening"),
+)
+
+
+def lexical_table(data: Any, about: str) -> str:
+    """nDCG@10 and R@10 by collection and method."""
+    found = {(r["collection"], r["method"]): r for r in data if r["analyzer"] != "simple"}
+    lines = [
+        "| collection | queries | BM25 nDCG@10 | R@10 | RM3 nDCG@10 | R@10 | bm25s, same tokens, nDCG@10 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (name, method), r in found.items():
+        if method == "BM25":
+            rm3, peer = found[name, "RM3"], found.get((name, "bm25s"))
+            numbers = [r["nDCG@10"], r["R@10"], rm3["nDCG@10"], rm3["R@10"]]
+            last = f"{peer['nDCG@10']:.4f}" if peer else ""
+            lines.append(f"| {name} | {r['queries']} | {' | '.join(f'{x:.4f}' for x in numbers)} | {last} |")
+    return "\n".join([*lines, "", f"`python -m benchmarks.quality_lexical FOLDER...`, {about}."])
+
+
+# name of the marker -> the document, the file of results, and what makes the text of it
+PLACES = {
+    "demo": ("README.md", "quality.json", demo_table),
+    "bm25-speed": ("README.md", "bm25.json", speed_table),
+    "lexical": ("docs/lexical-quality.md", "lexical.json", lexical_table),
+    "int8": ("docs/numerics.md", "quality.json", int8_sentence),
+}
 
 
 def main(folder: str) -> int:
-    data = json.loads((Path(folder) / "quality.json").read_text())
-    for name, (document, render) in PLACES.items():
+    about = source(json.loads((Path(folder) / "quality.json").read_text()))
+    for name, (document, file, render) in PLACES.items():
+        data = json.loads((Path(folder) / file).read_text())
         path = ROOT / document
         text, found = re.subn(
             rf"(<!-- BEGIN {name} -->\n).*?(<!-- END {name} -->)",
-            lambda m, r=render: m[1] + r(data) + "\n" + m[2],
+            lambda m, r=render, d=data: m[1] + r(d, about) + "\n" + m[2],
             path.read_text(),
             flags=re.S,
         )

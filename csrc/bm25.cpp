@@ -1,71 +1,191 @@
 #include "bm25.hpp"
 
+#include <limits>
+
+#include "bm25_window.hpp"
 #include "pool.hpp"
 
 namespace rerank {
 
-Postings build_postings(std::span<const std::int32_t> tokens, std::span<const std::int64_t> offsets, std::int64_t n_terms) {
-    const std::size_t n_docs = offsets.size() - 1;
-    Postings out;
-    out.term_offsets.assign(static_cast<std::size_t>(n_terms) + 1, 0);
-    std::vector<std::int32_t> doc;
-    const auto each_count = [&](auto&& take) {  // take(row, term, count) for every distinct term of every document
-        for (std::size_t r = 0; r < n_docs; ++r) {
-            doc.assign(tokens.begin() + offsets[r], tokens.begin() + offsets[r + 1]);
-            std::sort(doc.begin(), doc.end());
-            for (std::size_t i = 0, j; i < doc.size(); i = j) {
-                for (j = i + 1; j < doc.size() && doc[j] == doc[i];) ++j;
-                take(static_cast<std::int32_t>(r), static_cast<std::size_t>(doc[i]), static_cast<std::int32_t>(j - i));
-            }
-        }
-    };
-    each_count([&](std::int32_t, std::size_t term, std::int32_t) { ++out.term_offsets[term + 1]; });
-    for (std::size_t t = 1; t < out.term_offsets.size(); ++t) out.term_offsets[t] += out.term_offsets[t - 1];
-    out.rows.resize(static_cast<std::size_t>(out.term_offsets.back()));
-    out.counts.resize(out.rows.size());
-    std::vector<std::int64_t> next(out.term_offsets.begin(), out.term_offsets.end() - 1);
-    each_count([&](std::int32_t row, std::size_t term, std::int32_t count) {
-        const auto at = static_cast<std::size_t>(next[term]++);
-        out.rows[at] = row;
-        out.counts[at] = count;
-    });
-    return out;
+double Gain::idf(double n, double df) const {
+    switch (p_.variant) {
+        case Variant::lucene: return std::log1p((n - df + 0.5) / (df + 0.5));
+        case Variant::robertson: return std::max(0.0, std::log((n - df + 0.5) / (df + 0.5)));
+        case Variant::atire: return std::log(n / df);
+        case Variant::bm25l: return std::log((n + 1) / (df + 0.5));
+        case Variant::bm25plus: return std::log((n + 1) / df);
+    }
+    return 0;
 }
 
-PackedHits bm25(const Bm25View& index, std::span<const std::int32_t> terms, std::span<const float> weights,
-                std::span<const std::int64_t> query_offsets, std::size_t k, int threads) {
-    const std::size_t n_queries = query_offsets.size() - 1;
+namespace {
+
+// x' = tf / (tf + K') from x = tf / (tf + K), when K' = ratio * K.
+double moved(double x, double ratio) { return x == 0 ? 0 : x / (x + (1 - x) * ratio); }
+
+CodeBounds bounds_of(const Source& source, const Gain& gain) {
+    CodeBounds bounds{};
+    // K' / K is a ratio of two linear functions of the length: its extremes lie at the shortest and the longest document.
+    const auto ratio = [&](std::uint32_t length) { return gain.k1() * gain.norm(length) / source.view.coding.unit(length); };
+    const double a = ratio(source.shortest), b = ratio(source.longest), low = std::min(a, b), high = std::max(a, b);
+    for (int c = 1; c < 256; ++c) {
+        bounds.high[c] = gain.of_share(moved(c / 255.0, low)) * (1 + 1e-9);
+        bounds.low[c] = gain.of_share(moved((c - 1) / 255.0, high)) * (1 - 1e-9);
+        bounds.widest = std::max(bounds.widest, bounds.high[c] - bounds.low[c]);
+    }
+    return bounds;
+}
+
+std::uint64_t rows_of(const std::vector<Source>& sources) {
+    std::uint64_t n = 0;
+    for (const Source& source : sources) n += source.view.rows();
+    return n;
+}
+
+}  // namespace
+
+Searcher::Searcher(std::vector<Source> sources, const Bm25Parameters& parameters, std::uint64_t n_docs, std::uint64_t n_tokens)
+    : sources_(std::move(sources)),
+      n_docs_(static_cast<double>(n_docs)),
+      n_rows_(static_cast<std::int64_t>(rows_of(sources_))),
+      gain_(parameters, n_tokens == 0 || n_docs == 0 ? 1.0 : static_cast<double>(n_tokens) / static_cast<double>(n_docs)) {
+    for (const Source& source : sources_) bounds_.push_back(bounds_of(source, gain_));
+}
+
+Searcher::~Searcher() = default;
+
+// Known terms of a query in the order of their first place, repeats merged. A term is told by its id in the first source that knows it.
+std::vector<Searcher::Term> Searcher::terms_of(const Batch& batch, std::size_t begin, std::size_t end) const {
+    const std::size_t total = batch.weights.size();
+    struct Place {
+        std::uint64_t key;
+        std::size_t at;
+    };
+    std::vector<Place> places;
+    for (std::size_t i = begin; i < end; ++i)
+        for (std::size_t s = 0; s < sources_.size(); ++s)
+            if (const std::int32_t term = batch.terms[s * total + i]; term >= 0) {
+                places.push_back({std::uint64_t{s} << 32 | static_cast<std::uint32_t>(term), i});
+                break;
+            }
+    std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) { return a.key != b.key ? a.key < b.key : a.at < b.at; });
+    std::vector<Term> terms;
+    for (std::size_t i = 0, j; i < places.size(); i = j) {
+        Term term{places[i].at, 0, 0, false};
+        for (j = i; j < places.size() && places[j].key == places[i].key; ++j) {
+            term.weight += batch.weights[places[j].at];
+            term.required = term.required || (!batch.required.empty() && batch.required[places[j].at] != 0);
+        }
+        double df = 0;
+        for (std::size_t s = 0; s < sources_.size(); ++s)
+            if (const std::int32_t id = batch.terms[s * total + term.at]; id >= 0) df += sources_[s].live_df(static_cast<std::uint32_t>(id));
+        df = std::min(df, n_docs_);               // a damaged table of terms must not make an idf negative
+        if (df == 0 && !term.required) continue;  // only deleted documents held it
+        term.idf = df == 0 ? 0 : gain_.idf(n_docs_, df);
+        terms.push_back(term);
+    }
+    std::sort(terms.begin(), terms.end(), [](const Term& a, const Term& b) { return a.at < b.at; });
+    return terms;
+}
+
+std::vector<Hit> Searcher::search_one(const Batch& batch, std::size_t query, std::size_t k, WindowScratch& scratch) const {
+    const auto begin = static_cast<std::size_t>(batch.query_offsets[query]), end = static_cast<std::size_t>(batch.query_offsets[query + 1]);
+    const std::size_t total = batch.weights.size();
+    if (k == 0) return {};
+    const std::vector<Term> terms = terms_of(batch, begin, end);
+    double constant = 0;
+    bool negative = false, required = false;
+    for (const Term& term : terms) {
+        constant += term.weight * term.idf * gain_.constant();
+        negative = negative || term.weight < 0;
+        required = required || term.required;
+    }
+    for (std::size_t i = begin; i < end && !batch.required.empty(); ++i) {  // a required term that no source knows: nothing can match
+        bool known = batch.required[i] == 0;
+        for (std::size_t s = 0; s < sources_.size() && !known; ++s) known = batch.terms[s * total + i] >= 0;
+        if (!known) return {};
+    }
+    std::vector<Hit> best;
+    std::vector<Wanted> wanted;
+    std::vector<Scored> found;
+    std::vector<std::uint8_t> holds_all;
+    for (std::size_t s = 0; s < sources_.size(); ++s) {
+        const Source& source = sources_[s];
+        wanted.clear();
+        bool missing = false;
+        for (const Term& term : terms) {
+            const std::int32_t id = batch.terms[s * total + term.at];
+            if (id >= 0) wanted.push_back({static_cast<std::uint32_t>(id), term.weight * term.idf});
+            missing = missing || (id < 0 && term.required);
+        }
+        if (wanted.empty() || missing || source.view.rows() == 0) continue;
+        Allowed allowed{{batch.filter, static_cast<std::size_t>(source.base)}, {source.dead}, {}};
+        if (required) {
+            holds_all.assign((source.view.rows() + 7) / 8, 0xff);
+            for (const Term& term : terms)
+                if (term.required) intersect(source.view, static_cast<std::uint32_t>(batch.terms[s * total + term.at]), holds_all);
+            allowed.required.bytes = holds_all;
+        }
+        found.clear();
+        if (negative || wanted.size() > kMaxWindowTerms) {
+            search_all(source, gain_, wanted, allowed, found);
+        } else {
+            const double floor = best.size() < k ? -std::numeric_limits<double>::infinity() : static_cast<double>(best[k - 1].score) - constant;
+            search_windows(source, bounds_[s], gain_, wanted, allowed, k, floor, constant, scratch, found);
+        }
+        for (const Scored& hit : found) {
+            const double score = hit.score + constant;
+            require_finite(static_cast<float>(score));
+            best.push_back({static_cast<float>(score), source.base + hit.row});
+        }
+        if (best.size() > k) {  // the k-th best comes to place k - 1
+            std::nth_element(best.begin(), best.begin() + static_cast<std::ptrdiff_t>(k - 1), best.end(), [](const Hit& a, const Hit& b) { return before(a, b); });
+            best.resize(k);
+        } else if (best.size() == k) {
+            std::iter_swap(best.end() - 1, std::max_element(best.begin(), best.end(), [](const Hit& a, const Hit& b) { return before(a, b); }));
+        }
+    }
+    scratch.ranked.clear();
+    for (const Hit& hit : best) scratch.ranked.push_back({descending_bits(hit.score), static_cast<std::uint32_t>(scratch.ranked.size())});
+    scratch.sort(scratch.ranked, [&](std::uint32_t i) { return best[i].id; });
+    std::vector<Hit> sorted;
+    sorted.reserve(best.size());
+    for (const Ranked& place : scratch.ranked) sorted.push_back(best[place.index]);
+    return sorted;
+}
+
+PackedHits Searcher::search(const Batch& batch, std::size_t k, int threads) const {
+    const std::size_t n_queries = batch.query_offsets.size() - 1;
     std::vector<std::vector<Hit>> found(n_queries);
+    struct Borrowed {  // scratch memory that goes back when its thread is done
+        const Searcher& owner;
+        std::unique_ptr<WindowScratch> scratch;
+        explicit Borrowed(const Searcher& searcher) : owner(searcher) {
+            const std::lock_guard lock(owner.guard_);
+            if (owner.idle_.empty()) {
+                scratch = std::make_unique<WindowScratch>();
+            } else {
+                scratch = std::move(owner.idle_.back());
+                owner.idle_.pop_back();
+            }
+        }
+        void give_back() {  // not after an exception: it may be in any state
+            const std::lock_guard lock(owner.guard_);
+            owner.idle_.push_back(std::move(scratch));
+        }
+    };
+    std::vector<std::unique_ptr<Borrowed>> borrowed;
+    std::mutex guard;
     parallel_for(n_queries, threads, [&] {
-        const auto n = static_cast<std::size_t>(index.n_rows);
-        return [&, n, sums = std::vector<float>(n, 0.0f), seen = std::vector<std::uint8_t>(n, 0),
-                touched = std::vector<std::int32_t>(n + 1)](std::size_t q) mutable {
-            std::size_t n_touched = 0;
-            for (auto i = static_cast<std::size_t>(query_offsets[q]); i < static_cast<std::size_t>(query_offsets[q + 1]); ++i) {
-                const auto term = static_cast<std::size_t>(terms[i]);
-                const auto begin = static_cast<std::size_t>(index.term_offsets[term]);
-                const auto end = static_cast<std::size_t>(index.term_offsets[term + 1]);
-                if (begin > end || end > index.rows.size()) throw std::invalid_argument("bm25: term_offsets leave the postings");
-                for (std::size_t p = begin; p < end; ++p) {
-                    const std::int32_t row = index.rows[p];
-                    if (row < 0 || static_cast<std::size_t>(row) >= n) throw std::invalid_argument("bm25: a posting's row is not in the corpus");
-                    touched[n_touched] = row;  // kept only if it is new: no branch to mispredict
-                    n_touched += static_cast<std::size_t>(!seen[static_cast<std::size_t>(row)]);
-                    seen[static_cast<std::size_t>(row)] = 1;
-                    sums[static_cast<std::size_t>(row)] += weights[i] * index.impacts[p];
-                }
-            }
-            Best best(k, n_touched);
-            for (std::size_t i = 0; i < n_touched; ++i) {
-                const auto r = static_cast<std::size_t>(touched[i]);
-                require_finite(sums[r]);
-                best.push({sums[r], touched[i]});
-                sums[r] = 0;
-                seen[r] = 0;
-            }
-            found[q] = best.take();
-        };
+        auto mine = std::make_unique<Borrowed>(*this);
+        WindowScratch* scratch = mine->scratch.get();
+        {
+            const std::lock_guard lock(guard);
+            borrowed.push_back(std::move(mine));
+        }
+        return [&, scratch](std::size_t q) { found[q] = search_one(batch, q, k, *scratch); };
     });
+    for (auto& one : borrowed) one->give_back();
     return pack(found);
 }
 

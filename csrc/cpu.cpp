@@ -5,6 +5,7 @@
 #include <string>
 
 #include "dots.hpp"
+#include "sweep.hpp"
 
 namespace rerank {
 namespace {
@@ -41,10 +42,10 @@ Kernels kernels(Isa isa) {
     if (!present(isa)) throw std::invalid_argument("instruction set " + std::string(isa_name(isa)) + " is not available on this processor");
     switch (isa) {
 #if defined(__x86_64__)
-        case Isa::avx2: return {dots_avx2, two_dots_avx2};
-        case Isa::avx512: return {dots_avx512, two_dots_avx512};
+        case Isa::avx2: return {dots_avx2, two_dots_avx2, sweep_avx2};
+        case Isa::avx512: return {dots_avx512, two_dots_avx512, sweep_avx2};
 #endif
-        default: return {dots_baseline, two_dots_baseline};
+        default: return {dots_baseline, two_dots_baseline, sweep_baseline};
     }
 }
 

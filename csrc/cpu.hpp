@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 #include <vector>
 
@@ -16,9 +17,16 @@ using DotsFn = void (*)(const float* x, const float* rows, std::size_t n, std::s
 // The same of two vectors at once, bit for bit.
 using TwoDotsFn = void (*)(const float* x, const float* y, const float* rows, std::size_t n, std::size_t d, float* out_x, float* out_y);
 
+struct Candidate {
+    std::uint32_t row, impact;
+};
+// out = {first + i, sums[i]} for all i < n with sums[i] >= need, ascending; how many. Sets sums to 0, up to the next multiple of 64.
+using SweepFn = std::size_t (*)(std::uint16_t* sums, std::size_t n, std::uint16_t need, std::uint32_t first, Candidate* out);
+
 struct Kernels {
     DotsFn dots;
     TwoDotsFn two_dots;
+    SweepFn sweep;
 };
 
 // The best instruction set that is both compiled in and present on this processor.

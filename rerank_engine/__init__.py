@@ -1,46 +1,47 @@
 """rerank_engine: candidates in, the best order out. Start with `rr.rerank`, or build a pipeline: `rr.BM25(index) >> rr.Rescore(model)`."""
 
-from . import errors, ops
-from .api import Result, rerank
-from .core import Pipeline, Query, Ranking, Rescore, Scorer, Scores, Stage, Step, Top
-from .corpus import Corpus, Document
-from .evaluation import evaluate, measures
-from .indexes import BM25Index, VectorIndex
-from .packed import Packed
-from .runtimes import load
-from .stages import BM25, MMR, BiEncoder, CrossEncoder, Dedup, Dense, Fuse, LostInTheMiddle, Rules
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# ruff: noqa: F401
+if TYPE_CHECKING:
+    from . import errors, ops
+    from .api import Result, rerank
+    from .core import Pipeline, Query, Ranking, Rescore, Scorer, Scores, Stage, Step, Top
+    from .corpus import Corpus, Document
+    from .evaluation import evaluate, measures
+    from .indexes import BM25Index, VectorIndex
+    from .packed import Packed
+    from .runtimes import load  # type: ignore[no-redef]
+    from .stages import BM25, MMR, RM3, BiEncoder, CrossEncoder, Dedup, Dense, Fuse, LostInTheMiddle, Rules
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BM25",
-    "MMR",
-    "BM25Index",
-    "BiEncoder",
-    "Corpus",
-    "CrossEncoder",
-    "Dedup",
-    "Dense",
-    "Document",
-    "Fuse",
-    "LostInTheMiddle",
-    "Packed",
-    "Pipeline",
-    "Query",
-    "Ranking",
-    "Rescore",
-    "Result",
-    "Rules",
-    "Scorer",
-    "Scores",
-    "Stage",
-    "Step",
-    "Top",
-    "VectorIndex",
-    "errors",
-    "evaluate",
-    "load",
-    "measures",
-    "ops",
-    "rerank",
-]
+# Where each public name lives: a module is loaded when the first of its names is used, so that the import itself costs next to nothing.
+_HOME = {
+    "api": "Result rerank",
+    "core": "Pipeline Query Ranking Rescore Scorer Scores Stage Step Top",
+    "corpus": "Corpus Document",
+    "evaluation": "evaluate measures",
+    "indexes": "BM25Index VectorIndex",
+    "packed": "Packed",
+    "runtimes": "load",
+    "stages": "BM25 MMR RM3 BiEncoder CrossEncoder Dedup Dense Fuse LostInTheMiddle Rules",
+}
+_MODULES = ("errors", "ops")
+_WHERE = {name: module for module, names in _HOME.items() for name in names.split()}
+__all__ = [*_MODULES, *_WHERE]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,6 +1,9 @@
 """Types of the C++ module (csrc/bindings.cpp)."""
 
-from numpy import float32, float64, int32, int64
+from collections.abc import Sequence
+from typing import Any
+
+from numpy import float32, float64, int32, int64, uint8, uint32
 from numpy.typing import NDArray
 
 Hits = tuple[NDArray[int64], NDArray[float32]]
@@ -31,17 +34,59 @@ def fuse_explained(
 ) -> tuple[NDArray[int64], NDArray[int64], NDArray[float32], NDArray[float64], NDArray[int32]]: ...
 def mmr(relevance: NDArray[float32], vectors: NDArray[float32], k: int, lambda_: float, isa: str = "") -> Hits: ...
 def mmr_for_query(query: NDArray[float32], vectors: NDArray[float32], k: int, lambda_: float, isa: str = "") -> Hits: ...
-def build_postings(
-    tokens: NDArray[int32], offsets: NDArray[int64], n_terms: int
-) -> tuple[NDArray[int64], NDArray[int32], NDArray[int32]]: ...
-def bm25(
-    term_offsets: NDArray[int64],
-    rows: NDArray[int32],
-    impacts: NDArray[float32],
-    n_rows: int,
-    terms: NDArray[int32],
-    weights: NDArray[float32],
-    query_offsets: NDArray[int64],
-    k: int,
-    threads: int,
-) -> PackedHits: ...
+
+class Segment:
+    def __init__(self, sections: dict[str, NDArray[Any]], meta: dict[str, Any]) -> None: ...
+    def decode(self) -> tuple[NDArray[int64], NDArray[uint32], NDArray[uint32]]: ...
+    def frequency(self, term: int, row: int) -> int: ...
+    def forward(self, rows: NDArray[int64]) -> tuple[NDArray[int64], NDArray[uint32], NDArray[uint32]]: ...
+    def dead_frequencies(self, dead: NDArray[uint8]) -> NDArray[int32]: ...
+
+class Strings:
+    def __init__(self, bytes: NDArray[uint8], offsets: NDArray[int64], order: NDArray[uint32]) -> None: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int) -> str: ...
+    def find(self, text: str) -> int: ...
+    def find_all(self, texts: list[str]) -> NDArray[int32]: ...
+
+class Merge:
+    def __init__(
+        self,
+        inputs: Sequence[tuple[Segment, NDArray[uint8], NDArray[uint32]]],
+        n_terms: int,
+        k1: float,
+        b: float,
+        codes: bool,
+        forward: bool,
+    ) -> None: ...
+    def step(self, bytes: int) -> NDArray[uint8] | None: ...
+    def finish(self) -> dict[str, dict[str, Any]]: ...
+
+class Searcher:
+    def __init__(
+        self,
+        sources: list[tuple[Segment, NDArray[uint8], NDArray[int32]]],
+        variant: str,
+        k1: float,
+        b: float,
+        delta: float,
+        n_docs: int,
+        n_tokens: int,
+    ) -> None: ...
+    def search(
+        self,
+        terms: NDArray[int32],
+        weights: NDArray[float32],
+        required: NDArray[uint8],
+        offsets: NDArray[int64],
+        filter: NDArray[uint8],
+        k: int,
+        threads: int,
+    ) -> PackedHits: ...
+
+def write_segment(
+    tokens: NDArray[int32], offsets: NDArray[int64], n_terms: int, k1: float, b: float, codes: bool, forward: bool
+) -> dict[str, dict[str, Any]]: ...
+def merge_strings(
+    tables: Sequence[Strings], used: Sequence[NDArray[uint8]]
+) -> tuple[NDArray[uint8], NDArray[int64], list[NDArray[uint32]]]: ...

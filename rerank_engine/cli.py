@@ -6,8 +6,11 @@ import argparse
 import io
 import json
 import re
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from . import __version__
@@ -54,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--evaluate", type=int, metavar="N", help="judge every stage over N questions with known answers")
     sub.add_argument("--threads", type=int, help="threads of the models (default: what this process may use)")
 
+    _index_commands(add)
     sub = add("rerank", rerank, "order documents for a query with a cross-encoder")
     sub.add_argument("--model", help="a folder, a bundled name or a hub name (default: ms-marco-MiniLM-L-12-v2)")
     sub.add_argument("--query", required=True)
@@ -76,6 +80,33 @@ def parser() -> argparse.ArgumentParser:
 
     add("backends", backends, "what can run on this machine, found by trying it")
     return top
+
+
+def _index_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    sub = add("index", index, "build a BM25 index: one file, or a folder that takes changes")
+    sub.add_argument("corpus", metavar="CORPUS", help="JSON lines (.jsonl, .gz) or the folder of a BEIR collection")
+    sub.add_argument("output", metavar="INDEX", help="the file to write; with --folder, a folder to create or to add to")
+    sub.add_argument("--folder", action="store_true", help="an index that takes more documents later")
+    sub.add_argument("--update", action="store_true", help="with --folder: replace documents that are there already")
+    sub.add_argument("--analyzer", help="a language such as english or zh, simple, lucene-english ... (default: english)")
+    sub.add_argument("--variant", help="lucene (default), robertson, atire, bm25l or bm25+")
+    sub.add_argument("--k1", type=float, help="default: 1.2")
+    sub.add_argument("--b", type=float, help="default: 0.75")
+    sub.add_argument("--forward", action="store_true", help="keep each document's terms: feedback then reads no texts")
+    sub.add_argument("--no-codes", action="store_true", help="a byte per posting less, slower searches")
+
+    sub = add("search", search, "search a BM25 index")
+    sub.add_argument("index", metavar="INDEX", help="a file or a folder")
+    sub.add_argument("query", metavar="QUERY")
+    sub.add_argument("-k", type=int, default=10, help="results (default: 10)")
+    sub.add_argument("--variant", help="of BM25, instead of the index' own; so for --k1 and --b")
+    sub.add_argument("--k1", type=float)
+    sub.add_argument("--b", type=float)
+    sub.add_argument("--rm3", action="store_true", help="expand the query by feedback from the first results")
+    sub.add_argument("--explain", action="store_true", help="each term's part in each score")
+
+    sub = add("check", check, "read every byte of an index and say whether it is whole")
+    sub.add_argument("index", metavar="INDEX", help="a file or a folder")
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -113,6 +144,73 @@ def demo(args: argparse.Namespace) -> None:
         f"\n{total:.0f} ms in all"
         + (f"; quality and median times over {args.evaluate} questions" if args.evaluate else ", without loading")
     )
+
+
+def index(args: argparse.Namespace) -> None:
+    from .indexes import BM25Index
+
+    given = {name: getattr(args, name) for name in ("analyzer", "variant", "k1", "b") if getattr(args, name) is not None}
+    options = {**given, "forward": args.forward, "codes": not args.no_codes}
+    documents, output, count = Corpus.stream(args.corpus), Path(args.output), bar("documents")
+    if args.update and not args.folder:
+        raise InputError("--update", got="an index in one file", expected="--folder")
+    if args.folder:
+        exists = output.is_dir() and any(output.iterdir())
+        if exists and (given or args.forward or args.no_codes):
+            raise InputError("INDEX", got="an index that is there, and settings for a new one", expected="no settings, or a new folder")
+        target = BM25Index.open(output) if exists else BM25Index.create(output, **options)
+        try:
+            (target.update if args.update else target.add)(documents, progress=count)
+            target.commit()
+        except BaseException:
+            if not exists:  # as if nothing had been tried
+                shutil.rmtree(output, ignore_errors=True)
+            raise
+    else:
+        BM25Index.build_file(documents, output, progress=count, **options)
+    made = BM25Index.open(output)
+    summary = {"index": str(output), "documents": len(made), "postings": made.n_postings}
+    print_json(summary) if args.json else print(made)
+
+
+def search(args: argparse.Namespace) -> None:
+    from .core import Query
+    from .indexes import BM25Index
+    from .stages import BM25, RM3
+
+    opened = BM25Index.open(args.index, variant=args.variant, k1=args.k1, b=args.b)
+    first = BM25(opened, k=args.k)
+    stage, query = RM3(first) if args.rm3 else first, Query(args.query)
+    if isinstance(stage, RM3):
+        query = replace(query, terms=stage.expand([query], first.with_k(stage.fb_docs).run([query]))[0])
+    ranking = first(query)
+    results = [
+        {"rank": place, "id": document.id, "score": float(score), "text": document.passage}
+        | ({"terms": opened.explain(query, document.id)["terms"]} if args.explain else {})
+        for place, (score, document) in enumerate(zip(ranking.scores, ranking.documents), 1)
+    ]
+    if args.json:
+        terms = {"terms": query.terms} if query.terms is not None else {}
+        print_json({"query": args.query, "index": str(args.index), "results": results, **terms})
+        return
+    if query.terms is not None:
+        print("terms: " + ", ".join(f"{term} {weight:.3f}" for term, weight in query.terms.items()) + "\n")
+    table(
+        ["rank", "score", "id", "document"],
+        [[r["rank"], f"{r['score']:.4f}", r["id"], clip(str(r["text"]), query=args.query)] for r in results],
+    )
+    for document in ranking.documents if args.explain else []:
+        print(f"\n{document.id}")
+        terms = opened.explain(query, document.id)["terms"]
+        keys = ("idf", "f", "weight", "score")
+        table(["term", "tf", "df", *keys], [[t["term"], t["tf"], t["df"], *(f"{t[key]:.4f}" for key in keys)] for t in terms])
+
+
+def check(args: argparse.Namespace) -> None:
+    from .indexes import BM25Index
+
+    found = BM25Index.check(args.index, bar("segments"))
+    print_json({**found, "ok": True}) if args.json else print("whole: " + ", ".join(f"{key} {value}" for key, value in found.items()))
 
 
 def rerank(args: argparse.Namespace) -> None:
@@ -168,7 +266,7 @@ def read_documents(source: str) -> Corpus:
     text = sys.stdin.read() if source == "-" else read_text(source)
     name = source.lower().removesuffix(".gz")
     if name.endswith((".jsonl", ".ndjson", ".json")) or (not name.endswith(".txt") and text.lstrip().startswith("{")):
-        return Corpus(document_from_json(record, row, where) for row, (where, record) in enumerate(parse_jsonl(text, source)))
+        return Corpus(document_from_json(record, row, where) for row, (where, record) in enumerate(parse_jsonl(text.split("\n"), source)))
     return Corpus.from_texts([line for line in text.splitlines() if line.strip()])
 
 
@@ -178,10 +276,13 @@ def bar(unit: str) -> Progress | None:
         from tqdm import tqdm
     except ModuleNotFoundError:
         return None
-    shown = tqdm(unit=f" {unit}", file=sys.stderr)
+    bars: list[Any] = []
 
     def update(done: int, total: int) -> None:
-        shown.total = total
+        if not bars:  # not before there is something to show: an error that comes first has its line to itself
+            bars.append(tqdm(unit=f" {unit}", file=sys.stderr))
+        shown = bars[0]
+        shown.total = total or None  # 0: not known
         shown.update(done - shown.n)
         if done == total:
             shown.close()

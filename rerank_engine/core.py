@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
@@ -23,18 +23,72 @@ from .ops.topk import topk
 LOWEST = float(np.finfo(np.float32).min)
 
 
-@dataclass(frozen=True, slots=True)
+Selection = Collection[str] | NDArray[np.bool_] | NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Query:
-    """A query; an empty text is allowed and finds nothing."""
+    """A query; an empty text is allowed and finds nothing.
+
+    terms   for lexical stages: analysed terms with weights, searched instead of the text's own
+    must    for lexical stages: texts all of whose terms a document has to hold; they score as if they stood in the text
+    allow   for retrievers: the documents that may be found; deny: those that may not. External ids, rows (integers) or a bool per row
+    """
 
     text: str
     id: str | None = None
+    terms: Mapping[str, float] | None = None
+    must: tuple[str, ...] = ()
+    allow: Selection | None = field(default=None, repr=False)
+    deny: Selection | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
             raise InputError("Query: text", got=self.text, expected="a string")
         if not isinstance(self.id, (str, type(None))):
             raise InputError("Query: id", got=self.id, expected="a string or None")
+        if not isinstance(self.must, (tuple, list)) or not all(isinstance(text, str) for text in self.must):
+            raise InputError("Query: must", got=self.must, expected="a tuple of strings")
+        object.__setattr__(self, "must", tuple(self.must))
+        numbers = (int, float, np.integer, np.floating)
+        if self.terms is not None and not (
+            isinstance(self.terms, Mapping) and all(isinstance(weight, numbers) for weight in self.terms.values())
+        ):
+            raise InputError("Query: terms", got=self.terms, expected="a mapping from terms to weights")
+        for name in ("allow", "deny"):
+            chosen = getattr(self, name)
+            if isinstance(chosen, (str, bytes)) or not isinstance(chosen, (Collection, type(None))):
+                got = "one string" if isinstance(chosen, (str, bytes)) else type(chosen).__name__
+                raise InputError(f"Query: {name}", got=got, expected="a collection of ids")
+
+    def allowed(self, corpus: Corpus) -> NDArray[np.bool_] | None:
+        """bool [rows]: what allow and deny leave of a corpus; None: all of it. Raises UnknownIdError for an id that `allow` makes up."""
+        if self.allow is None and self.deny is None:
+            return None
+        mask = np.ones(len(corpus), bool) if self.allow is None else _mask("Query: allow", self.allow, corpus, strict=True)
+        return mask if self.deny is None else mask & ~_mask("Query: deny", self.deny, corpus, strict=False)
+
+
+def _mask(name: str, chosen: Selection, corpus: Corpus, strict: bool) -> NDArray[np.bool_]:
+    n = len(corpus)
+    if not isinstance(chosen, np.ndarray) and not all(isinstance(entry, str) for entry in chosen):
+        if not all(isinstance(entry, (int, np.integer, np.bool_)) for entry in chosen):
+            raise InputError(name, got=f"{list(chosen)!r}", expected="ids, which are strings, rows, or a bool per row")
+        chosen = np.array(list(chosen))
+    if isinstance(chosen, np.ndarray) and chosen.dtype == bool:
+        if chosen.shape != (n,):
+            raise InputError(name, got=f"shape {list(chosen.shape)}", expected=f"a bool for each of the {n} rows")
+        return np.asarray(chosen, bool)
+    mask = np.zeros(n, bool)
+    if isinstance(chosen, np.ndarray) and not (chosen.dtype.kind == "U" and chosen.ndim == 1):
+        if chosen.dtype.kind not in "iu" or chosen.ndim != 1 or (chosen.size and not 0 <= int(chosen.min()) <= int(chosen.max()) < n):
+            raise InputError(name, got=f"{chosen.dtype} {list(chosen.shape)}", expected=f"rows from 0 to {n - 1}, a bool per row, or ids")
+        mask[chosen] = True
+        return mask
+    for doc_id in chosen:
+        if strict or doc_id in corpus:
+            mask[corpus.row(doc_id)] = True
+    return mask
 
 
 @dataclass(frozen=True, slots=True, eq=False)

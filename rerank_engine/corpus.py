@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,12 +95,18 @@ class Corpus:
         A document without an id gets its row number. `metadata` is taken as it is, other fields become metadata.
         Raises FileFormatError with the line, DuplicateIdError.
         """
-        return cls(document_from_json(record, row, where) for row, (where, record) in enumerate(read_jsonl(path)))
+        return cls(documents_of_jsonl(path))
 
     @classmethod
     def from_beir(cls, folder: str | Path) -> Corpus:
         """The corpus of a BEIR folder: `corpus.jsonl` or `corpus.jsonl.gz` in it."""
-        return cls.from_jsonl(first_existing(Path(folder), "corpus.jsonl", "corpus.jsonl.gz"))
+        return cls(cls.stream(folder))
+
+    @staticmethod
+    def stream(path: str | Path) -> Iterator[Document]:
+        """The documents of a JSON lines file or of a BEIR folder, one after the other, never all in memory. Raises FileFormatError."""
+        path = Path(path)
+        return documents_of_jsonl(first_existing(path, "corpus.jsonl", "corpus.jsonl.gz") if path.is_dir() else path)
 
     def __len__(self) -> int:
         return len(self._documents)
@@ -117,7 +125,7 @@ class Corpus:
     @property
     def ids(self) -> list[str]:
         """External ids in row order."""
-        return [document.id for document in self._documents]
+        return [document.id for document in self]
 
     def row(self, doc_id: str) -> int:
         """The row of an external id. Raises UnknownIdError."""
@@ -126,18 +134,23 @@ class Corpus:
         except KeyError:
             raise UnknownIdError("Corpus", got=f"the id '{doc_id}'", expected=f"one of its {len(self)} documents' ids") from None
 
+    def __contains__(self, doc_id: object) -> bool:
+        """Whether a document has this external id."""
+        try:
+            return isinstance(doc_id, str) and self.row(doc_id) >= 0
+        except UnknownIdError:
+            return False
+
     def texts(self, rows: ArrayLike | None = None) -> list[str]:
         """The passages (title and text) of the rows int64 [m], or of all."""
-        if rows is None:
-            return [document.passage for document in self._documents]
-        return [self[row].passage for row in np.asarray(rows).tolist()]
+        return [document.passage for document in (self if rows is None else map(self.__getitem__, np.asarray(rows).tolist()))]
 
     @property
     def sha256(self) -> str:
         """A fingerprint of ids and passages in their order: what an index was built from."""
         if self._sha256 is None:
             digest = hashlib.sha256()
-            for document in self._documents:
+            for document in self:
                 for part in (document.id, document.passage):
                     data = part.encode("utf-8", "surrogatepass")
                     digest.update(len(data).to_bytes(8, "little") + data)
@@ -188,13 +201,34 @@ def read_text(path: str | Path) -> str:
         raise FileFormatError(str(path), got=f"a broken gzip file ({error})", expected="gzip or plain text") from error
 
 
+def read_lines(path: str | Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, gzip or not, as they are read. Raises FileFormatError."""
+    number = 0
+    try:
+        with open(path, "rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            with gzip.open(raw) if packed else raw as data, io.TextIOWrapper(data, "utf-8-sig", newline="\n") as text:
+                for line in text:
+                    number += 1
+                    yield line
+    except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
+        raise FileFormatError(str(path), got=str(error), expected="a readable file") from error
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"{path}, after line {number}", got="bytes that are not UTF-8", expected="UTF-8 text") from error
+
+
+def documents_of_jsonl(path: str | Path) -> Iterator[Document]:
+    return (document_from_json(record, row, where) for row, (where, record) in enumerate(read_jsonl(path)))
+
+
 def read_jsonl(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, record) for each line that is not blank. Raises FileFormatError with path and line."""
-    return parse_jsonl(read_text(path), str(path))
+    return parse_jsonl(read_lines(path), str(path))
 
 
-def parse_jsonl(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
+def parse_jsonl(lines: Iterable[str], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         where = f"{name}, line {number}"

@@ -11,6 +11,15 @@ import rerank_engine
 from rerank_engine.backends import NEEDS, OPS
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="more of what is tried at random: kills, damaged files, series of updates")
+
+
+@pytest.fixture(scope="session")
+def thorough(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("thorough"))
+
+
 def backends(op: str) -> list[str]:
     """The backends of `op` that can run here: `@pytest.mark.parametrize("backend", backends("topk"))`."""
     return [name for name in OPS[op] if NEEDS[name]() is None]

@@ -44,7 +44,10 @@ def test_pipeline_composes_and_traces() -> None:
     assert [(step.n_in, step.n_out) for step in ranking.trace] == [(0, 4), (4, 4), (4, 2)]
     assert [step.backend for step in ranking.trace] == [bm25.backend, "test", "numpy"]
     assert all(step.ms >= 0 for step in ranking.trace)
-    assert repr(pipeline) == f"BM25(k=4, {bm25.backend}) >> Rescore({ranking.trace[1].stage[8:-10]}, depth=2) >> Top(2)"
+    assert (
+        repr(pipeline)
+        == f"BM25(k=4, lucene, k1=1.2, b=0.75, {bm25.backend}) >> Rescore({ranking.trace[1].stage[8:-10]}, depth=2) >> Top(2)"
+    )
     assert ranking.stage_ranks(int(ranking.ids[0])) == {"BM25": 1, "Lengths": 1, "Top": 1}
     assert set(ranking.trace[0].to_dict()) == {"stage", "name", "backend", "n_in", "n_out", "ms"}
 

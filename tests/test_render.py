@@ -21,7 +21,7 @@ def render(tmp_path: Path) -> ModuleType:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for name in ("README.md", "docs/numerics.md"):
+    for name in {document for document, _, _ in module.PLACES.values()}:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     module.ROOT = tmp_path  # type: ignore[attr-defined]
@@ -29,7 +29,7 @@ def render(tmp_path: Path) -> ModuleType:
 
 
 def test_documents_show_a_committed_result(render: ModuleType) -> None:
-    texts = {name: (ROOT / name).read_text() for name in ("README.md", "docs/numerics.md")}
+    texts = {name: (ROOT / name).read_text() for name in {document for document, _, _ in render.PLACES.values()}}
     shown = []
     for folder in (path.parent for path in RESULTS):
         assert render.main(str(folder)) == 0
@@ -46,6 +46,6 @@ def test_a_missing_marker_is_an_error(render: ModuleType, capsys: pytest.Capture
 
 
 def test_the_readme_holds_no_figure_of_quality_outside_the_markers() -> None:
-    outside = re.sub(r"<!-- BEGIN (\w+) -->.*?<!-- END \1 -->", "", (ROOT / "README.md").read_text(), flags=re.S)
+    outside = re.sub(r"<!-- BEGIN ([\w-]+) -->.*?<!-- END \1 -->", "", (ROOT / "README.md").read_text(), flags=re.S)
     assert not re.search(r"\b0\.\d{3,}\b|\b\d+(\.\d+)?x\b", outside)
     assert json.loads(RESULTS[0].read_text())["demo"]["questions"] == 50

@@ -1,59 +1,468 @@
-"""The inverted index behind BM25: vocabulary, analyzer and postings of a corpus."""
+"""The inverted index behind BM25: segments of postings with their vocabulary and documents, in memory, in one file, or in a folder that
+takes additions and deletions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import copy
+import dataclasses
+import tempfile
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..backends import choose
-from ..corpus import Corpus, require_documents
-from ..ops.bm25 import Postings, bm25, check_parameters
+from ..core import Query
+from ..corpus import Corpus, Document, require_documents
+from ..errors import DuplicateIdError, FileFormatError, InputError, RerankError
+from ..ops import checks
+from ..ops.bm25 import BM25Parameters, Searcher
+from ..ops.postings import damaged
 from ..ops.topk import Hits
 from ..packed import Packed
 from ..progress import Progress
 from ..text import Analyzer, AnalyzerLike
+from . import members
+from .documents import JoinedCorpus, NumberedCorpus, batches, require_json
+from .folder import Folder, parts_of, to_merge
+from .members import Member
+from .queries import filtered, lookup, run, terms_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _State:
+    """What a search reads; an update makes a new one, and searches under way keep theirs."""
+
+    members: tuple[Member, ...]
+    searcher: Searcher
+    corpus: Corpus
 
 
 class BM25Index:
-    """`BM25Index.build(corpus)`; held in memory. `search` takes texts, analysed as the documents were."""
+    """A corpus, searchable by BM25 and its variants. Searches may run in any number of threads, also during updates.
 
-    def __init__(self, corpus: Corpus, analyzer: Analyzer, vocabulary: dict[str, int], postings: Postings, backend: str) -> None:
-        self.corpus, self.analyzer, self.vocabulary, self.postings, self.backend = corpus, analyzer, vocabulary, postings, backend
+        BM25Index.build(corpus)                   in memory; .save(path) writes one file
+        BM25Index.open(path)                      a file, mapped: ready at once, whatever its size
+        BM25Index.create(folder), .open(folder)   add, delete, update; commit() makes them last, all or nothing
+
+    k1, b and the variant (see rr.ops.bm25) belong to the search: `open` takes others than the index was built with.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Member],
+        analyzer: Analyzer,
+        parameters: BM25Parameters,
+        settings: Mapping[str, Any],
+        *,
+        folder: Folder | None = None,
+    ) -> None:
+        self.analyzer, self.parameters, self._folder = analyzer, parameters, folder
+        self._stored = BM25Parameters(**settings["parameters"]) if "parameters" in settings else parameters  # what a file keeps
+        self.codes, self.forward, self.backend = bool(settings["codes"]), bool(settings["forward"]), str(settings["backend"])
+        self._lock = threading.RLock()
+        self._set(parts)
 
     @classmethod
     def build(
         cls,
         corpus: Corpus,
         *,
-        analyzer: AnalyzerLike = "english",
+        analyzer: AnalyzerLike | Analyzer = "english",
+        variant: str = "lucene",
         k1: float = 1.2,
         b: float = 0.75,
+        delta: float | None = None,
+        codes: bool = True,
+        forward: bool = False,
         backend: str = "auto",
         progress: Progress | None = None,
     ) -> BM25Index:
         """Analyses every passage (title and text). progress(done, total) is called every 1,000 documents and at the end.
 
-        Raises InputError for an empty corpus, k1 < 0 or b outside [0, 1].
+        codes: an impact code of one byte per posting, which searches are several times faster with. forward: lists from documents to their
+        terms, about 2 bytes per posting, which feedback reads instead of analysing texts again.
+        Raises InputError for an empty corpus or parameters out of range, before the work.
         """
         require_documents("BM25Index.build", corpus)
-        k1, b = check_parameters(k1, b)  # now, not after the analysis
-        backend = choose("bm25", backend)
-        analyze, vocabulary, rows = Analyzer(analyzer), dict[str, int](), list[NDArray[np.int32]]()
-        for done, document in enumerate(corpus, 1):
-            terms = analyze(document.passage)
-            rows.append(np.fromiter((vocabulary.setdefault(t, len(vocabulary)) for t in terms), np.int32, len(terms)))
-            if progress and (done % 1000 == 0 or done == len(corpus)):
-                progress(done, len(corpus))
-        postings = Postings.build(Packed.from_rows(rows, np.int32), len(vocabulary), k1=k1, b=b, backend=backend)
-        return cls(corpus, analyze, vocabulary, postings, backend)
+        index = cls._empty(analyzer, BM25Parameters(variant, k1, b, delta), codes, forward, backend)
+        texts = (index.analyzer(document.passage) for document in corpus)
+        index._set([index._member(corpus, texts, progress)])
+        return index
 
-    def search(self, texts: Sequence[str], k: int, *, threads: int | None = 1) -> list[Hits]:
-        """Per text (rows int64 [m], scores float32 [m]), m <= k; a text without known terms finds nothing."""
-        known = [[self.vocabulary[t] for t in self.analyzer(text) if t in self.vocabulary] for text in texts]
-        return bm25(Packed.from_rows(known, np.int32), self.postings, k, threads=threads, backend=self.backend)
+    @classmethod
+    def build_file(cls, documents: Iterable[Document], path: str | Path, *, progress: Progress | None = None, **options: Any) -> BM25Index:
+        """One file from documents that are read once and never all in memory; then it is opened. options: as for `create`."""
+        path = Path(path)
+        if path.is_dir():
+            raise InputError(f"index file {path}", got="a folder", expected="a file to write")
+        try:
+            folder = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
+        except (OSError, ValueError) as error:  # ValueError: NUL in the path
+            raise InputError(f"index file {path}", got=str(error), expected="a place that can be written") from error
+        with folder as scratch:
+            index = cls.create(Path(scratch) / "parts", **options)
+            index.add(documents, progress=progress)
+            index.save(path)
+            index._folder = None
+        return cls.open(path, analyzer=options.get("analyzer"))
+
+    @classmethod
+    def from_tokens(cls, rows: Sequence[Sequence[Any]] | Packed, corpus: Corpus | None = None, **options: Any) -> BM25Index:
+        """From terms that are there already: per document strings, or integers, which are term ids (best Packed int32, without gaps).
+
+        Queries are then sequences of such terms, or texts whose words are terms. corpus: the documents behind the rows; without it, ids are
+        row numbers and texts empty. options: those of `build`; the analyzer, of queries alone, splits at spaces. Raises InputError.
+        """
+        if isinstance(rows, str) or (not isinstance(rows, Packed) and any(isinstance(row, str) for row in rows)):
+            raise InputError("BM25Index.from_tokens", got="a string where terms belong", expected="a sequence of terms per document")
+        documents = NumberedCorpus(len(rows)) if corpus is None else corpus
+        require_documents("BM25Index.from_tokens", documents)
+        if len(documents) != len(rows):
+            got = f"{len(rows)} rows and {len(documents)} documents"
+            raise InputError("BM25Index.from_tokens", got=got, expected="one row per document")
+        own = {name: options.pop(name) for name in ("variant", "k1", "b", "delta") if name in options}
+        progress = options.pop("progress", None)
+        analyzer = options.pop("analyzer", "whitespace")
+        settings = {"codes": True, "forward": False, "backend": "auto", **options}
+        index = cls._empty(analyzer, BM25Parameters(**own), **settings)
+        index._set([index._member(documents, rows, progress)])
+        return index
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        *,
+        analyzer: AnalyzerLike | Analyzer = "english",
+        variant: str = "lucene",
+        k1: float = 1.2,
+        b: float = 0.75,
+        delta: float | None = None,
+        codes: bool = True,
+        forward: bool = False,
+    ) -> BM25Index:
+        """An empty index in a new or empty folder: `add` to it, then `commit`."""
+        index = cls._empty(analyzer, BM25Parameters(variant, k1, b, delta), codes, forward, "cpp")
+        index._folder = Folder.create(Path(folder), index._settings())
+        return index
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        variant: str | None = None,
+        k1: float | None = None,
+        b: float | None = None,
+        delta: float | None = None,
+        analyzer: AnalyzerLike | Analyzer | None = None,
+        in_memory: bool = False,
+        verify: bool = False,
+    ) -> BM25Index:
+        """A file or a folder; maps it, which takes milliseconds. variant, k1, b, delta: instead of those it was built with.
+
+        analyzer: needed only where the index was built with a function of yours; it must be the same. in_memory: reads the files instead of
+        mapping them, which survives their being cut short. verify: checks every byte first, as `BM25Index.check` does.
+        Raises FileFormatError for what is no index or is damaged, InputError for another analyzer.
+        """
+        parts, settings, folder = parts_of(Path(path), verify=verify, in_memory=in_memory)
+        try:
+            stored = settings["parameters"]
+            given = {"variant": variant, "k1": k1, "b": b, "delta": delta}
+            chosen = {**stored, **{name: value for name, value in given.items() if value is not None}}
+            if variant is not None and delta is None and variant != stored["variant"]:
+                chosen["delta"] = None
+            text = Analyzer.from_config(settings["analyzer"], analyzer)
+            return cls(parts, text, BM25Parameters(**chosen), {**settings, "backend": "cpp"}, folder=folder)
+        except (KeyError, TypeError) as error:
+            raise FileFormatError(
+                str(path), got=f"settings that cannot be read ({error})", expected="an index as it was written"
+            ) from error
+
+    @classmethod
+    def _empty(cls, analyzer: AnalyzerLike | Analyzer, parameters: BM25Parameters, codes: bool, forward: bool, backend: str) -> BM25Index:
+        text = analyzer if isinstance(analyzer, Analyzer) else Analyzer(analyzer)
+        return cls([], text, parameters, {"codes": codes, "forward": forward, "backend": choose("bm25", backend)})
+
+    def _settings(self) -> dict[str, Any]:
+        parameters = dataclasses.asdict(self._stored)
+        return {"analyzer": self.analyzer.config, "parameters": parameters, "codes": self.codes, "forward": self.forward}
+
+    def _member(self, documents: Corpus, rows: Iterable[Sequence[Any]] | Packed, progress: Progress | None = None) -> Member:
+        options = {"codes": self.codes, "forward": self.forward, "k1": self._stored.k1, "b": self._stored.b, "backend": self.backend}
+        return members.make(documents, rows, options, progress)
+
+    def _set(self, parts: Sequence[Member]) -> None:
+        searcher = Searcher([member.part for member in parts], self.parameters, self.backend)
+        whole = len(parts) == 1 and parts[0].part.dead is None
+        corpus = parts[0].documents if whole else JoinedCorpus([(member.documents, member.part.dead) for member in parts])
+        self._state = _State(tuple(parts), searcher, corpus)
+
+    # What is in it
+
+    @property
+    def corpus(self) -> Corpus:
+        """The documents by the rows that `search` returns. Updates make a new one; rankings keep theirs."""
+        return self._state.corpus
+
+    @property
+    def searcher(self) -> Searcher:
+        """What searches it now, by term ids; see rr.ops."""
+        return self._state.searcher
+
+    def __len__(self) -> int:
+        """The number of documents, without deleted ones."""
+        return self._state.searcher.n_docs
+
+    @property
+    def n_postings(self) -> int:
+        return sum(member.part.segment.n_postings for member in self._state.members)
+
+    def snapshot(self) -> BM25Index:
+        """The index as it is now, for searches that belong together: updates of the other do not change it. It has no folder."""
+        frozen = copy.copy(self)
+        frozen._folder = None
+        return frozen
+
+    def with_parameters(self, **changes: Any) -> BM25Index:
+        """A snapshot that searches with another variant, k1, b or delta; over the same corpus, so that the two can be fused."""
+        other = self.snapshot()
+        fresh: dict[str, Any] = {"delta": None} if "variant" in changes else {}  # each variant has a delta of its own
+        other.parameters = dataclasses.replace(self.parameters, **{**fresh, **changes})
+        parts = [member.part for member in self._state.members]
+        other._state = dataclasses.replace(self._state, searcher=Searcher(parts, other.parameters, self.backend))
+        return other
+
+    def document_frequency(self, terms: Sequence[Any]) -> list[int]:
+        """How many documents hold each term (analysed terms)."""
+        ids, searcher = lookup(self._state.members, terms), self._state.searcher
+        out = np.zeros(len(terms), np.int64)
+        for part, row in zip(searcher.parts, ids):
+            known = np.flatnonzero(row >= 0)
+            out[known] += part.document_frequency(row[known])
+        return out.tolist()
+
+    def document_terms(self, rows: Sequence[int] | NDArray[np.int64]) -> list[dict[Any, int]]:
+        """The terms of these rows with their frequencies: from forward lists where the index has them, else by analysing the texts."""
+        out: list[dict[Any, int]] = []
+        state = self._state
+        bases = np.cumsum([0, *(len(member.part.segment) for member in state.members)])
+        for row in np.asarray(rows, np.int64).tolist():
+            place = int(np.searchsorted(bases, row, "right")) - 1
+            member = state.members[place]
+            if member.part.segment.has_forward:
+                [(ids, counts)] = member.part.segment.terms_of(np.array([row - bases[place]]))
+                with members.reading():
+                    names = ids.tolist() if member.terms is None else [member.terms[i] for i in ids.tolist()]
+                out.append(dict(zip(names, counts.tolist())))
+            else:
+                found: dict[Any, int] = {}
+                for term in self.analyzer(state.corpus[row].passage):
+                    found[term] = found.get(term, 0) + 1
+                out.append(found)
+        return out
+
+    # Searching
+
+    def search(self, queries: Sequence[str | Query | Sequence[Any]], k: int, *, threads: int | None = 1) -> list[Hits]:
+        """Per query (rows int64 [m], scores float32 [m]) of `corpus`, m <= k, best first. A query: a text, a Query, or a sequence of terms.
+
+        A query without known terms finds nothing. Raises InputError.
+        """
+        return self.retrieve(queries, k, threads=threads)[0]
+
+    def retrieve(self, queries: Sequence[str | Query | Sequence[Any]], k: int, *, threads: int | None = 1) -> tuple[list[Hits], Corpus]:
+        """`search`, and the corpus that its rows are of, which an update meanwhile does not change."""
+        if isinstance(queries, (str, Query)):
+            raise InputError("BM25Index.search: queries", got="one query", expected="a sequence of them", hint="Pass [query].")
+        k, state = checks.count("BM25: k", k), self._state
+        batch = [terms_of(query, self.analyzer) for query in queries]
+        if not [query for query in queries if isinstance(query, Query) and not (query.allow is None and query.deny is None)]:
+            return run(state.members, state.searcher, batch, k, None, threads), state.corpus
+        out: list[Hits] = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(batch)
+        for mask, places in filtered(queries, state.corpus):
+            for i, hits in zip(places, run(state.members, state.searcher, [batch[i] for i in places], k, mask, threads)):
+                out[i] = hits
+        return out, state.corpus
+
+    def explain(self, query: str | Query, doc_id: str) -> dict[str, Any]:
+        """Where a document's score comes from: {"score", "id", "length", "mean_length", "documents", "parameters", "terms": [{"term",
+        "tf", "df", "idf", "f", "weight", "score"}, ...]}; score = weight * idf * f, and their sum. Raises UnknownIdError."""
+        state = self._state
+        row = state.corpus.row(doc_id)
+        terms, weights, _ = terms_of(query, self.analyzer)
+        try:
+            length, found = state.searcher.explain(lookup(state.members, terms), row)
+        except (ArithmeticError, ValueError) as error:  # of a df that cannot be
+            raise error if isinstance(error, RerankError) else damaged(error) from error
+        known = any(tf for tf, *_ in found)
+        rows = [
+            {"term": t, "tf": tf, "df": df, "idf": idf, "f": f, "weight": w, "score": w * idf * f if known else 0.0}
+            for t, w, (tf, df, idf, f) in zip(terms, weights or [1.0] * len(terms), found)
+        ]
+        searcher = state.searcher
+        return {
+            "id": doc_id,
+            "score": sum(r["score"] for r in rows),
+            "length": length,
+            "mean_length": searcher.n_tokens / max(searcher.n_docs, 1),
+            "documents": searcher.n_docs,
+            "parameters": str(self.parameters),
+            "terms": rows,
+        }
+
+    # Changing it
+
+    def add(self, documents: Iterable[Document], *, progress: Progress | None = None) -> int:
+        """Adds documents behind those that are there, all or none of them; searches find them from now on. Returns how many.
+
+        Reads the documents once, in batches: in a folder what is added goes to disk batch by batch, so memory stays bounded.
+        progress(done, 0) is called after each batch. Raises DuplicateIdError for an id that is there or comes twice.
+        """
+        with self._changing():
+            parts, n = self._added(self._state.members, documents, progress)
+            self._set(parts)
+        return n
+
+    def delete(self, ids: Collection[str]) -> None:
+        """Deletes documents by id, all or none of them. Raises UnknownIdError. Reads the postings of the segments concerned once: delete
+        many at a time."""
+        if isinstance(ids, str):
+            raise InputError("BM25Index.delete", got="one string", expected="a collection of ids", hint="Pass [id].")
+        with self._changing():
+            self._set(self._without(self._state, [self._state.corpus.row(doc_id) for doc_id in ids]))
+
+    def update(self, documents: Iterable[Document], *, progress: Progress | None = None) -> int:
+        """Replaces the documents that have these ids, and adds those that are new, behind all others. All or none of them."""
+        with self._changing():
+            new, state = Corpus(documents), self._state
+            rows = [state.corpus.row(document.id) for document in new if document.id in state.corpus]
+            parts, n = self._added(self._without(state, rows), new, progress)
+            self._set(parts)
+        return n
+
+    def commit(self) -> None:
+        """Makes the changes since `open` or the last commit last. A crash meets the state before or after it, never between.
+
+        Merges segments that have become many or half empty. Raises InputError for an index that has no folder.
+        """
+        if self._folder is None:
+            raise InputError(
+                "BM25Index.commit", got="an index without a folder", expected="one that was created in a folder or opened from one"
+            )
+        with self._lock:
+            self._set(self._folder.commit(self._state.members, self._settings()))
+
+    def rollback(self) -> None:
+        """Forgets the changes since `open` or the last commit, and lets another writer in."""
+        if self._folder is None:
+            raise InputError("BM25Index.rollback", got="an index without a folder", expected="one that has commits to go back to")
+        with self._lock:
+            self._set(self._folder.rollback())
+
+    def merge(self, *, progress: Progress | None = None) -> None:
+        """Makes one segment of all. In a folder: on disk, to be committed."""
+        with self._changing():
+            if len(self._state.members) > 1 or any(member.part.dead is not None for member in self._state.members):
+                self._set([self._merged(self._state.members)])
+
+    def save(self, path: str | Path) -> None:
+        """Writes one file that `open` maps. It appears whole or not at all. Deleted documents are left out."""
+        state = self._state
+        if self.backend != "cpp":
+            raise InputError(
+                "BM25Index.save", got=f"an index of the backend {self.backend}", expected="one of cpp", hint='Build it with backend="cpp".'
+            )
+        if not len(self):
+            raise InputError("BM25Index.save", got="an empty index", expected="at least one document")
+        if len(state.members) == 1 and state.members[0].part.dead is None:
+            members.write(Path(path), state.members[0], self._settings())
+        else:
+            members.merge(state.members, Path(path), self._settings())
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        if self.backend != "cpp":
+            raise InputError("BM25Index", got=f"a change to an index of the backend {self.backend}", expected="one of cpp")
+        with self._lock:
+            if self._folder is None:
+                yield
+                return
+            with self._folder.attempt():
+                yield
+
+    def _added(self, parts: Sequence[Member], documents: Iterable[Document], progress: Progress | None) -> tuple[list[Member], int]:
+        out, known, n = list(parts), JoinedCorpus([(member.documents, member.part.dead) for member in parts]), 0
+        seen: set[str] = set()
+        for batch in batches(documents):
+            for document in batch:
+                if document.id in seen or document.id in known:
+                    raise DuplicateIdError("BM25Index.add", got=f"the id '{document.id}'", expected="ids that are new", hint="Use update.")
+                seen.add(document.id)
+                if self._folder is not None:
+                    require_json(document)
+            made = self._member(Corpus(batch), (self.analyzer(document.passage) for document in batch))
+            if len({member.terms is None for member in (*out, made) if member.part.segment.n_terms}) > 1:
+                got, expected = ("strings", "integers") if made.terms is not None else ("integers", "strings")
+                raise InputError("BM25Index.add: terms", got=got, expected=f"{expected}, of which the index is made")
+            if self._folder is not None and len(batch) >= 1000:
+                made = self._folder.spill(made, self._settings())
+            out.append(made)
+            n += len(batch)
+            while (run := to_merge([member.n_live for member in out])) is not None:
+                out[run] = [self._merged(out[run])]
+            if progress:
+                progress(n, 0)
+        return out, n
+
+    def _merged(self, parts: Sequence[Member]) -> Member:
+        on_disk = self._folder is not None and sum(member.n_live for member in parts) >= 1000
+        return members.merge(parts, self._folder.new_file() if self._folder is not None and on_disk else None, self._settings())
+
+    @staticmethod
+    def _without(state: _State, rows: Sequence[int]) -> list[Member]:
+        """The members without some rows of the corpus; members that have none left go."""
+        out, base = [], 0
+        for member in state.members:
+            n = len(member.part.segment)
+            own = [row - base for row in rows if base <= row < base + n]
+            changed = member.delete(own) if own else member
+            if changed.n_live:
+                out.append(changed)
+            base += n
+        return out
+
+    @classmethod
+    def check(cls, path: str | Path, progress: Progress | None = None) -> dict[str, Any]:
+        """Reads every byte of a file or folder and decodes every list. {"path", "segments", "documents", "deleted", "terms", "postings",
+        "bytes"}; raises FileFormatError, which names the file, for the first thing that is wrong."""
+        path = Path(path)
+        parts, _, _ = parts_of(path, verify=True)
+        for done, member in enumerate(parts, 1):
+            members.check(member, str(path if member.file is None else path / member.file))
+            if progress:
+                progress(done, len(parts))
+        segments = [member.part.segment for member in parts]
+        live = sum(member.n_live for member in parts)
+        return {
+            "path": str(path),
+            "segments": len(parts),
+            "documents": live,
+            "deleted": sum(map(len, segments)) - live,
+            "terms": sum(segment.n_terms for segment in segments),
+            "postings": sum(segment.n_postings for segment in segments),
+            "bytes": sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]) if file.is_file()),
+        }
 
     def __repr__(self) -> str:
-        p = self.postings
-        return f"BM25Index({len(p)} documents, {p.n_terms} terms, {len(p.rows)} postings, {self.analyzer.name}, k1={p.k1:g}, b={p.b:g})"
+        n_terms = sum(member.part.segment.n_terms for member in self._state.members)
+        parts = f", {len(self._state.members)} segments" if len(self._state.members) != 1 else ""
+        return (
+            f"BM25Index({len(self)} documents, {n_terms} terms, {self.n_postings} postings{parts}, {self.analyzer.name}, {self.parameters})"
+        )

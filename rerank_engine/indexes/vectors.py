@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,8 +43,10 @@ class VectorIndex:
     def dim(self) -> int:
         return int(self.vectors.shape[1])
 
-    def search(self, queries: ArrayLike, k: int) -> list[Hits]:
+    def search(self, queries: ArrayLike, k: int, *, filters: Sequence[NDArray[np.bool_] | None] | None = None) -> list[Hits]:
         """queries float32 [q, dim]; per query (rows int64 [m], scores float32 [m]), m = min(k, n), score descending, then row ascending.
+
+        filters: per query a bool for each row that tells which may be found, or None for all.
 
         One inner product a document, so that a score depends neither on the batch nor on the row: a matrix product sums the last rows of
         a block in another order, and equal documents would not tie. Raises InputError, NonFiniteError (products beyond float32).
@@ -53,7 +56,8 @@ class VectorIndex:
             raise InputError("VectorIndex.search: queries", got=f"dimension {q.shape[1]}", expected=f"{self.dim}, as the documents have")
         with np.errstate(over="ignore", invalid="ignore"):  # topk refuses what is not finite
             scores = [np.matmul(self.vectors[:, None, :], row[:, None])[:, 0, 0] for row in q]
-        return [topk(row, k) for row in scores]
+        rows = [None if mask is None else np.flatnonzero(mask) for mask in filters or [None] * len(q)]
+        return [topk(row if kept is None else row[kept], k, ids=kept) for row, kept in zip(scores, rows)]
 
     def __repr__(self) -> str:
         cut = int((self.truncated_tokens > 0).sum())

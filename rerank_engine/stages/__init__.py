@@ -3,9 +3,10 @@
 from .cross import CrossEncoder
 from .dedup import Dedup
 from .dense import BiEncoder, Dense
+from .feedback import RM3
 from .fusion import Fuse
 from .lexical import BM25
 from .rules import Rules
 from .select import MMR, LostInTheMiddle
 
-__all__ = ["BM25", "MMR", "BiEncoder", "CrossEncoder", "Dedup", "Dense", "Fuse", "LostInTheMiddle", "Rules"]
+__all__ = ["BM25", "MMR", "RM3", "BiEncoder", "CrossEncoder", "Dedup", "Dense", "Fuse", "LostInTheMiddle", "Rules"]

@@ -106,8 +106,10 @@ class Dense(Stage):
         self.index, self.encoder, self.k, self.backend = index, encoder, checks.count("Dense: k", k), encoder.backend
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
-        asked = [query.text for query in queries if query.text.strip()]
-        found = iter(self.index.search(self.encoder.encode(asked, queries=True), self.k) if asked else ())
+        asked = [query for query in queries if query.text.strip()]
+        filters = [query.allowed(self.index.corpus) for query in asked]
+        vectors = self.encoder.encode([query.text for query in asked], queries=True) if asked else None
+        found = iter(() if vectors is None else self.index.search(vectors, self.k, filters=filters))
         nothing = np.empty(0, np.int64), np.empty(0, np.float32)
         scale = "cosine" if self.encoder.normalize else "inner product"
         hits = [next(found) if query.text.strip() else nothing for query in queries]

@@ -72,9 +72,9 @@ class Fuse(Stage):
         lists = list(zip(*(branch.apply(queries, rankings) for branch in self.branches)))
         for row in lists:
             if any(ranking.corpus is not row[0].corpus for ranking in row):
-                raise InputError(
-                    "Fuse", got="branches over different corpora", expected="one corpus for all, since lists are joined by row"
-                )
+                hint = "Give all branches one Corpus object: index.with_parameters(...), VectorIndex.build(index.corpus, ...)."
+                got = "branches over different corpora"
+                raise InputError("Fuse", got=got, expected="one corpus for all, since lists are joined by row", hint=hint)
         pairs = [[(ranking.ids, ranking.scores) for ranking in row] for row in lists]
         told = self.explain or any(ranking.columns for row in lists for ranking in row)
         run: Callable[..., list[Any]] = fuse_explained if told else fuse

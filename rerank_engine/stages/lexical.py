@@ -20,9 +20,13 @@ class BM25(Stage):
         checks.instance("BM25: index", index, BM25Index)
         self.index, self.k, self.threads, self.backend = index, checks.count("BM25: k", k), threads, index.backend
 
+    def with_k(self, k: int) -> BM25:
+        """The same stage with another k."""
+        return BM25(self.index, k, threads=self.threads)
+
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
-        hits = self.index.search([query.text for query in queries], self.k, threads=self.threads)
-        return [Ranking(ids, scores, self.index.corpus, "bm25") for ids, scores in hits]
+        hits, corpus = self.index.retrieve(queries, self.k, threads=self.threads)
+        return [Ranking._trusted(ids, scores, corpus, "bm25") for ids, scores in hits]
 
     def __repr__(self) -> str:
-        return f"BM25(k={self.k}, {self.backend})"
+        return f"BM25(k={self.k}, {self.index.parameters}, {self.backend})"

@@ -33,6 +33,7 @@ class Analyzer:
         5. the language's Snowball stemmer (PyStemmer); none for chinese, japanese, korean, thai, hebrew
     "simple"          1 to 3 alone; 's stays
     "lucene-english"  Lucene's EnglishAnalyzer: UAX #29's words, without 's, lower case, 33 stop words, Porter's first stemmer
+    "whitespace"      what stands between spaces, as it is
     "tokens"          the text is a sequence of strings already: passed through
     "ids"             the text is a sequence of token ids (integers >= 0): the terms are their decimal strings
     a callable        any function from a text to terms; it gets the text as it is
@@ -106,7 +107,9 @@ class Analyzer:
     def _given(self, text: Text) -> list[str]:
         if self._function is not None:
             return list(self._function(text))  # type: ignore[arg-type]  # its own business
-        if isinstance(text, (str, bytes)) or not hasattr(text, "__iter__"):
+        if self.name == "whitespace" and isinstance(text, str):
+            return text.split()
+        if isinstance(text, (str, bytes)) or self.name == "whitespace" or not hasattr(text, "__iter__"):
             raise InputError(f"the analyzer {self.name!r}", got=text, expected=f"a sequence of {self.name}, not a text")
         items: list[Any] = text.tolist() if hasattr(text, "tolist") else list(text)
         if self.name == "tokens":

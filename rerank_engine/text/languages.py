@@ -86,4 +86,4 @@ NAMED = {
     "simple": Language(),
     "lucene-english": Language(LUCENE_PORTER, "english", "possessive", rules="uax29"),
 }
-ANALYZERS = (*NAMED, "tokens", "ids")
+ANALYZERS = (*NAMED, "whitespace", "tokens", "ids")

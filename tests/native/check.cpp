@@ -1,92 +1,16 @@
 // Checks csrc/ without Python: random cases against brute force, edge shapes, 1 against 4 threads bit for bit, every usable instruction
 // set. Built by CMake with -DRERANK_CHECK=ON or under a sanitizer with -DRERANK_SANITIZE=address|thread. Exits 1 when a check fails.
-#include <cmath>
-#include <cstdio>
-#include <cstring>
-#include <limits>
-#include <map>
-#include <random>
-#include <set>
-#include <string>
+#include "check.hpp"
 
-#include "bm25.hpp"
 #include "cpu.hpp"
 #include "fuse.hpp"
 #include "mmr.hpp"
 #include "order.hpp"
 #include "pool.hpp"
-#include "topk.hpp"
 
 using namespace rerank;
 
 namespace {
-
-constexpr std::int64_t lowest_id = std::numeric_limits<std::int64_t>::min(), highest_id = std::numeric_limits<std::int64_t>::max();
-int passed = 0, failed = 0;
-
-void expect(bool ok, const std::string& what) {
-    ++(ok ? passed : failed);
-    if (!ok) std::printf("FAILED %s\n", what.c_str());
-}
-
-template <class Error, class Call>
-void expect_throw(Call call, const std::string& what) {
-    try {
-        call();
-    } catch (const Error&) {
-        return expect(true, what);
-    }
-    expect(false, what + ": did not throw");
-}
-
-void report(const char* group) { std::printf("%-32s %d passed, %d failed so far\n", group, passed, failed); }
-
-template <class T>
-bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
-}
-
-bool same_bits(const PackedHits& a, const PackedHits& b) {
-    return same_bits(a.offsets, b.offsets) && same_bits(a.ids, b.ids) && same_bits(a.scores, b.scores);
-}
-
-bool near(double got, double want, double relative, double scale) {
-    return std::abs(got - want) <= relative * std::max(std::abs(want), scale) + 1e-30;
-}
-
-// Hits against the values that brute force found: right values, in the order of `before`, and nothing better left out.
-bool matches(std::vector<Hit> got, const std::map<std::int64_t, double>& want, std::size_t k, double relative, double scale) {
-    if (got.size() != std::min(k, want.size()) || !std::is_sorted(got.begin(), got.end(), before)) return false;
-    std::set<std::int64_t> seen;
-    for (const Hit& hit : got) {
-        const auto found = want.find(hit.id);
-        if (found == want.end() || !seen.insert(hit.id).second || !near(hit.score, found->second, relative, scale)) return false;
-    }
-    const auto left_out = [&](const auto& entry) {
-        const double last = got.back().score;
-        return !seen.count(entry.first) && entry.second > last && !near(entry.second, last, 2 * relative, scale);
-    };
-    return got.empty() || std::none_of(want.begin(), want.end(), left_out);
-}
-
-std::size_t at(const std::vector<std::int64_t>& offsets, std::size_t i) { return static_cast<std::size_t>(offsets[i]); }
-
-std::vector<Hit> list(const PackedHits& hits, std::size_t q) {
-    std::vector<Hit> out;
-    for (std::size_t i = at(hits.offsets, q); i < at(hits.offsets, q + 1); ++i) out.push_back({hits.scores[i], hits.ids[i]});
-    return out;
-}
-
-struct Random {
-    std::mt19937_64 engine{12345};
-    std::size_t below(std::size_t n) { return engine() % n; }
-    float normal() { return std::normal_distribution<float>()(engine); }
-    std::vector<float> normals(std::size_t n, bool ties = false) {
-        std::vector<float> out(n);
-        for (float& x : out) x = ties ? std::round(normal()) : normal();
-        return out;
-    }
-};
 
 void check_topk(Random& random) {
     constexpr std::size_t none = 0, one = 1, all = std::numeric_limits<std::size_t>::max();
@@ -296,64 +220,6 @@ void check_dots_and_mmr(Random& random) {
     if (usable_isas().back() != Isa::avx512) expect_throw<std::invalid_argument>([] { kernels(Isa::avx512); }, "an absent instruction set");
 }
 
-void check_bm25(Random& random) {
-    for (int round = 0; round < 40; ++round) {
-        const std::size_t n_docs = 1 + random.below(200), n_terms = 1 + random.below(50), longest = 1 + random.below(60);
-        std::vector<std::int32_t> tokens, terms;
-        std::vector<std::int64_t> offsets{0}, query_offsets{0};
-        std::vector<std::map<std::size_t, int>> documents(n_docs);
-        for (auto& document : documents) {
-            for (std::size_t i = random.below(longest); i > 0; --i) {
-                tokens.push_back(static_cast<std::int32_t>(random.below(1 + random.below(n_terms))));
-                ++document[static_cast<std::size_t>(tokens.back())];
-            }
-            offsets.push_back(static_cast<std::int64_t>(tokens.size()));
-        }
-        const Postings index = build_postings(tokens, offsets, static_cast<std::int64_t>(n_terms));
-        bool ok = index.term_offsets.size() == n_terms + 1 && index.term_offsets[0] == 0;
-        for (std::size_t t = 0, p = 0; t < n_terms; ++t) {
-            for (std::size_t r = 0; r < n_docs; ++r)
-                if (const auto found = documents[r].find(t); found != documents[r].end()) {
-                    ok = ok && p < index.rows.size() && index.rows[p] == static_cast<std::int32_t>(r) && index.counts[p] == found->second;
-                    ++p;
-                }
-            ok = ok && index.term_offsets[t + 1] == static_cast<std::int64_t>(p);
-        }
-        expect(ok, "postings round " + std::to_string(round));
-
-        for (std::size_t q = random.below(30); q > 0; --q) {
-            for (std::size_t i = random.below(6); i > 0; --i) terms.push_back(static_cast<std::int32_t>(random.below(n_terms)));
-            query_offsets.push_back(static_cast<std::int64_t>(terms.size()));
-        }
-        const auto impacts = random.normals(index.rows.size(), round % 3 == 0), weights = random.normals(terms.size());
-        const Bm25View view{index.term_offsets, index.rows, impacts, static_cast<std::int64_t>(n_docs)};
-        const std::size_t k = 1 + random.below(n_docs + 2);
-        const PackedHits got = bm25(view, terms, weights, query_offsets, k, 1);
-        expect(same_bits(got, bm25(view, terms, weights, query_offsets, k, 4)), "bm25: 4 threads differ from 1");
-        for (std::size_t q = 0; q + 1 < query_offsets.size(); ++q) {
-            std::map<std::int64_t, double> want;
-            double scale = 0;
-            for (std::size_t i = at(query_offsets, q); i < at(query_offsets, q + 1); ++i) {
-                const auto t = static_cast<std::size_t>(terms[i]);
-                for (std::size_t p = at(index.term_offsets, t); p < at(index.term_offsets, t + 1); ++p) {
-                    want[index.rows[p]] += static_cast<double>(weights[i]) * impacts[p];
-                    scale += std::abs(static_cast<double>(weights[i]) * impacts[p]);
-                }
-            }
-            expect(matches(list(got, q), want, k, 4.8e-7, scale), "bm25 round " + std::to_string(round));
-        }
-    }
-    const std::vector<std::int64_t> term_offsets{0, 1}, query{0, 2};
-    const std::vector<std::int32_t> inside{0}, outside{7}, terms{0, 0};
-    const std::vector<float> impacts{3e38f}, weights{1, 1};
-    const Bm25View sound{term_offsets, inside, impacts, 1}, damaged{term_offsets, outside, impacts, 1};
-    for (const int threads : {1, 4}) {
-        expect_throw<std::overflow_error>([&] { bm25(sound, terms, weights, query, 1, threads); }, "bm25: a sum beyond float32");
-        expect_throw<std::invalid_argument>([&] { bm25(damaged, terms, weights, query, 1, threads); }, "bm25: a row outside the corpus");
-    }
-    report("postings, bm25");
-}
-
 void check_pool() {
     for (const int threads : {-1, 0, 1, 2, 4, 64})
         for (const std::size_t n : {0, 1, 3, 1000}) {
@@ -374,7 +240,8 @@ int main() {
     check_order(random);
     check_fuse(random);
     check_dots_and_mmr(random);
-    check_bm25(random);
+    check_lexical(random);
+    check_damaged(random);
     check_pool();
     std::printf("%d passed, %d failed\n", passed, failed);
     return failed ? 1 : 0;

@@ -10,7 +10,9 @@ import pytest
 from conftest import backends
 from tolerances import assert_same_order
 
-from rerank_engine.ops import Postings, bm25, fuse, mmr
+from rerank_engine.ops import bm25, fuse, mmr
+from rerank_engine.ops.bm25 import VARIANTS, BM25Parameters
+from rerank_engine.ops.postings import Segment
 from rerank_engine.packed import Packed
 
 WEIGHTS = [0.7, 0.2, -0.4, 1.5, 3.0]
@@ -109,20 +111,23 @@ def test_mmr_equals_langchain():
             assert mmr(vectors @ query, vectors, 30, lambda_=lambda_)[0].tolist() == theirs
 
 
-@pytest.mark.parametrize(("k1", "b"), [(1.2, 0.75), (1.5, 0.5), (0.9, 0.0), (2.0, 1.0)])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("k1", "b", "delta"), [(1.2, 0.75, None), (1.5, 0.5, 0.5), (0.9, 0.0, 1.0), (2.0, 1.0, 0.1)])
 @pytest.mark.parametrize("n_docs", [2, 30, 1000])
-def test_bm25_equals_bm25s(n_docs, k1, b):
+def test_bm25_equals_bm25s(n_docs, k1, b, delta, variant):
     bm25s = pytest.importorskip("bm25s", reason="the extra [peers] is not installed")
     rng = np.random.default_rng(n_docs)
     n_terms = 3 * n_docs
     p = 1 / np.arange(1, n_terms + 1)
     documents = [rng.choice(n_terms, int(n), p=p / p.sum()).tolist() for n in rng.integers(0, 60, n_docs)]
     queries = [rng.choice(n_terms, int(n), p=p / p.sum()).tolist() for n in rng.integers(1, 8, 40)]
-    peer = bm25s.BM25(method="lucene", k1=k1, b=b)
+    parameters = BM25Parameters(variant, k1, b, delta)
+    peer = bm25s.BM25(method=variant, k1=k1, b=b, delta=parameters.delta)
     peer.index((documents, {str(t): t for t in range(n_terms)}), show_progress=False)
     for backend in backends("bm25"):
-        index = Postings.build(Packed.from_rows(documents, np.int32), n_terms, k1=k1, b=b, backend=backend)
-        for query, (rows, scores) in zip(queries, bm25(Packed.from_rows(queries, np.int32), index, n_docs, backend=backend)):
+        index = Segment.build(Packed.from_rows(documents, np.int32), n_terms, backend=backend)
+        hits = bm25(Packed.from_rows(queries, np.int32), index, n_docs, parameters=parameters, backend=backend)
+        for query, (rows, scores) in zip(queries, hits):
             theirs = peer.get_scores(query)
-            assert sorted(rows.tolist()) == np.flatnonzero(theirs).tolist()
-            np.testing.assert_allclose(scores, theirs[rows], rtol=1e-5)
+            assert sorted(rows.tolist()) == [i for i, document in enumerate(documents) if set(document) & set(query)]
+            np.testing.assert_allclose(scores, theirs[rows], rtol=1e-5, atol=1e-12)
