@@ -108,9 +108,11 @@ private:
             List& list = s_.lists[i];
             list.bound = quantised(most[i]);
             error_ += 3;
-            for (std::size_t j = list.is_short ? list.begin : list.end; list.is_short && j < list.end; ++j)
-                s_.short_impacts[j] = static_cast<std::uint16_t>(quantised(s_.short_values[j]));
-            if (!list.is_short && codes_) prepare_codes(list, terms[i].term);
+            if (list.is_short) {
+                for (std::size_t j = list.begin; j < list.end; ++j) s_.short_impacts[j] = static_cast<std::uint16_t>(quantised(s_.short_values[j]));
+            } else if (codes_) {
+                prepare_codes(list, terms[i].term);
+            }
         }
     }
 

@@ -73,7 +73,7 @@ class BM25Index:
         cls,
         corpus: Corpus,
         *,
-        analyzer: AnalyzerLike | Analyzer = "english",
+        analyzer: AnalyzerLike = "english",
         variant: str = "lucene",
         k1: float = 1.2,
         b: float = 0.75,
@@ -139,7 +139,7 @@ class BM25Index:
         cls,
         folder: str | Path,
         *,
-        analyzer: AnalyzerLike | Analyzer = "english",
+        analyzer: AnalyzerLike = "english",
         variant: str = "lucene",
         k1: float = 1.2,
         b: float = 0.75,
@@ -161,7 +161,7 @@ class BM25Index:
         k1: float | None = None,
         b: float | None = None,
         delta: float | None = None,
-        analyzer: AnalyzerLike | Analyzer | None = None,
+        analyzer: AnalyzerLike | None = None,
         in_memory: bool = False,
         verify: bool = False,
     ) -> BM25Index:
@@ -186,9 +186,8 @@ class BM25Index:
             ) from error
 
     @classmethod
-    def _empty(cls, analyzer: AnalyzerLike | Analyzer, parameters: BM25Parameters, codes: bool, forward: bool, backend: str) -> BM25Index:
-        text = analyzer if isinstance(analyzer, Analyzer) else Analyzer(analyzer)
-        return cls([], text, parameters, {"codes": codes, "forward": forward, "backend": choose("bm25", backend)})
+    def _empty(cls, analyzer: AnalyzerLike, parameters: BM25Parameters, codes: bool, forward: bool, backend: str) -> BM25Index:
+        return cls([], Analyzer(analyzer), parameters, {"codes": codes, "forward": forward, "backend": choose("bm25", backend)})
 
     def _settings(self) -> dict[str, Any]:
         parameters = dataclasses.asdict(self._stored)
@@ -366,7 +365,7 @@ class BM25Index:
         with self._lock:
             self._set(self._folder.rollback())
 
-    def merge(self, *, progress: Progress | None = None) -> None:
+    def merge(self) -> None:
         """Makes one segment of all. In a folder: on disk, to be committed."""
         with self._changing():
             if len(self._state.members) > 1 or any(member.part.dead is not None for member in self._state.members):

@@ -7,14 +7,14 @@ import operator
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..corpus import Corpus
+from ..corpus import Corpus, Document
 from ..errors import FileFormatError, InputError
 from ..ops.bm25 import Part
 from ..ops.postings import FORWARD, META, SECTIONS, Segment, coding, damaged
@@ -63,9 +63,10 @@ class Member:
         """The same without these rows. Reads the member's postings once, to know each term's df without them."""
         dead = np.zeros(len(self.part.segment), bool) if self.part.dead is None else self.part.dead.copy()
         dead[list(rows)] = True
+        part = Part(self.part.segment, dead)
         with reading():
-            counts = self.part.segment.native.dead_frequencies(np.packbits(dead, bitorder="little"))
-        return replace(self, part=Part(self.part.segment, dead, counts), dead_file=None)
+            counts = part.segment.native.dead_frequencies(part.dead_bits)
+        return replace(self, part=replace(part, dead_df=counts), dead_file=None)
 
 
 @contextlib.contextmanager
@@ -205,7 +206,7 @@ def read_dead(path: Path, member: Member, name: str, *, verify: bool = False, in
     return replace(member, part=Part(segment, dead, sections["dead_df"]), dead_file=name)
 
 
-def merge(members: Sequence[Member], path: Path | None, settings: dict[str, Any], progress: Progress | None = None) -> Member:
+def merge(members: Sequence[Member], path: Path | None, settings: dict[str, Any]) -> Member:
     """One member with the live documents of several that follow one another, in memory, or in a file, piece by piece."""
     from .. import _native
 
@@ -222,25 +223,26 @@ def merge(members: Sequence[Member], path: Path | None, settings: dict[str, Any]
         while (piece := work.step(_PIECE)) is not None:
             yield piece
 
-    documents = [d for m in members for d, gone in zip(m.documents, _flags(m)) if not gone] if path is None else []
     try:
         if path is None:
             payload = np.concatenate(list(pieces()))
             made = work.finish()
             segment = Segment.of({**made["sections"], "payload": payload}, made["meta"])
-            return Member(Part(segment), None if arrays is None else strings(*arrays), Corpus(documents), arrays)
+            return Member(Part(segment), None if arrays is None else strings(*arrays), Corpus(_live(members)), arrays)
         with Writer(path, KIND) as file:
             file.add("payload", np.uint8, pieces())
             made = work.finish()
             _add_rest(file, made["sections"], made["meta"], arrays, settings)
-            write_documents(file, (d for m in members for d, gone in zip(m.documents, _flags(m)) if not gone))
+            write_documents(file, _live(members))
     except RuntimeError as error:
         raise damaged(error) from error
     return read(path, name=path.name)[0]
 
 
-def _flags(member: Member) -> Any:
-    return [False] * len(member.documents) if member.part.dead is None else member.part.dead.tolist()
+def _live(members: Sequence[Member]) -> Iterator[Document]:
+    for member in members:
+        dead = member.part.dead
+        yield from member.documents if dead is None else compress(member.documents, (~dead).tolist())
 
 
 def _merged_terms(members: Sequence[Member]) -> tuple[tuple[Any, Any] | None, list[NDArray[np.uint32]], int]:
