@@ -43,7 +43,7 @@ peers: .venv/.peers ## the [peers] extra into .venv, then the tests against them
 	$(BIN)/python -m pytest tests -k peers $(ARGS)
 
 bench: .venv/.peers ## the benchmarks of all ops and the measures against their peers
-	@for op in topk fuse mmr bm25 measures; do $(BIN)/python -m benchmarks.bench_$$op $(ARGS) || exit 1; done
+	@for op in topk fuse mmr bm25 maxsim residual measures; do $(BIN)/python -m benchmarks.bench_$$op $(ARGS) || exit 1; done
 
 sanitize: .venv/.base ## the C++ core under address, undefined-behaviour and thread sanitizers
 	@for kind in address thread; do \

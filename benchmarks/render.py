@@ -1,5 +1,6 @@
 """Writes measured figures into the documents: `python -m benchmarks.render benchmarks/results/<machine>`.
 
+A folder need not hold every file of results: what it holds is written, and `machine.json` (or quality.json) says what was measured on.
 A table stands between `<!-- BEGIN name -->` and `<!-- END name -->`. A second run changes nothing; a missing marker is an error (exit 1).
 """
 
@@ -73,18 +74,80 @@ def lexical_table(data: Any, about: str) -> str:
     return "\n".join([*lines, "", f"`python -m benchmarks.quality_lexical FOLDER...`, {about}."])
 
 
+def late_speed_table(data: Any, about: str) -> str:
+    """Ratios of full runs of bench_maxsim and bench_residual."""
+    rows = {(r["case"], r["peer"], r.get("precision", "")): r for r in data}
+    lines = ["| | 1,000 documents | 100 documents |", "|---|---|---|"]
+    for label, case, peer, precision in LATE_ROWS:
+        cells = []
+        for n in (1000, 100):
+            name = case.format(n=n, tail="" if n == 1000 else f"-{n}")
+            found = rows.get((name, peer, precision))
+            cells.append("" if found is None else f"{100 * found['ratio']:.0f} %" if peer == "fma-peak" else f"{found['ratio']:.1f}x")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    peak = rows["floor-rerank-1000x116-q32-d128-fp32", "fma-peak", ""]
+    note = f"Peak of one thread: {peak['peak_gflops']:.0f} GFLOP/s in float32 ({peak['peak_isa']}), measured in the same run"
+    how = "CPU time of one thread, sides in turns (`python -m benchmarks.bench_maxsim`, `bench_residual`)"
+    return "\n".join([*lines, "", f"{note}. {how}, {about}."])
+
+
+_M = "rerank-{n}x116-q32-d128-"
+LATE_ROWS = (
+    ("float32, share of the processor's peak", "floor-" + _M + "fp32", "fma-peak", ""),
+    ("float32 against maxsim-cpu", _M + "fp32", "maxsim-cpu", ""),
+    ("against numkong, which is approximate", _M + "fp32", "numkong", ""),
+    ("int8 against numkong", _M + "int8", "numkong", ""),
+    ("float32 against colbert-ai's segmented_maxsim", _M + "fp32", "colbert-segmented", ""),
+    ("against torch, packed, scatter_reduce", _M + "fp32", "torch-scatter-reduce", ""),
+    ("against torch, packed, segment_reduce", _M + "fp32", "torch-segment-reduce", ""),
+    ("against PyLate's rank", _M + "fp32", "pylate-rank", ""),
+    ("float16 against our float32", _M + "fp16", "own-fp32", ""),
+    ("int8 against our float32", _M + "int8", "own-fp32", ""),
+    *(
+        (f"{nbits}-bit codes against colbert-ai, {words}", f"{nbits}bit-{form}{{tail}}", "colbert-ai", "int16")
+        for nbits in (4, 2, 1)
+        for form, words in (("given", "centroid products given"), ("incall", "computed in the call"))
+    ),
+    ("2-bit codes, given, against our float32", "2bit-given{tail}", "own-fp32", "int16"),
+)
+
+
+def late_quality_table(data: Any, about: str) -> str:
+    """nDCG@10, sizes and certified work by collection and storage."""
+    lines = [
+        "| collection | storage | nDCG@10 | same top 10 | bytes a token | a document | certified: products saved |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in data:
+        if r["storage"] == "BM25":
+            lines.append(f"| {r['collection']}, {r['queries']} queries | BM25 alone | {r['ndcg@10']:.4f} | | | | |")
+        else:
+            sizes = f"{r['bytes_per_token']:.0f} | {r['bytes_per_document']:,}"
+            lines.append(
+                f"| | {r['storage']} | {r['ndcg@10']:.4f} | {100 * r['top10_equal']:.1f} % | {sizes} | {100 * r['work_saved']:.1f} % |"
+            )
+    text = "BM25's top 100 re-ranked by the tokens of answerai-colbert-small-v1's encoder (no projection, 384 dimensions)"
+    top = "certified: the top 10 of BM25's top 1,000, equal to brute force for every query"
+    return "\n".join([*lines, "", f"{text}; {top} (`python -m benchmarks.quality_late FOLDER...`), {about}."])
+
+
 # name of the marker -> the document, the file of results, and what makes the text of it
 PLACES = {
     "demo": ("README.md", "quality.json", demo_table),
     "bm25-speed": ("README.md", "bm25.json", speed_table),
     "lexical": ("docs/lexical-quality.md", "lexical.json", lexical_table),
     "int8": ("docs/numerics.md", "quality.json", int8_sentence),
+    "late-speed": ("docs/late-interaction.md", "late.json", late_speed_table),
+    "late-quality": ("docs/late-interaction.md", "late-quality.json", late_quality_table),
 }
 
 
 def main(folder: str) -> int:
-    about = source(json.loads((Path(folder) / "quality.json").read_text()))
+    machine = next(path for path in (Path(folder) / "machine.json", Path(folder) / "quality.json") if path.exists())
+    about = source(json.loads(machine.read_text()))
     for name, (document, file, render) in PLACES.items():
+        if not (Path(folder) / file).exists():
+            continue
         data = json.loads((Path(folder) / file).read_text())
         path = ROOT / document
         text, found = re.subn(

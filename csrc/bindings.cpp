@@ -11,11 +11,6 @@ using namespace rerank;
 
 namespace {
 
-Isa isa_of(const std::string& name) {
-    if (name.empty()) return best_isa();
-    return named<Isa>(name, {{"baseline", Isa::baseline}, {"avx2", Isa::avx2}, {"avx512", Isa::avx512}}, "isa");
-}
-
 py::tuple py_topk(const py::array& scores, const py::array& ids, std::size_t k) {
     const auto s = view<float>(scores, "scores");
     const auto i = view<std::int64_t>(ids, "ids");
@@ -102,4 +97,5 @@ PYBIND11_MODULE(_native, m) {
     m.def("mmr", &py_mmr, "relevance"_a, "vectors"_a, "k"_a, "lambda_"_a, "isa"_a = "");
     m.def("mmr_for_query", &py_mmr_for_query, "query"_a, "vectors"_a, "k"_a, "lambda_"_a, "isa"_a = "");
     bind_lexical(m);
+    bind_late(m);
 }

@@ -7,6 +7,7 @@
 #include <string>
 #include <type_traits>
 
+#include "cpu.hpp"
 #include "topk.hpp"
 
 namespace rerank {
@@ -67,6 +68,12 @@ Enum named(const std::string& name, std::initializer_list<std::pair<const char*,
     throw py::value_error(std::string(what) + ": unknown '" + name + "'");
 }
 
+inline Isa isa_of(const std::string& name) {
+    if (name.empty()) return best_isa();
+    return named<Isa>(name, {{"baseline", Isa::baseline}, {"avx2", Isa::avx2}, {"avx512", Isa::avx512}, {"avx512vnni", Isa::avx512vnni}}, "isa");
+}
+
 void bind_lexical(py::module_& m);
+void bind_late(py::module_& m);
 
 }  // namespace rerank

@@ -15,8 +15,9 @@ namespace {
 bool present(Isa isa) {
     switch (isa) {
         case Isa::baseline: return true;
-        case Isa::avx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-        case Isa::avx512: return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
+        case Isa::avx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+        case Isa::avx512: return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && present(Isa::avx2);
+        case Isa::avx512vnni: return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl") && present(Isa::avx512);
     }
     return false;
 }
@@ -28,7 +29,7 @@ bool present(Isa isa) { return isa == Isa::baseline; }  // on aarch64 the baseli
 
 std::vector<Isa> usable_isas() {
     std::vector<Isa> out;
-    for (Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512})
+    for (Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512, Isa::avx512vnni})
         if (present(isa)) out.push_back(isa);
     return out;
 }
@@ -42,10 +43,12 @@ Kernels kernels(Isa isa) {
     if (!present(isa)) throw std::invalid_argument("instruction set " + std::string(isa_name(isa)) + " is not available on this processor");
     switch (isa) {
 #if defined(__x86_64__)
-        case Isa::avx2: return {dots_avx2, two_dots_avx2, sweep_avx2};
-        case Isa::avx512: return {dots_avx512, two_dots_avx512, sweep_avx2};
+        case Isa::avx2: return {dots_avx2, two_dots_avx2, sweep_avx2, maxsim_avx2(), residual_avx2(), {}};
+        case Isa::avx512: return {dots_avx512, two_dots_avx512, sweep_avx2, maxsim_avx512(), residual_avx512(), {}};
+        case Isa::avx512vnni:
+            return {dots_avx512, two_dots_avx512, sweep_avx2, maxsim_avx512(), residual_avx512(), dot8_avx512vnni()};
 #endif
-        default: return {dots_baseline, two_dots_baseline, sweep_baseline};
+        default: return {dots_baseline, two_dots_baseline, sweep_baseline, maxsim_baseline(), residual_baseline(), {}};
     }
 }
 
@@ -53,6 +56,7 @@ std::string_view isa_name(Isa isa) {
     switch (isa) {
         case Isa::avx2: return "avx2";
         case Isa::avx512: return "avx512";
+        case Isa::avx512vnni: return "avx512vnni";
         default: return "baseline";
     }
 }

@@ -8,7 +8,7 @@
 
 namespace rerank {
 
-enum class Isa { baseline, avx2, avx512 };
+enum class Isa { baseline, avx2, avx512, avx512vnni };
 
 // out[i] = sum_j x[j] * rows[i * d + j], float32. The order of the additions differs between instruction sets, so results
 // may differ in the last bits from machine to machine; on one machine they are always the same.
@@ -23,10 +23,64 @@ struct Candidate {
 // out = {first + i, sums[i]} for all i < n with sums[i] >= need, ascending; how many. Sets sums to 0, up to the next multiple of 64.
 using SweepFn = std::size_t (*)(std::uint16_t* sums, std::size_t n, std::uint16_t need, std::uint32_t first, Candidate* out);
 
+enum class TokenType { f32, f16, i8 };
+struct BlockedQuery;
+struct DocTokens;
+// Adds the weighted maxima of a document to total, token by token; false when a product was not finite. following: what is read after it;
+// scratch: float [scratch_rows * dim].
+using MaxSimFn = bool (*)(const BlockedQuery& query, TokenType type, const DocTokens& doc, const void* following, float* scratch, double* total);
+struct MaxSimKernel {
+    MaxSimFn score;
+    std::size_t width, vectors;  // floats of a vector, vectors of a full block
+    std::size_t scratch_rows;
+};
+MaxSimKernel maxsim_baseline();
+MaxSimKernel maxsim_avx2();
+MaxSimKernel maxsim_avx512();
+
+// Products of bytes, where the processor has them (null functions where not). See dot8.hpp.
+struct ByteBlock;
+struct ByteTokens;
+struct Dot8Kernel {
+    // The maxima of 32 query tokens over n tokens; false when a value was not finite.
+    bool (*scan)(const ByteBlock& block, const ByteTokens& tokens, std::size_t n, float* maxima);
+    // out [n][width] = the n tokens' int8 values [n][dim] + 128.
+    void (*shift)(const std::int8_t* values, std::size_t n, std::size_t dim, std::size_t width, std::uint8_t* out);
+    // out [n][width]: first what `table` has for the high half of each byte, then for the low halves.
+    void (*halves)(const std::uint8_t* codes, std::size_t n, std::size_t bytes, const std::uint8_t* table, std::size_t width, std::uint8_t* out);
+};
+Dot8Kernel dot8_avx512vnni();
+
+struct ResidualStore;
+struct ResidualBlock;
+// The steps of residual.hpp for one block of 32 query tokens or one document (tokens first to first + n).
+struct ResidualKernel {
+    // out[i * dim ...] = token first + i, decoded to unit length.
+    void (*decode)(const ResidualStore& store, std::size_t first, std::size_t n, float* out);
+    // out[c * stride + lane] for the n centroids c of list, or those from `from` on if it is null. scratch: float [scratch_rows * dim].
+    void (*products)(const ResidualBlock& block, const ResidualStore& store, const std::uint32_t* list, std::size_t from, std::size_t n,
+                     float* scratch, float* out, std::size_t stride);
+    // One byte position of the table.
+    void (*build16)(const ResidualBlock& block, const ResidualStore& store, std::size_t position, std::int16_t* rows);
+    void (*build8)(const ResidualBlock& block, const ResidualStore& store, std::size_t position, std::uint8_t* rows);
+    // The maxima of 32 query tokens; false when a value was not finite. largest: the largest inverse norm met.
+    bool (*scan16)(const ResidualBlock& block, const ResidualStore& store, std::size_t first, std::size_t n, const float* centroid_scores,
+                   std::size_t stride, float* maxima, float* largest);
+    bool (*scan8)(const ResidualBlock& block, const ResidualStore& store, std::size_t first, std::size_t n, const float* centroid_scores,
+                  std::size_t stride, float* maxima, float* largest);
+    std::size_t scratch_rows;
+};
+ResidualKernel residual_baseline();
+ResidualKernel residual_avx2();
+ResidualKernel residual_avx512();
+
 struct Kernels {
     DotsFn dots;
     TwoDotsFn two_dots;
     SweepFn sweep;
+    MaxSimKernel maxsim;
+    ResidualKernel residual;
+    Dot8Kernel dot8;
 };
 
 // The best instruction set that is both compiled in and present on this processor.

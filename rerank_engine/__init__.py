@@ -3,17 +3,18 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-# ruff: noqa: F401
+# ruff: noqa: F401, I001
 if TYPE_CHECKING:
     from . import errors, ops
     from .api import Result, rerank
     from .core import Pipeline, Query, Ranking, Rescore, Scorer, Scores, Stage, Step, Top
     from .corpus import Corpus, Document
     from .evaluation import evaluate, measures
-    from .indexes import BM25Index, VectorIndex
+    from .indexes import BM25Index, TokenIndex, VectorIndex
     from .packed import Packed
     from .runtimes import load  # type: ignore[no-redef]
-    from .stages import BM25, MMR, RM3, BiEncoder, CrossEncoder, Dedup, Dense, Fuse, LostInTheMiddle, Rules
+    from .stages import BM25, MMR, RM3, BiEncoder, CertifiedMaxSim, ColBERT, CrossEncoder, Dedup, Dense, Fuse, LateInteraction
+    from .stages import LostInTheMiddle, MaxSim, Rules
 
 __version__ = "0.1.0"
 
@@ -23,23 +24,21 @@ _HOME = {
     "core": "Pipeline Query Ranking Rescore Scorer Scores Stage Step Top",
     "corpus": "Corpus Document",
     "evaluation": "evaluate measures",
-    "indexes": "BM25Index VectorIndex",
+    "indexes": "BM25Index TokenIndex VectorIndex",
     "packed": "Packed",
     "runtimes": "load",
-    "stages": "BM25 MMR RM3 BiEncoder CrossEncoder Dedup Dense Fuse LostInTheMiddle Rules",
+    "stages": "BM25 MMR RM3 BiEncoder CertifiedMaxSim ColBERT CrossEncoder Dedup Dense Fuse LateInteraction LostInTheMiddle MaxSim Rules",
 }
-_MODULES = ("errors", "ops")
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}
-__all__ = [*_MODULES, *_WHERE]
+__all__ = ["errors", "ops", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
+    if name in ("errors", "ops"):
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
-    globals()[name] = value
+    globals()[name] = value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
     return value
 
 

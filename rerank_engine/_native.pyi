@@ -34,6 +34,46 @@ def fuse_explained(
 ) -> tuple[NDArray[int64], NDArray[int64], NDArray[float32], NDArray[float64], NDArray[int32]]: ...
 def mmr(relevance: NDArray[float32], vectors: NDArray[float32], k: int, lambda_: float, isa: str = "") -> Hits: ...
 def mmr_for_query(query: NDArray[float32], vectors: NDArray[float32], k: int, lambda_: float, isa: str = "") -> Hits: ...
+def maxsim(
+    query: NDArray[float32],
+    weights: NDArray[float32],
+    values: NDArray[Any],
+    scales: NDArray[float32],
+    starts: NDArray[int64],
+    lengths: NDArray[int64],
+    threads: int,
+    isa: str = "",
+) -> tuple[NDArray[float32], int]: ...
+def maxsim_more(
+    query: NDArray[float32],
+    weights: NDArray[float32],
+    values: NDArray[Any],
+    scales: NDArray[float32],
+    starts: NDArray[int64],
+    lengths: NDArray[int64],
+    before: NDArray[float64],
+    threads: int,
+) -> tuple[NDArray[float64], int]: ...
+def maxsim_list(
+    query: NDArray[float32], weights: NDArray[float32], documents: list[NDArray[Any]], threads: int, isa: str = ""
+) -> tuple[NDArray[float32], int]: ...
+def residual_maxsim(
+    query: NDArray[float32],
+    weights: NDArray[float32],
+    centroids: NDArray[float32],
+    bucket_weights: NDArray[float32],
+    radius: float,
+    centroid_ids: NDArray[Any],
+    residuals: NDArray[uint8],
+    inverse_norms: NDArray[float32],
+    starts: NDArray[int64],
+    lengths: NDArray[int64],
+    centroid_scores: NDArray[float32] | None,
+    path: str,
+    threads: int,
+    isa: str = "",
+) -> tuple[NDArray[float32], int, NDArray[float32], str, int, int]: ...
+def centroid_scores(query: NDArray[float32], centroids: NDArray[float32], threads: int, isa: str = "") -> NDArray[float32]: ...
 
 class Segment:
     def __init__(self, sections: dict[str, NDArray[Any]], meta: dict[str, Any]) -> None: ...

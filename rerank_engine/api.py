@@ -15,6 +15,7 @@ from .corpus import Corpus, Document
 from .errors import InputError, UnsupportedModelError
 from .ops.checks import count, one_of
 from .runtimes.load import load
+from .stages.colbert import ColBERT
 from .stages.cross import CrossEncoder, sigmoid
 
 DEFAULT_MODEL = "ms-marco-MiniLM-L-12-v2"
@@ -46,7 +47,8 @@ def rerank(
 
     model: a name or folder for `rr.load` (the one named last is kept loaded), a loaded model, or any stage; None means
     ms-marco-MiniLM-L-12-v2, which the extra [demo] brings. top_n: None keeps all.
-    activation: "none" gives the model's own scores (logits for a cross-encoder), "sigmoid" maps logits into [0, 1] after the ranking.
+    activation: "none" gives the model's own scores (logits for a cross-encoder, sums of similarities for ColBERT), "sigmoid" maps logits
+    into [0, 1] after the ranking.
     No documents give []. Raises what `rr.load` and the model raise, and InputError.
     """
     keep = None if top_n is None else count("top_n", top_n)
@@ -58,7 +60,7 @@ def rerank(
     if model is None or isinstance(model, (str, Path)):
         model = named_model(DEFAULT_MODEL if model is None else str(model))
     if not isinstance(model, (Scorer, Stage)):
-        raise InputError("model", got=type(model).__name__, expected="a name, a folder, a loaded cross-encoder or a stage")
+        raise InputError("model", got=type(model).__name__, expected="a name, a folder, a loaded scorer or a stage")
     if len(corpus) == 0:
         return []
     stage = Rescore(model, depth=len(corpus)) if isinstance(model, Scorer) else model
@@ -78,7 +80,7 @@ def rerank(
     return [Result(row, score, corpus[row], scale, dropped) for row, score, dropped in rows][:keep]
 
 
-def named_model(name: str) -> CrossEncoder:
+def named_model(name: str) -> CrossEncoder | ColBERT:
     """Loads a model once for all threads, and keeps the one named last."""
     with _loading:
         return _named_model(name)
@@ -88,11 +90,10 @@ _loading = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)
-def _named_model(name: str) -> CrossEncoder:
+def _named_model(name: str) -> CrossEncoder | ColBERT:
     model = load(name)
-    if not isinstance(model, CrossEncoder):
-        hint = "Use a cross-encoder, or build a pipeline: rr.Dense(index, encoder)."
-        raise UnsupportedModelError(
-            f"model '{name}'", got="a bi-encoder, without a classification head", expected="a cross-encoder", hint=hint
-        )
+    if not isinstance(model, Scorer):
+        hint = "Use one of these, or build a pipeline: rr.Dense(index, encoder)."
+        expected = "a cross-encoder or a ColBERT model"
+        raise UnsupportedModelError(f"model '{name}'", got="a bi-encoder, without a classification head", expected=expected, hint=hint)
     return model

@@ -19,7 +19,9 @@ from .errors import BackendUnavailable
 OPS: dict[str, dict[str, str]] = {
     "bm25": {"cpp": "rerank_engine.ops.bm25:bm25_cpp", "reference": "rerank_engine.ops.bm25:bm25_reference"},
     "fuse": {"cpp": "rerank_engine.ops.fuse:fuse_cpp", "reference": "rerank_engine.ops.fuse:fuse_reference"},
+    "maxsim": {"cpp": "rerank_engine.ops.maxsim:maxsim_cpp", "reference": "rerank_engine.ops.maxsim:maxsim_reference"},
     "mmr": {"cpp": "rerank_engine.ops.mmr:mmr_cpp", "reference": "rerank_engine.ops.mmr:mmr_reference"},
+    "residual": {"cpp": "rerank_engine.ops.residual:residual_cpp", "reference": "rerank_engine.ops.residual:residual_reference"},
     "topk": {"cpp": "rerank_engine.ops.topk:topk_cpp", "reference": "rerank_engine.ops.topk:topk_reference"},
 }
 
@@ -129,6 +131,10 @@ def report() -> list[dict[str, object]]:
         from .cpus import available_cpus
 
         add("cpu", "instruction sets", _native.best_isa(), None, f"usable: {', '.join(_native.usable_isas())}")
+        from .ops.selfcheck import self_check
+
+        for isa, wrong in self_check().items():
+            add("cpu", "self-check", isa, wrong, "late interaction, every storage and path, against the references")
         add("cpu", "threads", str(available_cpus()), None, "from affinity and the cgroup's quota")
     return rows
 

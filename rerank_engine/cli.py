@@ -8,13 +8,13 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .corpus import Corpus, document_from_json, parse_jsonl, read_text
+from .corpus import Corpus, Document, document_from_json, parse_jsonl, read_text
 from .errors import InputError, RerankError
 from .progress import Progress
 
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _index_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
-    sub = add("index", index, "build a BM25 index: one file, or a folder that takes changes")
+    sub = add("index", index, "build a BM25 index: one file, or a folder that takes changes; or, with --tokens, a token index")
     sub.add_argument("corpus", metavar="CORPUS", help="JSON lines (.jsonl, .gz) or the folder of a BEIR collection")
     sub.add_argument("output", metavar="INDEX", help="the file to write; with --folder, a folder to create or to add to")
     sub.add_argument("--folder", action="store_true", help="an index that takes more documents later")
@@ -95,15 +95,19 @@ def _index_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--forward", action="store_true", help="keep each document's terms: feedback then reads no texts")
     sub.add_argument("--no-codes", action="store_true", help="a byte per posting less, slower searches")
 
-    sub = add("search", search, "search a BM25 index")
+    sub.add_argument("--tokens", metavar="MODEL", help="a token index by this late-interaction model instead")
+    sub.add_argument("--storage", help="of tokens: float32, float16 (default), int8, 4bit, 2bit or 1bit")
+
+    sub = add("search", search, "search a BM25 index, or a token index by the model that made it")
     sub.add_argument("index", metavar="INDEX", help="a file or a folder")
     sub.add_argument("query", metavar="QUERY")
     sub.add_argument("-k", type=int, default=10, help="results (default: 10)")
     sub.add_argument("--variant", help="of BM25, instead of the index' own; so for --k1 and --b")
     sub.add_argument("--k1", type=float)
     sub.add_argument("--b", type=float)
+    sub.add_argument("--model", help="of a token index")
     sub.add_argument("--rm3", action="store_true", help="expand the query by feedback from the first results")
-    sub.add_argument("--explain", action="store_true", help="each term's part in each score")
+    sub.add_argument("--explain", action="store_true", help="each term's part in each score; of a token index, a heat map")
 
     sub = add("check", check, "read every byte of an index and say whether it is whole")
     sub.add_argument("index", metavar="INDEX", help="a file or a folder")
@@ -150,22 +154,20 @@ def index(args: argparse.Namespace) -> None:
     from .indexes import BM25Index
 
     given = {name: getattr(args, name) for name in ("analyzer", "variant", "k1", "b") if getattr(args, name) is not None}
-    options = {**given, "forward": args.forward, "codes": not args.no_codes}
-    documents, output, count = Corpus.stream(args.corpus), Path(args.output), bar("documents")
     if args.update and not args.folder:
         raise InputError("--update", got="an index in one file", expected="--folder")
+    if args.tokens is not None:
+        if given or args.forward or args.no_codes:
+            raise InputError("--tokens", got="settings of a BM25 index", expected="only --storage with it")
+        return _index_tokens(args)
+    if args.storage is not None:
+        raise InputError("--storage", got=args.storage, expected="--tokens MODEL with it")
+    options = {**given, "forward": args.forward, "codes": not args.no_codes}
+    documents, output, count = Corpus.stream(args.corpus), Path(args.output), bar("documents")
     if args.folder:
-        exists = output.is_dir() and any(output.iterdir())
-        if exists and (given or args.forward or args.no_codes):
-            raise InputError("INDEX", got="an index that is there, and settings for a new one", expected="no settings, or a new folder")
+        exists = _is_filled(args, bool(given or args.forward or args.no_codes))
         target = BM25Index.open(output) if exists else BM25Index.create(output, **options)
-        try:
-            (target.update if args.update else target.add)(documents, progress=count)
-            target.commit()
-        except BaseException:
-            if not exists:  # as if nothing had been tried
-                shutil.rmtree(output, ignore_errors=True)
-            raise
+        _add(target, documents, args, exists, count)
     else:
         BM25Index.build_file(documents, output, progress=count, **options)
     made = BM25Index.open(output)
@@ -173,11 +175,89 @@ def index(args: argparse.Namespace) -> None:
     print_json(summary) if args.json else print(made)
 
 
+def _is_filled(args: argparse.Namespace, settings: bool) -> bool:
+    """Whether the folder is an index already, which keeps its settings."""
+    exists = Path(args.output).is_dir() and any(Path(args.output).iterdir())
+    if exists and settings:
+        raise InputError("INDEX", got="an index that is there, and settings for a new one", expected="no settings, or a new folder")
+    return exists
+
+
+def _add(target: Any, documents: Iterable[Document], args: argparse.Namespace, exists: bool, count: Progress | None) -> None:
+    """To an index in a folder, which goes again if this fails and it was not there before."""
+    try:
+        (target.update if args.update else target.add)(documents, progress=count)
+        target.commit()
+    except BaseException:
+        if not exists:
+            shutil.rmtree(args.output, ignore_errors=True)
+        raise
+
+
+def _index_tokens(args: argparse.Namespace) -> None:
+    from .indexes import TokenIndex
+
+    storage, count, output = args.storage or "float16", bar("documents"), args.output
+    exists = args.folder and _is_filled(args, args.storage is not None)
+    encoder = _late_model(args.tokens)
+    if exists:
+        made = TokenIndex.open(output, encoder=encoder)
+        _add(made, Corpus.stream(args.corpus), args, exists, count)
+    else:
+        documents = Corpus(Corpus.stream(args.corpus))
+        if args.folder:
+            codec = TokenIndex.train_codec(documents, encoder, storage) if storage.endswith("bit") else None
+            made = TokenIndex.create(output, encoder, storage=storage, codec=codec)
+            _add(made, documents, args, exists, count)
+        else:
+            made = TokenIndex.build(documents, encoder, storage=storage, path=output, progress=count)
+    summary = {"index": str(output), "documents": len(made), "tokens": made.n_tokens, "storage": made.storage, "bytes": made.nbytes}
+    print_json(summary) if args.json else print(made)
+
+
+def _late_model(name: str) -> Any:
+    from .runtimes import load
+    from .stages import ColBERT
+
+    model = load(name)
+    if not isinstance(model, ColBERT):
+        raise InputError("model", got=repr(model), expected="a late-interaction model, such as answerai-colbert-small-v1")
+    return model
+
+
+def _search_tokens(args: argparse.Namespace) -> None:
+    from .indexes import TokenIndex
+    from .stages import LateInteraction
+
+    if args.model is None or args.rm3 or args.variant or args.k1 is not None or args.b is not None:
+        raise InputError("search", got="a token index", expected="--model, and no settings of BM25")
+    encoder, opened = _late_model(args.model), TokenIndex.open(args.index)
+    stage = LateInteraction(opened, encoder, k=args.k)
+    ranking = stage(args.query)
+    results = [
+        {"rank": place, "id": document.id, "score": float(score), "text": document.passage}
+        | ({"explanation": stage.explain(args.query, document.id).to_dict()} if args.explain else {})
+        for place, (score, document) in enumerate(zip(ranking.scores, ranking.documents), 1)
+    ]
+    if args.json:
+        print_json({"query": args.query, "index": str(args.index), "results": results})
+        return
+    rows = [[r["rank"], f"{r['score']:.4f}", r["id"], clip(str(r["text"]), query=args.query)] for r in results]
+    table(["rank", "score", "id", "document"], rows)
+    for document in ranking.documents if args.explain else []:
+        print(f"\n{document.id}\n{stage.explain(args.query, document.id).to_terminal()}")
+
+
 def search(args: argparse.Namespace) -> None:
     from .core import Query
     from .indexes import BM25Index
+    from .indexes.tokens import is_token_index
     from .stages import BM25, RM3
 
+    if is_token_index(args.index):
+        return _search_tokens(args)
+    if args.model is not None:
+        raise InputError("--model", got="a BM25 index", expected="none for it")
     opened = BM25Index.open(args.index, variant=args.variant, k1=args.k1, b=args.b)
     first = BM25(opened, k=args.k)
     stage, query = RM3(first) if args.rm3 else first, Query(args.query)
@@ -207,9 +287,10 @@ def search(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    from .indexes import BM25Index
+    from .indexes import BM25Index, TokenIndex
+    from .indexes.tokens import is_token_index
 
-    found = BM25Index.check(args.index, bar("segments"))
+    found = (TokenIndex if is_token_index(args.index) else BM25Index).check(args.index, bar("segments"))
     print_json({**found, "ok": True}) if args.json else print("whole: " + ", ".join(f"{key} {value}" for key, value in found.items()))
 
 

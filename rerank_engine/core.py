@@ -103,6 +103,7 @@ class Step:
     ms: float
     ids: NDArray[np.int64]  # rows after the stage, best first
     notes: Mapping[int, str] = field(default_factory=dict)  # row -> what the stage did to that document, also to one it dropped
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what the stage tells of its work: {"certified": True, ...}
 
     def to_dict(self) -> dict[str, Any]:
         notes = {"notes": {str(row): note for row, note in self.notes.items()}} if self.notes else {}
@@ -114,6 +115,7 @@ class Step:
             "n_out": self.n_out,
             "ms": round(self.ms, 3),
             **notes,
+            **({"facts": dict(self.facts)} if self.facts else {}),
         }
 
 
@@ -123,7 +125,8 @@ class Ranking:
 
     ids int64 [n]: distinct rows of `corpus`; scores float32 [n]: finite, never rising. scale: what the scores are ("bm25", "cosine", "rrf",
     "logit", ...; "rank" for synthetic scores that only carry an order). columns: further arrays [n], such as truncated_tokens.
-    trace: the steps that led here. notes: row -> what the stage that made this did to that document; a Pipeline moves them into its Step.
+    trace: the steps that led here. notes: row -> what the stage that made this did to that document, facts: what it tells of its work; a
+    Pipeline moves both into its Step.
     Raises InputError, NonFiniteError.
     """
 
@@ -134,6 +137,7 @@ class Ranking:
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     trace: tuple[Step, ...] = ()
     notes: Mapping[int, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, dtype in (("ids", np.int64), ("scores", np.float32)):
@@ -164,6 +168,7 @@ class Ranking:
         columns: Mapping[str, NDArray[Any]] | None = None,
         trace: tuple[Step, ...] = (),
         notes: Mapping[int, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> Ranking:
         """Internal: without the checks, a tenth of the time, for stages of the library whose answer cannot break the rules above."""
         made, put = object.__new__(cls), object.__setattr__
@@ -174,6 +179,7 @@ class Ranking:
         put(made, "columns", {name: _read_only(column) for name, column in columns.items()} if columns else {})
         put(made, "trace", trace)
         put(made, "notes", notes or {})
+        put(made, "facts", facts or {})
         return made
 
     def _with(self, **changes: Any) -> Ranking:
@@ -358,13 +364,13 @@ def _traced(named: tuple[str, str, str], before: Ranking | None, after: Ranking,
     past = before.trace if before is not None else ()
     inside = after.trace[len(past) :] if after.trace[: len(past)] == past else after.trace
     own = max(0.0, ms - sum(step.ms for step in inside))
-    step = Step(*named, len(before) if before is not None else 0, len(after), own, after.ids, after.notes)
+    step = Step(*named, len(before) if before is not None else 0, len(after), own, after.ids, after.notes, after.facts)
     return Ranking._trusted(after.ids, after.scores, after.corpus, after.scale, after.columns, (*past, *inside, step))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """What a scorer says of one ranking: values float32 [n] in its order, higher is better; scale and columns as in Ranking.
+    """What a scorer says of one ranking: values float32 [n] in its order, higher is better; scale, columns and facts as in Ranking.
 
     Any sequence of numbers is taken. Raises InputError for another shape and for columns that have no n entries.
     """
@@ -372,6 +378,7 @@ class Scores:
     values: NDArray[np.float32]
     scale: str = "score"
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values)
@@ -447,7 +454,7 @@ class Rescore(Stage):
             known = columns[name][n:] if name in columns else np.zeros(tail, column.dtype)
             columns[name] = np.concatenate([column[order], known])
         final_scores = np.concatenate([values[order], np.maximum(below, LOWEST).astype(np.float32)])
-        return ranking._with(ids=ranking.ids[places], scores=final_scores, scale=scores.scale, columns=columns)
+        return ranking._with(ids=ranking.ids[places], scores=final_scores, scale=scores.scale, columns=columns, facts=scores.facts)
 
     def __repr__(self) -> str:
         return f"Rescore({self.scorer!r}, depth={self.depth})"

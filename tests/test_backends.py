@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 
+import numpy as np
 import pytest
 
 from rerank_engine import backends, ops
@@ -96,3 +97,17 @@ def test_triton_asks_for_a_device_that_the_kernels_are_built_for(monkeypatch: py
     for state, expected in ((cuda(False, (0, 0)), "no CUDA device"), (cuda(True, (7, 5)), "sm_75"), (cuda(True, (9, 0)), "None")):
         torch.cuda = state  # type: ignore[attr-defined]
         assert expected in str(backends.NEEDS["triton"]())
+
+
+def test_every_instruction_set_passes_its_self_check_and_a_wrong_kernel_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rerank_engine import _native
+    from rerank_engine.ops.selfcheck import self_check
+
+    assert self_check() == dict.fromkeys(_native.usable_isas())
+    rows = [row for row in backends.report() if row["name"] == "self-check"]
+    assert [row["variant"] for row in rows] == _native.usable_isas() and all(row["ok"] for row in rows)
+    right = _native.maxsim
+    monkeypatch.setattr(
+        _native, "maxsim", lambda *args: (right(*args)[0] + np.float32(0.01), 4) if args[-1] == "baseline" else right(*args)
+    )
+    assert "float32 is off by 0.01" in str(self_check()["baseline"])

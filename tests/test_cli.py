@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from late_models import write_pylate
 
 from rerank_engine import cli
 from rerank_engine.demo import DATA, load_demo
@@ -54,6 +55,18 @@ def test_backends(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"kind": "op", "name": "topk", "variant": "reference", "ok": True, "reason": "", "detail": ""} in rows
     assert cli.main(["backends"]) == 0
     assert "reference" in capsys.readouterr().out
+
+
+def test_rerank_by_late_interaction(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder, texts = write_pylate(tmp_path / "model"), ["w1 w2", "w3 w4", " ".join(["w5"] * 20), ""]
+    (tmp_path / "docs.txt").write_text("\n".join(texts[:3]))
+    options = ["--query", "w3 w4", "--documents", str(tmp_path / "docs.txt"), "--model", str(folder)]
+    found = run_json(capsys, "rerank", *options)
+    assert found["scale"] == "maxsim" and found["model"] == str(folder) and len(found["results"]) == 3
+    assert {r["index"]: r["truncated_tokens"] for r in found["results"]} == {0: 0, 1: 0, 2: 11}
+    assert cli.main(["rerank", *options]) == 0 and "maxsim" in capsys.readouterr().out
+    assert cli.main(["rerank", *options, "--activation", "sigmoid"]) == 2
+    assert "expected logits" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("models")

@@ -14,7 +14,7 @@ from rerank_engine.runtimes.files import resolve
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
-EXPECTED = ("A flea bath helps.", "Marconi sent radio waves", "['d1'] 2.77", "'nDCG@10'")
+EXPECTED = ("A flea bath helps.", "Marconi sent radio waves", "['d1'] 2.77", "['0', '2']", "'nDCG@10'")
 
 
 def test_every_example_has_its_answer() -> None:

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*/quality.json"))
+RESULTS = sorted(path for path in (ROOT / "benchmarks" / "results").iterdir() if path.is_dir())
 
 
 @pytest.fixture
@@ -30,22 +30,18 @@ def render(tmp_path: Path) -> ModuleType:
 
 def test_documents_show_a_committed_result(render: ModuleType) -> None:
     texts = {name: (ROOT / name).read_text() for name in {document for document, _, _ in render.PLACES.values()}}
-    shown = []
-    for folder in (path.parent for path in RESULTS):
-        assert render.main(str(folder)) == 0
-        shown.append({name: (render.ROOT / name).read_text() for name in texts})
-        assert render.main(str(folder)) == 0
-        assert {name: (render.ROOT / name).read_text() for name in texts} == shown[-1]
-    assert texts in shown
+    for _ in range(2):  # the second time changes nothing
+        assert [render.main(str(folder)) for folder in RESULTS] == [0] * len(RESULTS)
+        assert {name: (render.ROOT / name).read_text() for name in texts} == texts
 
 
 def test_a_missing_marker_is_an_error(render: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     (render.ROOT / "README.md").write_text("no markers here")
-    assert render.main(str(RESULTS[0].parent)) == 1
+    assert render.main(str(ROOT / "benchmarks" / "results" / "epyc-2core")) == 1
     assert "README.md" in capsys.readouterr().err
 
 
 def test_the_readme_holds_no_figure_of_quality_outside_the_markers() -> None:
     outside = re.sub(r"<!-- BEGIN ([\w-]+) -->.*?<!-- END \1 -->", "", (ROOT / "README.md").read_text(), flags=re.S)
     assert not re.search(r"\b0\.\d{3,}\b|\b\d+(\.\d+)?x\b", outside)
-    assert json.loads(RESULTS[0].read_text())["demo"]["questions"] == 50
+    assert json.loads((ROOT / "benchmarks" / "results" / "epyc-2core" / "quality.json").read_text())["demo"]["questions"] == 50

@@ -9,6 +9,9 @@ the naive error of mmr and fails when its entry is not about twice of it.
     fuse   sums in float64, rounded once to float32: half a unit in the last place, twice
     bm25   as fuse; down to the smallest weights that float32 has
     mmr    a float32 dot product of up to 384 terms, summed in one go
+    maxsim, per query token of length 1 and document tokens of length 1 (`scale`: the sum of the query tokens' lengths times the longest
+           document token): a float32 dot product of up to 384 terms; float16 and int8 hold what they hold, the products are the same, but
+           for int8 products of 15-bit queries. residual: the same after decoding; sums of int16 and of bytes by the issue's own bounds
 
 Order: equal, unless the scores concerned tie within the tolerance of their op.
 """
@@ -35,6 +38,11 @@ TABLE: dict[tuple[str, str], Tolerance] = {
     ("fuse", "float32"): Tolerance(2 * HALF_ULP, 1e-30),
     ("bm25", "float32"): Tolerance(2 * HALF_ULP, 2e-45),
     ("mmr", "float32"): Tolerance(2 * 4 * HALF_ULP, 1e-30),
+    ("maxsim", "float32"): Tolerance(2 * 4 * HALF_ULP, 1e-30),
+    ("maxsim", "int8"): Tolerance(3e-4, 1e-30),
+    ("residual", "float32"): Tolerance(2 * 8 * HALF_ULP, 1e-30),
+    ("residual", "int16"): Tolerance(0.0, 2e-3),
+    ("residual", "uint8"): Tolerance(0.0, 2e-2),
 }
 
 

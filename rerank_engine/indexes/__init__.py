@@ -1,6 +1,7 @@
 """What retrievers search: built from a corpus, addressed by its rows."""
 
 from .inverted import BM25Index
+from .tokens import TokenIndex
 from .vectors import VectorIndex
 
-__all__ = ["BM25Index", "VectorIndex"]
+__all__ = ["BM25Index", "TokenIndex", "VectorIndex"]

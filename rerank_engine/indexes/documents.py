@@ -174,13 +174,21 @@ class JoinedCorpus(Corpus):
         raise UnknownIdError("Corpus", got=f"the id '{doc_id}'", expected="the id of a document that is in it")
 
 
-def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def problem_of(corpus: Corpus) -> str:
+    """Reads every document. What is wrong with their ids, or nothing. Raises FileFormatError for a document that cannot be read."""
+    for row, document in enumerate(corpus):
+        if document.id not in corpus or corpus.row(document.id) != row:
+            return f"the id '{document.id}', which is not found by its order"
+    return ""
+
+
+def batches(documents: Iterable[Document], what: str = "BM25Index.add") -> Iterator[list[Document]]:
     """What `add` gathers before it makes a segment of it."""
     if isinstance(documents, Document) or not isinstance(documents, Iterable):
-        raise InputError("BM25Index.add", got=type(documents).__name__, expected="documents", hint="Pass [document].")
+        raise InputError(what, got=type(documents).__name__, expected="documents", hint="Pass [document].")
     batch, size = list[Document](), 0
     for document in documents:
-        checks.instance("BM25Index.add: document", document, Document)
+        checks.instance(f"{what}: document", document, Document)
         batch.append(document)
         size += len(document.text) + len(document.title) + OVERHEAD
         if size >= BATCH:

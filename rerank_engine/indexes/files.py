@@ -134,6 +134,11 @@ def open_file(path: str | Path, kind: str, *, verify: bool = False, in_memory: b
     return Stored(kind, table["meta"], sections)
 
 
+def kind_of(path: str | Path) -> str:
+    """The kind of an index file, from its header and table. Raises FileFormatError for what is none."""
+    return str(_table(Path(path), _bytes_of(Path(path), False))["kind"])
+
+
 def _bytes_of(path: Path, in_memory: bool) -> Any:
     try:
         if in_memory:

@@ -1,7 +1,7 @@
-"""A BM25 index in a folder: segments that never change, the rows deleted from them, and a manifest that says which of them are the index.
+"""An index in a folder: segments that never change, the rows deleted from them, and a manifest that says which of them are the index.
 
     manifest.json             {"format", "made", "generation", "settings", "segments": [{"file", "dead"}], "crc32"}: last, renamed
-    GGGGGGGG-N.segment        a member (members.py)
+    GGGGGGGG-N.segment        a member (members.py, token_members.py)
     GGGGGGGG-N.deleted        which rows of a member are deleted
 
 A commit writes new files, syncs them, and replaces the manifest; only then old files go. What a crash leaves behind is not in the manifest:
@@ -17,30 +17,57 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from ..errors import FileFormatError, InputError
-from . import members
 from .files import sync_folder
-from .members import Member
 
 FORMAT, MANIFEST, LOCK = 1, "manifest.json", "lock"
 TIER = 8  # segments of one tier, each up to TIER times as large as the tier below, before they are merged
 _OURS = re.compile(r"(\d{8,}-\d+\.(segment|deleted))|\..*\.tmp")
 
 
+class AnyMember(Protocol):
+    """A part of an index with documents of its own. file, dead_file: names in the folder, None for what is in memory only. A dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def n_rows(self) -> int: ...
+    @property
+    def n_live(self) -> int: ...
+    @property
+    def dead(self) -> Any: ...
+    @property
+    def file(self) -> str | None: ...
+    @property
+    def dead_file(self) -> str | None: ...
+
+
+class Kind(Protocol):
+    """What a folder has to know of its members: a module of these functions."""
+
+    def read(self, path: Path, *, name: str | None = None, verify: bool = False, in_memory: bool = False) -> tuple[Any, dict[str, Any]]: ...
+    def write(self, path: Path, member: Any, settings: dict[str, Any]) -> None: ...
+    def read_dead(self, path: Path, member: Any, name: str, *, verify: bool = False, in_memory: bool = False) -> Any: ...
+    def write_dead(self, path: Path, member: Any) -> None: ...
+    def merge(self, members: Sequence[Any], path: Path | None, settings: dict[str, Any]) -> Any: ...
+    def check(self, member: Any, name: str) -> None: ...
+
+
 class Folder:
     """What is committed in a folder, and the files that are about to be."""
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
-        self.path, self._manifest, self._made, self._lock = path, manifest, 0, -1
+    def __init__(self, path: Path, manifest: Mapping[str, Any], kind: Kind) -> None:
+        self.path, self.kind, self._manifest, self._made, self._lock = path, kind, manifest, 0, -1
 
     @classmethod
-    def create(cls, path: Path, settings: Mapping[str, Any]) -> Folder:
+    def create(cls, path: Path, settings: Mapping[str, Any], kind: Kind, first: Callable[[Path], None] | None = None) -> Folder:
+        """first: writes what the members of this folder share, before it is an index."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(
                 f"index folder {path}",
@@ -49,26 +76,28 @@ class Folder:
                 hint="To change an index: open it.",
             )
         made = os.urandom(8).hex()  # tells it from a later index in the same place, whose generations and files have the same names
-        folder = cls(path, {"made": made, "generation": 0, "settings": settings, "segments": []})
+        folder = cls(path, {"made": made, "generation": 0, "settings": settings, "segments": []}, kind)
         try:
             new = [place for place in (path, *path.parents) if not place.exists()]
             path.mkdir(parents=True, exist_ok=True)
             for place in new:
                 sync_folder(place.parent)
+            if first is not None:
+                first(path)
             folder._write_manifest(folder._manifest)
         except OSError as error:
             raise InputError(f"index folder {path}", got=str(error), expected="a place that can be written") from error
         return folder
 
     @classmethod
-    def open(cls, path: Path) -> Folder:
-        return cls(path, _read_manifest(path))
+    def open(cls, path: Path, kind: Kind) -> Folder:
+        return cls(path, _read_manifest(path), kind)
 
     @property
     def settings(self) -> dict[str, Any]:
         return dict(self._manifest["settings"])
 
-    def members(self, *, in_memory: bool = False, verify: bool = False) -> list[Member]:
+    def members(self, *, in_memory: bool = False, verify: bool = False) -> list[Any]:
         """The committed ones. A commit by another process may replace them while they are opened: then its manifest is read."""
         try:
             return [self._member(entry, in_memory, verify) for entry in self._manifest["segments"]]
@@ -79,12 +108,12 @@ class Folder:
             self._manifest = newer
             return self.members(in_memory=in_memory, verify=verify)
 
-    def _member(self, entry: Mapping[str, Any], in_memory: bool, verify: bool) -> Member:
-        member, _ = members.read(self.path / entry["file"], name=entry["file"], verify=verify, in_memory=in_memory)
+    def _member(self, entry: Mapping[str, Any], in_memory: bool, verify: bool) -> Any:
+        member, _ = self.kind.read(self.path / entry["file"], name=entry["file"], verify=verify, in_memory=in_memory)
         return (
             member
             if entry["dead"] is None
-            else members.read_dead(self.path / entry["dead"], member, entry["dead"], verify=verify, in_memory=in_memory)
+            else self.kind.read_dead(self.path / entry["dead"], member, entry["dead"], verify=verify, in_memory=in_memory)
         )
 
     def lock(self) -> None:
@@ -126,18 +155,18 @@ class Folder:
         self._made += 1
         return self.path / f"{self._manifest['generation'] + 1:08d}-{self._made}.{ending}"
 
-    def spill(self, member: Member, settings: dict[str, Any]) -> Member:
+    def spill(self, member: AnyMember, settings: dict[str, Any]) -> Any:
         """The same member, mapped from a new file instead of in memory."""
         path = self.new_file()
-        members.write(path, member, settings)
-        return members.read(path, name=path.name)[0]
+        self.kind.write(path, member, settings)
+        return self.kind.read(path, name=path.name)[0]
 
-    def commit(self, parts: Sequence[Member], settings: dict[str, Any]) -> list[Member]:
+    def commit(self, parts: Sequence[AnyMember], settings: dict[str, Any]) -> list[Any]:
         """Writes what is not in files yet, then the manifest. Returns the members as they lie in the folder now."""
         with self.attempt():
-            out = list(parts)
-            while (run := to_merge([m.n_live for m in out], [len(m.part.segment) for m in out])) is not None:
-                out[run] = [members.merge(out[run], self.new_file(), settings)]
+            out: list[Any] = list(parts)
+            while (run := to_merge([m.n_live for m in out], [m.n_rows for m in out])) is not None:
+                out[run] = [self.kind.merge(out[run], self.new_file(), settings)]
             out = [self._on_disk(member, settings) for member in out]
             entries = [{"file": member.file, "dead": member.dead_file} for member in out]
             generation = self._manifest["generation"] + 1
@@ -148,7 +177,7 @@ class Folder:
         self.unlock()  # not after a failure: what is not committed lies in files that another writer would take for its own
         return out
 
-    def rollback(self) -> list[Member]:
+    def rollback(self) -> list[Any]:
         """The committed members again. Removes what was made since, when this is the writer, and lets another one in."""
         out = self.members()
         if self._lock >= 0:
@@ -177,15 +206,15 @@ class Folder:
                 self.unlock()
             raise
 
-    def _on_disk(self, member: Member, settings: dict[str, Any]) -> Member:
-        if member.file is None and member.part.dead is not None:
-            return members.merge([member], self.new_file(), settings)
+    def _on_disk(self, member: AnyMember, settings: dict[str, Any]) -> Any:
+        if member.file is None and member.dead is not None:
+            return self.kind.merge([member], self.new_file(), settings)
         if member.file is None:
             return self.spill(member, settings)
-        if member.part.dead is None or member.dead_file is not None:
+        if member.dead is None or member.dead_file is not None:
             return member
         path = self.new_file("deleted")
-        members.write_dead(path, member)
+        self.kind.write_dead(path, member)
         return replace(member, dead_file=path.name)
 
     def _write_manifest(self, content: Mapping[str, Any]) -> None:
@@ -261,10 +290,10 @@ def to_merge(live: Sequence[int], rows: Sequence[int] | None = None) -> slice | 
     return None
 
 
-def parts_of(path: Path, *, verify: bool, in_memory: bool = False) -> tuple[list[Member], dict[str, Any], Folder | None]:
+def parts_of(path: Path, kind: Kind, *, verify: bool, in_memory: bool = False) -> tuple[list[Any], dict[str, Any], Folder | None]:
     """Members, settings and, for a folder, the folder of the index at a path."""
     if path.is_dir():
-        folder = Folder.open(path)
+        folder = Folder.open(path, kind)
         return folder.members(in_memory=in_memory, verify=verify), folder.settings, folder
-    member, settings = members.read(path, verify=verify, in_memory=in_memory)
+    member, settings = kind.read(path, verify=verify, in_memory=in_memory)
     return [member], settings, None

@@ -3,15 +3,12 @@ takes additions and deletions."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import dataclasses
 import tempfile
-import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +16,7 @@ from numpy.typing import NDArray
 from ..backends import choose
 from ..core import Query
 from ..corpus import Corpus, Document, require_documents
-from ..errors import DuplicateIdError, FileFormatError, InputError, RerankError
+from ..errors import FileFormatError, InputError, RerankError
 from ..ops import checks
 from ..ops.bm25 import BM25Parameters, Searcher
 from ..ops.postings import damaged
@@ -28,10 +25,11 @@ from ..packed import Packed
 from ..progress import Progress
 from ..text import Analyzer, AnalyzerLike
 from . import members
-from .documents import JoinedCorpus, NumberedCorpus, batches, require_json
-from .folder import Folder, parts_of, to_merge
+from .documents import NumberedCorpus, batches
+from .folder import Folder, Kind, parts_of
 from .members import Member
 from .queries import filtered, lookup, run, terms_of
+from .segmented import SegmentedIndex, checked, joined, without
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +41,7 @@ class _State:
     corpus: Corpus
 
 
-class BM25Index:
+class BM25Index(SegmentedIndex):
     """A corpus, searchable by BM25 and its variants. Searches may run in any number of threads, also during updates.
 
         BM25Index.build(corpus)                   in memory; .save(path) writes one file
@@ -52,6 +50,8 @@ class BM25Index:
 
     k1, b and the variant (see rr.ops.bm25) belong to the search: `open` takes others than the index was built with.
     """
+
+    kind = cast(Kind, members)
 
     def __init__(
         self,
@@ -62,10 +62,10 @@ class BM25Index:
         *,
         folder: Folder | None = None,
     ) -> None:
-        self.analyzer, self.parameters, self._folder = analyzer, parameters, folder
+        super().__init__(folder)
+        self.analyzer, self.parameters = analyzer, parameters
         self._stored = BM25Parameters(**settings["parameters"]) if "parameters" in settings else parameters  # what a file keeps
         self.codes, self.forward, self.backend = bool(settings["codes"]), bool(settings["forward"]), str(settings["backend"])
-        self._lock = threading.RLock()
         self._set(parts)
 
     @classmethod
@@ -149,7 +149,7 @@ class BM25Index:
     ) -> BM25Index:
         """An empty index in a new or empty folder: `add` to it, then `commit`."""
         index = cls._empty(analyzer, BM25Parameters(variant, k1, b, delta), codes, forward, "cpp")
-        index._folder = Folder.create(Path(folder), index._settings())
+        index._folder = Folder.create(Path(folder), index._settings(), cls.kind)
         return index
 
     @classmethod
@@ -171,7 +171,7 @@ class BM25Index:
         mapping them, which survives their being cut short. verify: checks every byte first, as `BM25Index.check` does.
         Raises FileFormatError for what is no index or is damaged, InputError for another analyzer.
         """
-        parts, settings, folder = parts_of(Path(path), verify=verify, in_memory=in_memory)
+        parts, settings, folder = parts_of(Path(path), cls.kind, verify=verify, in_memory=in_memory)
         try:
             stored = settings["parameters"]
             given = {"variant": variant, "k1": k1, "b": b, "delta": delta}
@@ -200,7 +200,7 @@ class BM25Index:
     def _set(self, parts: Sequence[Member]) -> None:
         searcher = Searcher([member.part for member in parts], self.parameters, self.backend)
         whole = len(parts) == 1 and parts[0].part.dead is None
-        corpus = parts[0].documents if whole else JoinedCorpus([(member.documents, member.part.dead) for member in parts])
+        corpus = parts[0].documents if whole else joined(parts)
         self._state = _State(tuple(parts), searcher, corpus)
 
     # What is in it
@@ -211,23 +211,17 @@ class BM25Index:
         return self._state.corpus
 
     @property
+    def _members(self) -> tuple[Member, ...]:
+        return self._state.members
+
+    @property
     def searcher(self) -> Searcher:
         """What searches it now, by term ids; see rr.ops."""
         return self._state.searcher
 
-    def __len__(self) -> int:
-        """The number of documents, without deleted ones."""
-        return self._state.searcher.n_docs
-
     @property
     def n_postings(self) -> int:
         return sum(member.part.segment.n_postings for member in self._state.members)
-
-    def snapshot(self) -> BM25Index:
-        """The index as it is now, for searches that belong together: updates of the other do not change it. It has no folder."""
-        frozen = copy.copy(self)
-        frozen._folder = None
-        return frozen
 
     def with_parameters(self, **changes: Any) -> BM25Index:
         """A snapshot that searches with another variant, k1, b or delta; over the same corpus, so that the two can be fused."""
@@ -325,128 +319,36 @@ class BM25Index:
         progress(done, 0) is called after each batch. Raises DuplicateIdError for an id that is there or comes twice.
         """
         with self._changing():
-            parts, n = self._added(self._state.members, documents, progress)
+            parts, n = self._added(self._members, batches(documents), self._make, progress)
             self._set(parts)
         return n
-
-    def delete(self, ids: Collection[str]) -> None:
-        """Deletes documents by id, all or none of them. Raises UnknownIdError. Reads the postings of the segments concerned once: delete
-        many at a time."""
-        if isinstance(ids, str):
-            raise InputError("BM25Index.delete", got="one string", expected="a collection of ids", hint="Pass [id].")
-        with self._changing():
-            self._set(self._without(self._state, [self._state.corpus.row(doc_id) for doc_id in ids]))
 
     def update(self, documents: Iterable[Document], *, progress: Progress | None = None) -> int:
         """Replaces the documents that have these ids, and adds those that are new, behind all others. All or none of them."""
         with self._changing():
             new, state = Corpus(documents), self._state
             rows = [state.corpus.row(document.id) for document in new if document.id in state.corpus]
-            parts, n = self._added(self._without(state, rows), new, progress)
+            parts, n = self._added(without(state.members, rows), batches(new), self._make, progress)
             self._set(parts)
         return n
 
-    def commit(self) -> None:
-        """Makes the changes since `open` or the last commit last. A crash meets the state before or after it, never between.
-
-        Merges segments that have become many or half empty. Raises InputError for an index that has no folder.
-        """
-        if self._folder is None:
-            raise InputError(
-                "BM25Index.commit", got="an index without a folder", expected="one that was created in a folder or opened from one"
-            )
-        with self._lock:
-            self._set(self._folder.commit(self._state.members, self._settings()))
-
-    def rollback(self) -> None:
-        """Forgets the changes since `open` or the last commit, and lets another writer in."""
-        if self._folder is None:
-            raise InputError("BM25Index.rollback", got="an index without a folder", expected="one that has commits to go back to")
-        with self._lock:
-            self._set(self._folder.rollback())
-
-    def merge(self) -> None:
-        """Makes one segment of all. In a folder: on disk, to be committed."""
-        with self._changing():
-            if len(self._state.members) > 1 or any(member.part.dead is not None for member in self._state.members):
-                self._set([self._merged(self._state.members)])
-
-    def save(self, path: str | Path) -> None:
-        """Writes one file that `open` maps. It appears whole or not at all. Deleted documents are left out."""
-        state = self._state
+    def _require_changeable(self) -> None:
         if self.backend != "cpp":
-            raise InputError(
-                "BM25Index.save", got=f"an index of the backend {self.backend}", expected="one of cpp", hint='Build it with backend="cpp".'
-            )
-        if not len(self):
-            raise InputError("BM25Index.save", got="an empty index", expected="at least one document")
-        if len(state.members) == 1 and state.members[0].part.dead is None:
-            members.write(Path(path), state.members[0], self._settings())
-        else:
-            members.merge(state.members, Path(path), self._settings())
+            got = f"an index of the backend {self.backend}"
+            raise InputError("BM25Index: saving and changing", got=got, expected="one of cpp", hint='Build it with backend="cpp".')
 
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
-        if self.backend != "cpp":
-            raise InputError("BM25Index", got=f"a change to an index of the backend {self.backend}", expected="one of cpp")
-        with self._lock:
-            if self._folder is None:
-                yield
-                return
-            with self._folder.attempt():
-                yield
-
-    def _added(self, parts: Sequence[Member], documents: Iterable[Document], progress: Progress | None) -> tuple[list[Member], int]:
-        out, known, n = list(parts), JoinedCorpus([(member.documents, member.part.dead) for member in parts]), 0
-        seen: set[str] = set()
-        for batch in batches(documents):
-            for document in batch:
-                if document.id in seen or document.id in known:
-                    raise DuplicateIdError("BM25Index.add", got=f"the id '{document.id}'", expected="ids that are new", hint="Use update.")
-                seen.add(document.id)
-                if self._folder is not None:
-                    require_json(document)
-            made = self._member(Corpus(batch), (self.analyzer(document.passage) for document in batch))
-            if len({member.terms is None for member in (*out, made) if member.part.segment.n_terms}) > 1:
-                got, expected = ("strings", "integers") if made.terms is not None else ("integers", "strings")
-                raise InputError("BM25Index.add: terms", got=got, expected=f"{expected}, of which the index is made")
-            if self._folder is not None and len(batch) >= 1000:
-                made = self._folder.spill(made, self._settings())
-            out.append(made)
-            n += len(batch)
-            while (run := to_merge([member.n_live for member in out])) is not None:
-                out[run] = [self._merged(out[run])]
-            if progress:
-                progress(n, 0)
-        return out, n
-
-    def _merged(self, parts: Sequence[Member]) -> Member:
-        on_disk = self._folder is not None and sum(member.n_live for member in parts) >= 1000
-        return members.merge(parts, self._folder.new_file() if self._folder is not None and on_disk else None, self._settings())
-
-    @staticmethod
-    def _without(state: _State, rows: Sequence[int]) -> list[Member]:
-        """The members without some rows of the corpus; members that have none left go."""
-        out, base = [], 0
-        for member in state.members:
-            n = len(member.part.segment)
-            own = [row - base for row in rows if base <= row < base + n]
-            changed = member.delete(own) if own else member
-            if changed.n_live:
-                out.append(changed)
-            base += n
-        return out
+    def _make(self, batch: list[Document]) -> Member:
+        made = self._member(Corpus(batch), (self.analyzer(document.passage) for document in batch))
+        if len({member.terms is None for member in (*self._members, made) if member.part.segment.n_terms}) > 1:
+            got, expected = ("strings", "integers") if made.terms is not None else ("integers", "strings")
+            raise InputError("BM25Index.add: terms", got=got, expected=f"{expected}, of which the index is made")
+        return made
 
     @classmethod
     def check(cls, path: str | Path, progress: Progress | None = None) -> dict[str, Any]:
         """Reads every byte of a file or folder and decodes every list. {"path", "segments", "documents", "deleted", "terms", "postings",
         "bytes"}; raises FileFormatError, which names the file, for the first thing that is wrong."""
-        path = Path(path)
-        parts, _, _ = parts_of(path, verify=True)
-        for done, member in enumerate(parts, 1):
-            members.check(member, str(path if member.file is None else path / member.file))
-            if progress:
-                progress(done, len(parts))
+        parts, size = checked(Path(path), cls.kind, progress)
         segments = [member.part.segment for member in parts]
         live = sum(member.n_live for member in parts)
         return {
@@ -456,7 +358,7 @@ class BM25Index:
             "deleted": sum(map(len, segments)) - live,
             "terms": sum(segment.n_terms for segment in segments),
             "postings": sum(segment.n_postings for segment in segments),
-            "bytes": sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]) if file.is_file()),
+            "bytes": size,
         }
 
     def __repr__(self) -> str:

@@ -20,7 +20,7 @@ from ..ops.bm25 import Part
 from ..ops.postings import FORWARD, META, SECTIONS, Segment, coding, damaged
 from ..packed import Packed
 from ..progress import Progress
-from .documents import StoredCorpus, string_table, write_documents
+from .documents import StoredCorpus, problem_of, string_table, write_documents
 from .files import Stored, Writer, open_file
 
 KIND, DEAD_KIND = "bm25-segment", "bm25-deleted"
@@ -39,8 +39,16 @@ class Member:
     dead_file: str | None = None
 
     @property
+    def n_rows(self) -> int:
+        return len(self.part.segment)
+
+    @property
+    def dead(self) -> NDArray[np.bool_] | None:
+        return self.part.dead
+
+    @property
     def n_live(self) -> int:
-        return len(self.part.segment) - (0 if self.part.dead is None else int(self.part.dead.sum()))
+        return self.n_rows - (0 if self.part.dead is None else int(self.part.dead.sum()))
 
     def lookup(self, terms: Sequence[Any]) -> NDArray[np.int32]:
         """Term ids int32 [n], -1 for terms that no document holds."""
@@ -285,8 +293,6 @@ def check(member: Member, name: str) -> None:
     dead = member.part.dead_bits
     if not problem and len(dead) and (segment.native.dead_frequencies(dead) != member.part.dead_counts).any():
         problem = "counts of deleted documents that are not those of the documents"
-    for row, document in enumerate(member.documents):
-        if member.documents.row(document.id) != row:
-            problem = f"the id '{document.id}', which is not found by its order"
+    problem = problem or problem_of(member.documents)
     if problem:
         raise FileFormatError(name, got=f"a damaged index: {problem}", expected="an index as it was written", hint="Build it again.")

@@ -1,9 +1,17 @@
 """Every op: its contract, its numpy reference, and the dispatch to the backend that runs it (see rerank_engine/backends.py)."""
 
 from .bm25 import BM25Parameters, Searcher, bm25
+from .certified import certified_top, token_norms
 from .fuse import fuse, fuse_explained
+from .maxsim import matches, maxsim, quantize_int8
 from .mmr import mmr
 from .postings import Segment
+from .residual import centroid_scores, residual_maxsim, residual_maxsim_explained
 from .topk import topk
 
-__all__ = ["BM25Parameters", "Searcher", "Segment", "bm25", "fuse", "fuse_explained", "mmr", "topk"]
+__all__ = [
+    "BM25Parameters", "Searcher", "Segment", "bm25", "centroid_scores",
+    "certified_top", "fuse", "fuse_explained", "matches", "maxsim", "mmr", "quantize_int8",
+    "residual_maxsim", "residual_maxsim_explained",
+    "token_norms", "topk",
+]  # fmt: skip

@@ -43,10 +43,10 @@ def floats(name: str, array: Any, ndim: int, *, finite: bool = True) -> NDArray[
     if a.dtype == np.float32:
         if finite:
             all_finite(name, a)
-        return _contiguous(a, np.float32)
+        return contiguous(a, np.float32)
     all_finite(name, a)
     with np.errstate(over="ignore"):
-        out = _contiguous(a, np.float32)
+        out = contiguous(a, np.float32)
     if a.dtype.kind == "f" and not np.isfinite(out).all():
         raise NonFiniteError(name, got="a value beyond float32", expected=f"numbers up to {np.finfo(np.float32).max:.3g}")
     return out
@@ -72,10 +72,10 @@ def integers(name: str, array: Any, dtype: type[np.signedinteger[Any]] = np.int6
     info = np.iinfo(dtype)
     if a.dtype != dtype and (int(a.min()) < info.min or int(a.max()) > info.max):
         raise InputError(name, got=f"values from {a.min()} to {a.max()}", expected=f"values that fit {np.dtype(dtype)}")
-    return _contiguous(a, dtype)
+    return contiguous(a, dtype)
 
 
-def _contiguous(a: NDArray[Any], dtype: Any) -> NDArray[Any]:
+def contiguous(a: NDArray[Any], dtype: Any = None) -> NDArray[Any]:
     out = np.ascontiguousarray(a, dtype=dtype)
     return out if out.flags.aligned else out.copy()
 

@@ -19,8 +19,11 @@ class Runtime(Protocol):
     # True when a row's output depends on the rows beside it (dynamic int8 activations share one scale): such a network runs row by row.
     batch_sensitive: bool
 
-    def run(self, ids: Packed, types: Packed, output: str) -> NDArray[np.float32]:
-        """ids, types: int64 tokens of n sequences. One output: float32 [n, ...], or [n, longest, ...] for one that has a token axis."""
+    def run(self, ids: Packed, types: Packed, output: str, attended: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """ids, types: int64 tokens of n sequences. One output: float32 [n, ...], or [n, longest, ...] for one that has a token axis.
+
+        attended: int64 [n], how many tokens of each, from the first on, the others may look at; all by default.
+        """
         ...
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CorruptModelError, InputError, MissingDependency, UnknownModelError, UnsafeModelError
+from .late_config import late_settings, read_json
 
 ONNX_NAMES = ("model.onnx", "onnx/model.onnx")
-HUB_PATTERNS = ["*.json", "1_Pooling/*.json"]
+HUB_PATTERNS = ["*.json", "*_Pooling/*.json", "artifact.metadata", "*_Dense/*.json", "*_Dense/model.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class ModelFiles:
     query_prompt: str = ""
     document_prompt: str = ""
     max_length: int | None = None
+    late: Mapping[str, Any] = field(default_factory=dict)  # of a late-interaction model: see late_config.py
     other_modules: tuple[str, ...] = ()  # what sentence-transformers would run besides transformer, pooling and normalisation
 
 
@@ -66,6 +67,8 @@ BUNDLED: dict[str, Bundled] = {
         "models/data/colbert",
         "4980983628c18e4f0a4c756114abd2d7c097c6ccad9cffc70e77302d21e05df0",
         {**_BERT, "architectures": ["HF_ColBERT"]},
+        # The package brings the encoder without its projection to 96 dimensions: the 384 of its states are scored as they are.
+        {"late": {"query_prefix": "[unused0]", "document_prefix": "[unused1]", "query_length": 32, "document_length": 300, "dense": []}},
     ),
 }
 
@@ -113,7 +116,10 @@ def read_folder(name: str, folder: Path, file: str | None = None, defaults: Mapp
     modules = [str(m.get("type")).split(".")[-1] for m in read_json(folder / "modules.json", list) if isinstance(m, dict)]
     prompts = _prompts(folder / "config_sentence_transformers.json")
     tokenizer = read_json(folder / "tokenizer_config.json")
-    lengths = [read_json(folder / "sentence_bert_config.json").get("max_seq_length"), tokenizer.get("model_max_length")]
+    late = late_settings(folder, config)
+    # PyLate writes there the length of whatever it encoded last, a query's even.
+    told = None if late else read_json(folder / "sentence_bert_config.json").get("max_seq_length")
+    lengths = [told, tokenizer.get("model_max_length")]
     return ModelFiles(
         name,
         folder,
@@ -123,22 +129,10 @@ def read_folder(name: str, folder: Path, file: str | None = None, defaults: Mapp
         normalize="Normalize" in modules,
         query_prompt=prompts.get("query", ""),
         document_prompt=prompts.get("document", prompts.get("passage", "")),
+        late=late,
         max_length=min((int(n) for n in lengths if type(n) in (int, float) and n < 1e9), default=None),
         other_modules=tuple(module for module in modules if module not in ("Transformer", "Pooling", "Normalize")),
     )
-
-
-def read_json(path: Path, kind: type = dict) -> Any:
-    """The content of a JSON file, a dict or a list as `kind` says; an empty one if there is no such file. Raises CorruptModelError."""
-    if not path.is_file():
-        return kind()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # the last: brackets nested thousands deep
-        raise CorruptModelError(str(path), got=f"a file that does not parse ({error})", expected="JSON") from error
-    if not isinstance(content, kind):
-        raise CorruptModelError(str(path), got=f"JSON that is a {type(content).__name__}", expected=f"a {kind.__name__}")
-    return content
 
 
 def _prompts(path: Path) -> dict[str, str]:

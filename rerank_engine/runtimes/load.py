@@ -8,20 +8,28 @@ from typing import TYPE_CHECKING, Any
 from ..backends import RUNTIMES
 from ..errors import BackendUnavailable, CorruptModelError, InputError, UnsupportedModelError
 from .files import ModelFiles, resolve
+from .late_config import late_config, read_json
+from .projection import read_projections
 from .tokenize import Tokenizer
 
 if TYPE_CHECKING:
+    from ..stages.colbert import ColBERT
     from ..stages.cross import CrossEncoder
     from ..stages.dense import BiEncoder
+    from .base import Runtime
 
 ENCODERS = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra", "MPNet", "DebertaV2", "ModernBert")
 FAMILIES: dict[str, str] = {
     **{f"{encoder}ForSequenceClassification": "cross-encoder" for encoder in ENCODERS},
     **{f"{encoder}Model": "bi-encoder" for encoder in ENCODERS},
 }
-OPTIONS = {"cross-encoder": ("label",), "bi-encoder": ("pooling", "normalize", "query_prompt", "document_prompt")}
+OPTIONS = {
+    "cross-encoder": ("label",),
+    "bi-encoder": ("pooling", "normalize", "query_prompt", "document_prompt"),
+    "late interaction": ("query_prefix", "document_prefix", "query_length", "document_length", "expand", "attend", "skiplist"),
+}
 # Understood, and not runnable in this version: named so that the error can say so.
-LATER = {"HF_ColBERT": "late interaction", "T5ForConditionalGeneration": "seq2seq", "Qwen3ForCausalLM": "LLM"}
+LATER = {"T5ForConditionalGeneration": "seq2seq", "Qwen3ForCausalLM": "LLM"}
 SHORTEST = 8  # tokens of one input: below, special tokens leave no room for a query and a document
 # These count positions from pad_token_id + 1, which takes that many off the longest input.
 POSITION_OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet")
@@ -37,13 +45,15 @@ def load(
     revision: str | None = None,
     file: str | None = None,
     **options: Any,
-) -> CrossEncoder | BiEncoder:
-    """Loads a cross-encoder or a bi-encoder from a folder, a bundled name or a hub name holding ONNX, tokenizer.json and config.json.
+) -> CrossEncoder | BiEncoder | ColBERT:
+    """Loads a cross-encoder, a bi-encoder or a late-interaction model from a folder, a bundled name or a hub name holding ONNX,
+    tokenizer.json and config.json.
 
     runtime: "onnx"; "auto" takes the first that runs here. device: "cpu" | "cuda"; "auto" takes a GPU that was seen to run a model.
     threads: for the CPU, None = what this process may use. max_length: tokens of one input, at most the model's limit, the default.
     revision, file: see `runtimes.files.resolve`. options go to the family: `label=` (cross-encoder); `pooling=`, `normalize=`,
-    `query_prompt=`, `document_prompt=` (bi-encoder), over what the model's files say.
+    `query_prompt=`, `document_prompt=` (bi-encoder); `query_prefix=`, `document_prefix=`, `query_length=`, `document_length=`, `expand=`,
+    `attend=`, `skiplist=` (late interaction, see runtimes.late_config.LateConfig), over what the model's files say.
     Raises UnknownModelError, UnsupportedModelError, CorruptModelError, UnsafeModelError, BackendUnavailable, MissingDependency, InputError.
     """
     files = resolve(path_or_name, revision=revision, file=file)
@@ -68,6 +78,8 @@ def load(
         from ..stages.cross import CrossEncoder
 
         return CrossEncoder(session, tokenizer, name=files.name, **options)
+    if family == "late interaction":
+        return _late(files, session, tokenizer, options)
     from ..stages.dense import BiEncoder
 
     told = {key: getattr(files, key) for key in OPTIONS[family]}
@@ -78,7 +90,28 @@ def load(
     return encoder
 
 
+def _late(files: ModelFiles, session: Runtime, tokenizer: Tokenizer, options: dict[str, Any]) -> ColBERT:
+    from ..stages.colbert import ColBERT, states_width
+
+    config = late_config(files.name, files.late, options, tokenizer.max_length)
+    dense, told = files.late["dense"], {"hidden": _whole(files, "hidden_size"), "dim": files.late.get("dim")}
+    width = states_width(session, tokenizer, files.name) if dense or told["dim"] is not None else 0
+    projections = read_projections(files.name, files.folder, dense, width, **told) if width else ()
+    special = {**read_json(files.folder / "special_tokens_map.json"), **read_json(files.folder / "tokenizer_config.json")}
+    mask, end, unknown = (_content(special.get(key)) for key in ("mask_token", "eos_token", "unk_token"))
+    filler = mask or end or "[MASK]"
+    return ColBERT(session, tokenizer, config, name=files.name, projections=projections, mask_token=filler, unknown_token=unknown)
+
+
+def _content(token: Any) -> str | None:
+    """A special token is written as a string, or as a dict that tells more of it."""
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else None
+
+
 def _family(files: ModelFiles) -> str:
+    if files.late:
+        return "late interaction"
     architectures = files.config.get("architectures")
     for architecture in architectures if isinstance(architectures, list) else []:
         if not isinstance(architecture, str):
@@ -87,7 +120,7 @@ def _family(files: ModelFiles) -> str:
             return FAMILIES[architecture]
         if architecture in LATER:
             what = f"{architecture}, a {LATER[architecture]} model, which this version does not run yet"
-            raise UnsupportedModelError(f"model '{files.name}'", got=what, expected="a cross-encoder or a bi-encoder")
+            raise UnsupportedModelError(f"model '{files.name}'", got=what, expected="a cross-encoder, a bi-encoder or a ColBERT model")
     raise UnsupportedModelError(
         f"model '{files.name}': architectures in its config.json", got=repr(architectures), expected="one of " + ", ".join(FAMILIES)
     )

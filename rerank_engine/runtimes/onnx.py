@@ -55,7 +55,7 @@ class OnnxRuntime:
         if "input_ids" not in self._inputs:
             raise UnsupportedModelError(f"{path}: inputs", got=", ".join(self._inputs) or "none", expected="input_ids")
 
-    def run(self, ids: Packed, types: Packed, output: str) -> NDArray[np.float32]:
+    def run(self, ids: Packed, types: Packed, output: str, attended: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         lengths = ids.lengths
         shape = (len(ids), int(lengths.max()))
         mask = np.arange(shape[1]) < lengths[:, None]
@@ -63,7 +63,7 @@ class OnnxRuntime:
         padded["input_ids"][:] = self.pad_id
         padded["input_ids"][mask] = ids.values
         if "attention_mask" in padded:
-            padded["attention_mask"][:] = mask
+            padded["attention_mask"][:] = mask if attended is None else np.arange(shape[1]) < attended[:, None]
         if "token_type_ids" in padded:
             padded["token_type_ids"][mask] = types.values
         try:

@@ -50,18 +50,47 @@ class Tokenizer:
         """One more than the highest token: the embeddings that the model needs."""
         return max(self._tokenizer.get_vocab().values(), default=-1) + 1
 
-    def encode(self, texts: Sequence[str], *, queries: bool = False, prompt: str = "") -> Tokens:
-        """Single texts, `prompt` before each. A document that is too long loses its end; a query raises QueryTooLongError."""
+    def token_id(self, token: str) -> int | None:
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
+    def encode(
+        self, texts: Sequence[str], *, queries: bool = False, prompt: str = "", marker: int | None = None, limit: int | None = None
+    ) -> Tokens:
+        """Single texts, `prompt` before each. A document that is too long loses its end; a query raises QueryTooLongError.
+
+        marker: a token that is put behind the first one. limit: tokens of a document with all others, if that is less than max_length.
+        """
         for i, text in enumerate(texts):
             if not isinstance(text, str):  # the package would take two strings in a list for a pair
                 raise InputError(f"text of input {i}", got=type(text).__name__, expected="a string")
-        return self._encode([prompt + text for text in texts] if prompt else list(texts), segment=0, cut=not queries)
+        inputs = [prompt + text for text in texts] if prompt else list(texts)
+        return self._encode(inputs, segment=0, cut=not queries, marker=marker, limit=limit)
+
+    def first_token(self, text: str) -> int | None:
+        """The first token of a text without special tokens; None for a text without tokens."""
+        found: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return found[0] if found else None
+
+    def spans(self, text: str, *, marker: str = "", limit: int | None = None) -> list[tuple[str, int, int]]:
+        """(token, start, end) of each token that `encode` makes of a text, by the text's code points; (token, 0, 0) if it is not of the
+        text."""
+        encoding = self._tokenizer.encode(text)
+        spans = [span if segment == 0 else (0, 0) for span, segment in zip(encoding.offsets, encoding.sequence_ids)]
+        rows = [(token, *span) for token, span in zip(encoding.tokens, spans)]
+        excess = len(rows) + bool(marker) - (limit or self.max_length)
+        if excess > 0:
+            places = [i for i, segment in enumerate(encoding.sequence_ids) if segment == 0]
+            cut = set(places[len(places) - excess :])
+            rows = [row for i, row in enumerate(rows) if i not in cut]
+        return [*rows[:1], (marker, 0, 0), *rows[1:]] if marker else rows
 
     def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> Tokens:
         """(query, document) pairs by the tokenizer's own template. Only the document is cut; QueryTooLongError if none of it fits."""
         return self._encode(list(pairs), segment=1, cut=True)
 
-    def _encode(self, inputs: list[Any], segment: int, cut: bool) -> Tokens:
+    def _encode(self, inputs: list[Any], segment: int, cut: bool, marker: int | None = None, limit: int | None = None) -> Tokens:
+        most = (limit or self.max_length) - (marker is not None)
         try:
             encodings = self._tokenizer.encode_batch(inputs)
         except Exception as error:  # not a string, or a lone surrogate: the package does not say which input
@@ -73,18 +102,20 @@ class Tokenizer:
             if not row.size:
                 hint = "Its tokenizer.json adds no special tokens, so an empty text leaves nothing to run."
                 raise InputError(f"text of input {i}", got="no token", expected="at least one", hint=hint)
-            if (excess := row.shape[1] - self.max_length) > 0:
+            if (excess := row.shape[1] - most) > 0:
                 places = np.flatnonzero([s == segment for s in encoding.sequence_ids])
                 if not cut or excess >= len(places):
                     taken = row.shape[1] - (len(places) if cut else 0)
                     raise QueryTooLongError(
                         f"query of input {i}",
                         got=f"{taken} tokens with the model's special tokens ('{_start(inputs[i])}')",
-                        expected=f"{'fewer than' if cut else 'at most'} {self.max_length}, the model's limit",
+                        expected=f"{'fewer than' if cut else 'at most'} {most}, the model's limit",
                         hint="Queries are never cut: shorten it, or use a model with a longer input.",
                     )
                 row = np.delete(row, places[len(places) - excess :], axis=1)
                 dropped[i] = excess
+            if marker is not None:
+                row = np.insert(row, 1, [marker, 0], axis=1)
             ids.append(row[0])
             types.append(row[1])
         return Tokens(Packed.from_rows(ids, np.int64), Packed.from_rows(types, np.int64), dropped)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crashes import leftovers, number, whole
+from crashes import create, leftovers, number, opened, whole
 from damage import corpus, make_document, ranked
 
 import rerank_engine as rr
@@ -25,6 +25,7 @@ from rerank_engine.indexes import BM25Index, members
 from rerank_engine.indexes.folder import FORMAT, MANIFEST
 
 TESTS = Path(__file__).resolve().parents[1]
+KINDS = ["bm25", "float16", "2bit"]
 
 
 @pytest.fixture
@@ -35,8 +36,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "x"
 
 
-def writer(path: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(TESTS / "crashes.py"), "write", str(path)]
+def writer(path: Path, kind: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(TESTS / "crashes.py"), "write", str(path), kind]
     return subprocess.Popen(command, cwd=TESTS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -47,30 +48,32 @@ def announced(process: subprocess.Popen[str]) -> int:
     return max((int(line.split()[1]) for line in out.splitlines() if line.startswith("done")), default=0)
 
 
-def test_killed_at_any_time_it_is_one_commit_or_the_next(tmp_path: Path, thorough: bool) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_at_any_time_it_is_one_commit_or_the_next(tmp_path: Path, thorough: bool, kind: str) -> None:
     path, rng = tmp_path / "x", random.Random(7)
-    BM25Index.create(path, analyzer="simple").commit()
+    create(path, kind).commit()
     last = 0
     for _ in range(100 if thorough else 8):
-        process = writer(path)
+        process = writer(path, kind)
         assert process.stdout is not None
         assert process.stdout.readline().startswith("begin")
         time.sleep(rng.uniform(0, 0.5))
         process.kill()
         before, last = last, max(last, announced(process))
-        seen = whole(path)
+        seen = whole(path, kind)
         assert last <= seen <= last + 1
         assert seen >= before
         last = seen
     assert last > 0
-    index = BM25Index.open(path)
+    index = opened(path, kind)
     index.add([rr.Document("one more", "w0")])
     index.commit()
     assert not leftovers(path)
 
 
-def test_stopped_at_any_line_of_a_commit_it_is_the_old_or_the_new_one(tmp_path: Path, thorough: bool) -> None:
-    command = [sys.executable, str(TESTS / "crashes.py"), "points", str(tmp_path), "1" if thorough else "11"]
+@pytest.mark.parametrize("kind", KINDS)
+def test_stopped_at_any_line_of_a_commit_it_is_the_old_or_the_new_one(tmp_path: Path, thorough: bool, kind: str) -> None:
+    command = [sys.executable, str(TESTS / "crashes.py"), "points", str(tmp_path), kind, "1" if thorough else "11"]
     done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     old, new = map(int, done.stdout.split())
@@ -78,13 +81,14 @@ def test_stopped_at_any_line_of_a_commit_it_is_the_old_or_the_new_one(tmp_path: 
     assert new > 0
 
 
-def test_readers_that_open_during_commits_never_fail(tmp_path: Path, thorough: bool) -> None:
-    BM25Index.create(tmp_path / "x", analyzer="simple").commit()
-    process, seen = writer(tmp_path / "x"), list[int]()
+@pytest.mark.parametrize("kind", KINDS)
+def test_readers_that_open_during_commits_never_fail(tmp_path: Path, thorough: bool, kind: str) -> None:
+    create(tmp_path / "x", kind).commit()
+    process, seen = writer(tmp_path / "x", kind), list[int]()
     try:
         end = time.monotonic() + (30 if thorough else 3)
         while time.monotonic() < end or (len(seen) < 5 and process.poll() is None):
-            index = BM25Index.open(tmp_path / "x", verify=len(seen) % 2 == 0, in_memory=len(seen) % 3 == 0)
+            index = opened(tmp_path / "x", kind, verify=len(seen) % 2 == 0, in_memory=len(seen) % 3 == 0)
             seen.append(number(index))
             assert len(index) == len({doc_id for doc_id in index.corpus.ids if doc_id in index.corpus})
     finally:

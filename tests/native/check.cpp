@@ -2,6 +2,9 @@
 // set. Built by CMake with -DRERANK_CHECK=ON or under a sanitizer with -DRERANK_SANITIZE=address|thread. Exits 1 when a check fails.
 #include "check.hpp"
 
+#include <atomic>
+#include <thread>
+
 #include "cpu.hpp"
 #include "fuse.hpp"
 #include "mmr.hpp"
@@ -217,7 +220,7 @@ void check_dots_and_mmr(Random& random) {
         expect(mmr(relevance, huge, 1, {3, 1.0}, table)[2].id == 0, name + " mmr: relevance only needs no product");
         report(("dots, mmr: " + name).c_str());
     }
-    if (usable_isas().back() != Isa::avx512) expect_throw<std::invalid_argument>([] { kernels(Isa::avx512); }, "an absent instruction set");
+    if (usable_isas().back() != Isa::avx512vnni) expect_throw<std::invalid_argument>([] { kernels(Isa::avx512vnni); }, "an absent instruction set");
 }
 
 void check_pool() {
@@ -228,6 +231,28 @@ void check_pool() {
             expect(std::count(runs.begin(), runs.end(), 1) == static_cast<std::ptrdiff_t>(n), "every item runs once");
             const auto fail = [](std::size_t i) { if (i == 0) throw std::runtime_error("item 0"); };
             if (n > 0) expect_throw<std::runtime_error>([&] { parallel_for(n, threads, [&] { return fail; }); }, "an exception gets out");
+        }
+    std::vector<std::thread> callers;  // several at once, each with helpers
+    std::atomic<int> right{0};
+    for (int c = 0; c < 6; ++c)
+        callers.emplace_back([&] {
+            for (int round = 0; round < 50; ++round) {
+                std::atomic<int> sum{0};
+                parallel_for(100, 3, [&] { return [&](std::size_t i) { sum += static_cast<int>(i); }; });
+                right += sum == 4950;
+            }
+        });
+    for (std::thread& caller : callers) caller.join();
+    expect(right == 300, "callers share the pool");
+    for (const std::vector<std::size_t>& ends : {std::vector<std::size_t>{0}, {0, 0, 0}, {0, 5, 5, 1000, 1001}, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9}})
+        for (const int threads : {1, 2, 9}) {
+            std::vector<std::atomic<int>> runs(ends.size());
+            parallel_ranges(ends, threads, 1, [&](std::size_t begin, std::size_t end) {
+                for (std::size_t i = begin; i < end; ++i) ++runs[i];
+            });
+            bool once = true;
+            for (std::size_t i = 0; i + 1 < ends.size(); ++i) once &= runs[i] == 1;
+            expect(once, "every item is in one range");
         }
     report("pool");
 }
@@ -242,6 +267,7 @@ int main() {
     check_dots_and_mmr(random);
     check_lexical(random);
     check_damaged(random);
+    check_late(random);
     check_pool();
     std::printf("%d passed, %d failed\n", passed, failed);
     return failed ? 1 : 0;

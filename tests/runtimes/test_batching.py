@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank_engine.packed import Packed
-from rerank_engine.runtimes.batching import TOKEN_BUDGET, plan, run_batched
+from rerank_engine.runtimes.batching import TOKEN_BUDGET, plan, run_batched, run_tokens
 from rerank_engine.runtimes.tokenize import Tokens
 
 sequences = st.lists(st.tuples(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.booleans()), max_size=30)
@@ -19,11 +19,13 @@ class Recorder:
     name, device, outputs = "fake", "cpu", ("sum", "states")
 
     def __init__(self, batch_sensitive: bool = False, device: str = "cpu") -> None:
-        self.batch_sensitive, self.device, self.batches = batch_sensitive, device, []
+        self.batch_sensitive, self.device, self.batches, self.attended = batch_sensitive, device, [], []
 
-    def run(self, ids, types, output):
+    def run(self, ids, types, output, attended=None):
         assert len(ids) == len(types) and (ids.offsets == types.offsets).all()
         self.batches.append([(tuple(i.tolist()), tuple(t.tolist())) for i, t in zip(ids, types)])
+        if attended is not None:
+            self.attended.append(attended.tolist())
         if output == "sum":
             return np.array([value(i, t) for i, t in zip(ids, types)], np.float32)
         out = np.full((len(ids), ids.lengths.max(), 2), np.nan, np.float32)  # a reduce that reads padding gives NaN
@@ -143,3 +145,50 @@ def test_no_sequences_no_call():
     runtime = Recorder()
     got = run_batched(runtime, tokens_of([]), "sum", progress=lambda done, total: pytest.fail("nothing to report"))
     assert got.shape == (0,) and got.dtype == np.float32 and runtime.batches == []
+
+
+def states_of(ids) -> list[list[float]]:
+    return [[2 * token, 2] for token in ids]
+
+
+@repeatable
+@given(sequences, st.integers(1, 40), st.booleans())
+def test_token_outputs_come_without_padding_in_the_order_given(rows, budget, sensitive):
+    runtime = Recorder(sensitive)
+    got = run_tokens(runtime, tokens_of(rows), "states", lambda states: 2 * states, budget=budget)
+    assert [states.tolist() for states in got] == [states_of(ids) for ids, _ in rows]
+    ran = [sequence for batch in runtime.batches for sequence in batch]
+    assert len(ran) == len(set(ran)) == len({(tuple(ids), segment) for ids, segment in rows})
+    for batch in runtime.batches:
+        assert len(batch) == 1 or (not sensitive and len(batch) * max(len(ids) for ids, _ in batch) <= budget)
+
+
+@repeatable
+@given(sequences.flatmap(lambda rows: st.tuples(st.just(rows), st.permutations(range(len(rows))))), st.integers(1, 40))
+def test_which_sequences_share_a_batch_of_tokens_does_not_depend_on_the_order(case, budget):
+    rows, order = case
+    one, other = Recorder(), Recorder()
+    run_tokens(one, tokens_of(rows), "states", lambda states: states, budget=budget)
+    run_tokens(other, tokens_of([rows[i] for i in order]), "states", lambda states: states, budget=budget)
+    assert one.batches == other.batches
+
+
+def test_sequences_that_differ_in_what_is_attended_are_told_apart():
+    runtime = Recorder()
+    rows, attended = [([1, 2, 3], False)] * 3 + [([1, 2], False)], np.array([2, 3, 2, 1])
+    got = run_tokens(runtime, tokens_of(rows), "states", lambda states: states, attended=attended)
+    assert sum(map(len, runtime.batches)) == 3 and sorted(n for batch in runtime.attended for n in batch) == [1, 2, 3]
+    assert [len(states) for states in got] == [3, 3, 3, 2]
+
+
+def test_no_sequences_no_call_for_tokens():
+    runtime = Recorder()
+    assert run_tokens(runtime, tokens_of([]), "states", lambda states: states) == [] and runtime.batches == []
+
+
+def test_progress_of_tokens_reaches_the_total():
+    seen = []
+    rows = [([i % 5, 1], False) for i in range(20)] + [([1, 2, 3], False)]
+    report = lambda done, total: seen.append((done, total))  # noqa: E731
+    run_tokens(Recorder(), tokens_of(rows), "states", lambda states: states, budget=4, progress=report)
+    assert seen == [(1, 6), (3, 6), (5, 6), (6, 6)]

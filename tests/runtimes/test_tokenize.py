@@ -195,3 +195,38 @@ def test_without_the_package(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(MissingDependency, match=r"the extra \[cpu\]"):
         Tokenizer(path, LIMIT)
+
+
+def test_a_marker_stands_behind_the_first_token_and_counts(ours):
+    want = [CLS, UNK, *word_ids("w1 w2"), SEP]
+    assert rows(ours.encode(["w1 w2"], marker=UNK)) == [(want, [0] * 5, 0)]
+    assert rows(ours.encode([""], marker=UNK, queries=True)) == [([CLS, UNK, SEP], [0] * 3, 0)]
+    tokens = ours.encode([words(0, LIMIT - 3), words(0, LIMIT)], marker=UNK)
+    assert tokens.ids.lengths.tolist() == [LIMIT] * 2 and tokens.dropped.tolist() == [0, 3]
+    assert tokens.ids[0].tolist() == tokens.ids[1].tolist()
+    assert ours.encode([words(0, LIMIT - 3)], marker=UNK, queries=True).ids.lengths.tolist() == [LIMIT]
+    with pytest.raises(QueryTooLongError, match=f"got {LIMIT} tokens"):
+        ours.encode([words(0, LIMIT - 2)], marker=UNK, queries=True)
+
+
+def test_a_limit_below_the_models(ours):
+    tokens = ours.encode([words(0, 9), words(0, 2)], limit=5)
+    assert tokens.dropped.tolist() == [6, 0] and tokens.ids[0].tolist() == [CLS, *word_ids(words(0, 3)), SEP]
+    assert ours.encode([words(0, 9)], limit=5, marker=UNK).ids[0].tolist() == [CLS, UNK, *word_ids(words(0, 2)), SEP]
+
+
+@pytest.mark.parametrize("marker", [None, UNK])
+@pytest.mark.parametrize("limit", [None, 4, 6])
+@pytest.mark.parametrize("text", ["", "w1", " w1  w22 huh", words(0, 30)])
+def test_spans_belong_to_the_tokens_of_encode(ours, marker, limit, text):
+    ids = ours.encode([text], marker=marker, limit=limit).ids[0].tolist()
+    spans = ours.spans(text, marker="" if marker is None else "[UNK]", limit=limit)
+    assert [VOCABULARY[token] for token, _, _ in spans] == ids
+    for token, start, end in spans:
+        assert (start, end) == (0, 0) if token in ("[CLS]", "[SEP]") or end == 0 else text[start:end] in (token, "huh")
+    assert [text[start:end] for _, start, end in spans if end] == text.split()[: len([span for span in spans if span[2]])]
+
+
+def test_the_first_token_of_a_text(ours):
+    assert ours.first_token("w3 w4") == VOCABULARY["w3"] and ours.first_token("huh") == UNK and ours.first_token("") is None
+    assert ours.token_id("w3") == VOCABULARY["w3"] and ours.token_id("huh") is None

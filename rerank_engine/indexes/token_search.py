@@ -1,0 +1,139 @@
+"""Scoring and searching the members of a TokenIndex, as they were at one moment. Rows count over all of them, deleted ones included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..backends import choose
+from ..codec import ResidualTokens
+from ..errors import FileFormatError, InputError, NonFiniteError
+from ..ops import checks
+from ..ops.certified import CertifiedTop, certified_top
+from ..ops.maxsim import maxsim
+from ..ops.residual import centroid_scores, residual_maxsim
+from ..ops.tokens import picked, ranges
+from ..ops.topk import Hits, topk
+from .token_members import TokenMember
+
+_BLOCK = 1 << 16  # tokens that are looked at at a time
+
+
+def score(
+    members: Sequence[TokenMember], query: Any, rows: ArrayLike | None, *, precision: str = "auto", centroids: Any = None, **options: Any
+) -> NDArray[np.float32]:
+    """See TokenIndex.score. centroids: the query's products with all centroids, where they are known."""
+    chosen = picked("TokenIndex.score", rows, sum(member.n_rows for member in members))
+
+    def of(member: TokenMember, own: NDArray[np.int64] | None) -> NDArray[np.float32]:
+        tokens = member.tokens
+        try:
+            if isinstance(tokens, ResidualTokens):
+                found = residual_maxsim(query, tokens, own, precision=precision, centroid_scores=centroids, **options)
+            else:
+                found = maxsim(query, tokens, own, **options)
+        except NonFiniteError as error:
+            raise _blamed(member, own, error) from error
+        return cast(NDArray[np.float32], found)
+
+    if len(members) == 1:
+        return of(members[0], chosen)
+    if chosen is None:
+        return np.concatenate([np.empty(0, np.float32), *(of(member, None) for member in members)])
+    out, base = np.empty(len(chosen), np.float32), 0
+    for member in members:
+        here = (chosen >= base) & (chosen < base + member.n_rows)
+        if here.any():
+            out[here] = of(member, chosen[here] - base)
+        base += member.n_rows
+    return out
+
+
+def _blamed(member: TokenMember, rows: NDArray[np.int64] | None, error: NonFiniteError) -> FileFormatError | NonFiniteError:
+    """No index is made of tokens that are not finite: one that has them is damaged. Else it is the query's fault."""
+    starts, lengths = ranges(member.offsets, rows)
+    floats = [column for column in member.columns.values() if column.dtype.kind == "f"]
+    blocks = (slice(at, min(at + _BLOCK, a + n)) for a, n in zip(starts.tolist(), lengths.tolist()) for at in range(a, a + n, _BLOCK))
+    if np.isfinite(member.norms).all() and all(np.isfinite(column[block]).all() for block in blocks for column in floats):
+        return error
+    return FileFormatError("token index", got=f"a damaged index ({error})", expected="finite tokens", hint="Build it again.")
+
+
+def search(
+    members: Sequence[TokenMember],
+    queries: Sequence[Any],
+    k: int,
+    *,
+    filters: Sequence[NDArray[np.bool_] | None] | None = None,
+    num_threads: int | None = 1,
+    precision: str = "auto",
+) -> list[Hits]:
+    """See TokenIndex.search."""
+    k, n, out = checks.count("TokenIndex.search: k", k), sum(member.n_rows for member in members), list[Hits]()
+    if isinstance(queries, np.ndarray) and queries.ndim != 3:
+        raise InputError("TokenIndex.search: queries", got="one query", expected="a sequence of them", hint="Pass [query].")
+    masks = [None] * len(queries) if filters is None else list(filters)
+    if len(masks) != len(queries):
+        raise InputError("TokenIndex.search: filters", got=f"{len(masks)} filters", expected=f"{len(queries)}, one a query")
+    for mask in masks:
+        if mask is not None and (getattr(mask, "dtype", None), getattr(mask, "shape", None)) != (np.dtype(bool), (n,)):
+            raise InputError("TokenIndex.search: filters", got=repr(mask), expected=f"bool [{n}], one a row, or None")
+    live = live_rows(members)
+    for query, mask in zip(queries, masks):
+        wanted = live if mask is None else mask if live is None else mask & live
+        rows = np.arange(n) if wanted is None else np.flatnonzero(wanted)
+        known = _centroids(members, query, len(rows), num_threads)
+        options: dict[str, Any] = {"num_threads": num_threads, "precision": precision, "centroids": known}
+        scores = score(members, query, None if wanted is None else rows, **options)
+        found = scores > -np.inf
+        out.append(topk(scores[found], k, ids=rows[found]))
+    return out
+
+
+def live_rows(members: Sequence[TokenMember]) -> NDArray[np.bool_] | None:
+    """bool [rows]: which are not deleted; None for all of them."""
+    if all(member.dead is None for member in members):
+        return None
+    return np.concatenate([np.ones(member.n_rows, bool) if member.dead is None else ~member.dead for member in members])
+
+
+def _centroids(members: Sequence[TokenMember], query: Any, n_rows: int, num_threads: int | None) -> NDArray[np.float32] | None:
+    """What several members would each compute again, if they have enough to score for all centroids to be worth it."""
+    if len(members) < 2 or members[0].codec is None or choose("residual") != "cpp":
+        return None
+    mean = sum(member.n_tokens for member in members) / sum(member.n_rows for member in members)
+    codec = members[0].codec
+    return centroid_scores(query, codec.centroids, num_threads=num_threads) if n_rows * mean >= len(codec.centroids) else None
+
+
+def top(
+    members: Sequence[TokenMember],
+    query: Any,
+    k: int,
+    rows: ArrayLike | None,
+    **options: Any,
+) -> CertifiedTop:
+    """See TokenIndex.top."""
+    base, parts, n_tokens = 0, list[CertifiedTop](), list[int]()
+    checks.count("TokenIndex.top: k", k)
+    chosen = picked("TokenIndex.top", rows, sum(member.n_rows for member in members))
+    for member in members:
+        own = np.flatnonzero(~member.dead) if member.dead is not None else np.arange(member.n_rows)
+        if chosen is not None:
+            own = chosen[(chosen >= base) & (chosen < base + member.n_rows)] - base
+        try:
+            found = certified_top(query, member.tokens, k, own, norms=None if member.codec is not None else member.norms, **options)
+        except NonFiniteError as error:
+            raise _blamed(member, own, error) from error
+        parts.append(replace(found, rows=found.rows + base))
+        n_tokens.append(int(ranges(member.offsets, own)[1].sum()))
+        base += member.n_rows
+    ids = np.concatenate([np.empty(0, np.int64), *(part.rows for part in parts)])
+    scores = np.concatenate([np.empty(0, np.float32), *(part.scores for part in parts)])
+    saved = sum(part.work_saved * n for part, n in zip(parts, n_tokens)) / max(sum(n_tokens), 1)
+    best = topk(scores, k, ids=ids)
+    return CertifiedTop(*best, any(part.certified for part in parts), saved, sum(part.approximated for part in parts))

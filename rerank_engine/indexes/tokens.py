@@ -1,0 +1,429 @@
+"""The index of late interaction: every token vector of every document, plain or compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..codec import ResidualCodec, ResidualTokens
+from ..corpus import Corpus, Document, require_documents
+from ..errors import FileFormatError, InputError
+from ..ops import checks
+from ..ops.certified import CertifiedTop
+from ..ops.tokens import picked
+from ..ops.topk import Hits
+from ..packed import Packed
+from ..progress import Progress
+from . import token_build, token_search
+from .documents import batches
+from .files import kind_of
+from .folder import Folder, parts_of
+from .segmented import SegmentedIndex, checked, joined, without
+from .token_build import (
+    Columns,
+    Encoded,
+    Encoder,
+    counted,
+    encodes,
+    given,
+    pieces,
+    prepared,
+    require_codec,
+    sample_rows,
+    trained,
+    write_stream,
+)
+from .token_members import CODES, KIND, STORAGES, TokenFiles, TokenMember, fingerprint, write_codec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _State:
+    members: tuple[TokenMember, ...]
+    corpus: Corpus
+
+
+class TokenIndex(SegmentedIndex):
+    """The tokens of a corpus, scored by MaxSim: `rr.MaxSim(index, encoder)` re-ranks with it, `rr.LateInteraction` searches it.
+
+        TokenIndex.build(corpus, encoder)         in memory; .save(path) writes one file. build(..., path=path) streams into the file
+        TokenIndex.open(path)                     a file, mapped: ready at once, whatever its size
+        TokenIndex.create(folder), .open(folder)  add, delete; commit() makes them last, all or nothing
+
+    storage, bytes a token of dimension d: "float32" 4d, "float16" 2d, "int8" d + 4, "4bit" d/2 + 6, "2bit" d/4 + 6, "1bit" d/8 + 6: the
+    last three are ColBERTv2's residual codes (8 instead of 6 from 65,537 centroids on), and need tokens of unit length.
+    """
+
+    kind: TokenFiles
+
+    def __init__(
+        self,
+        parts: Sequence[TokenMember],
+        storage: str,
+        dim: int,
+        codec: ResidualCodec | None = None,
+        *,
+        encoder: Encoder | None = None,
+        folder: Folder | None = None,
+        files: TokenFiles | None = None,
+    ) -> None:
+        super().__init__(folder)
+        self.storage, self.dim, self.codec, self.encoder = storage, dim, codec, encoder
+        self.kind = files or TokenFiles()
+        self._codec_print = fingerprint(codec)
+        self._set(parts)
+
+    # Making one
+
+    @classmethod
+    def build(
+        cls,
+        corpus: Corpus,
+        encoder: Encoder,
+        *,
+        storage: str = "float16",
+        n_centroids: int | None = None,
+        codec: ResidualCodec | None = None,
+        path: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> TokenIndex:
+        """Encodes every passage (title and text), a batch at a time. progress(done, total) counts documents.
+
+        path: write the index there as it is made, so that memory stays bounded, and map it. For residual codes a codec is given, or trained
+        first, on about 16 sqrt(120 n) documents as colbert-ai does, of 2^20 tokens at most; n_centroids: as in ResidualCodec.train.
+        Raises InputError (an unknown storage, an empty corpus, no encoder; tokens of several dimensions, or, for codes, not of unit length)
+        and NonFiniteError.
+        """
+        nbits = prepared("TokenIndex.build", corpus, storage, codec, path)
+        encoded = encodes("TokenIndex.build", encoder, (corpus.texts(rows) for rows in pieces(np.arange(len(corpus)))))
+        if nbits and codec is None:
+            codec = cls.train_codec(corpus, encoder, storage, n_centroids=n_centroids)
+        index = cls._made(corpus, counted(encoded, len(corpus), progress), storage, codec, path)
+        index.encoder = encoder
+        return index
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        corpus: Corpus,
+        documents: Any,
+        *,
+        storage: str = "float16",
+        n_centroids: int | None = None,
+        codec: ResidualCodec | None = None,
+        path: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> TokenIndex:
+        """From token vectors: a Packed, or arrays [length, dim], one a document, in any iterable. The rest as for `build`.
+
+        A codec is trained on what is given; for an iterator, which can be read once, it must be given. Raises InputError.
+        """
+        nbits = prepared("TokenIndex.from_embeddings", corpus, storage, codec, path)
+        encoded = given("TokenIndex.from_embeddings", documents)
+        if isinstance(documents, (Packed, list, tuple)) and len(documents) != len(corpus):
+            got = f"embeddings of {len(documents)} documents"
+            raise InputError("TokenIndex.from_embeddings", got=got, expected=f"{len(corpus)}, one a document")
+        if nbits and codec is None:
+            if not isinstance(documents, (Packed, list, tuple)):
+                got, expected = "an iterator and no codec", "a codec, or a Packed or a list"
+                raise InputError(
+                    "TokenIndex.from_embeddings: codec", got=got, expected=expected, hint="ResidualCodec.train makes one of a sample."
+                )
+            chosen = sample_rows(len(corpus)).tolist()
+            codec = trained(given("TokenIndex.from_embeddings", (documents[i] for i in chosen)), len(corpus), nbits, n_centroids)
+        return cls._made(corpus, counted(encoded, len(corpus), progress), storage, codec, path)
+
+    @classmethod
+    def from_residual_tokens(cls, tokens: ResidualTokens, corpus: Corpus) -> TokenIndex:
+        """Of tokens that are compressed already, such as those of an index that ColBERT or PLAID wrote (rerank_engine.indexes.imports)."""
+        checks.instance("TokenIndex.from_residual_tokens: tokens", tokens, ResidualTokens)
+        require_documents("TokenIndex.from_residual_tokens", corpus)
+        if len(corpus) != len(tokens):
+            raise InputError(
+                "TokenIndex.from_residual_tokens", got=f"{len(tokens)} documents for a corpus of {len(corpus)}", expected="one each"
+            )
+        columns = {"residuals": tokens.residuals, "centroid_ids": tokens.centroid_ids.astype(tokens.codec.id_dtype, copy=False),
+                   "inverse_norms": tokens.inverse_norms}  # fmt: skip
+        storage = f"{tokens.codec.nbits}bit"
+        member = TokenMember(
+            storage, tokens.dim, columns, tokens.offsets, np.zeros(len(corpus), np.int32), np.empty(0, np.float32), corpus, tokens.codec
+        )
+        return cls([member], storage, tokens.dim, tokens.codec)
+
+    @classmethod
+    def import_folder(cls, path: str | Path, corpus: Corpus | None = None) -> TokenIndex:
+        """An index folder of colbert-ai, fast-plaid or PyLate, see rerank_engine.indexes.imports. corpus: its documents, in the folder's
+        order; without it, ids are those that the folder knows, or row numbers, and texts are empty. Raises FileFormatError,
+        UnsafeModelError."""
+        from .imports import read_index
+
+        found = read_index(path)
+        ids = found.ids or tuple(map(str, range(len(found.tokens))))
+        return cls.from_residual_tokens(found.tokens, Corpus.from_texts([""] * len(ids), ids=ids) if corpus is None else corpus)
+
+    @classmethod
+    def train_codec(cls, corpus: Corpus, encoder: Encoder, storage: str, *, n_centroids: int | None = None) -> ResidualCodec:
+        """The codec that `build` trains for this corpus and storage: for `create`. Raises InputError, NonFiniteError."""
+        what = "TokenIndex.train_codec"
+        nbits = prepared(what, corpus, checks.one_of(f"{what}: storage", storage, CODES), None, None)
+        sample = encodes(what, encoder, (corpus.texts(rows) for rows in pieces(sample_rows(len(corpus)))))
+        return trained(sample, len(corpus), int(nbits or 0), n_centroids)
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        encoder: Encoder | None = None,
+        *,
+        dim: int | None = None,
+        storage: str = "float16",
+        codec: ResidualCodec | None = None,
+    ) -> TokenIndex:
+        """An empty index in a new or empty folder: `add` to it, then `commit`. encoder: to add texts with.
+
+        Residual codes need their codec (`train_codec`, or the codec of another index), which the folder keeps once for all its segments.
+        dim: of the tokens; None: as the codec's, or as the encoder's. Raises InputError.
+        """
+        checks.one_of("TokenIndex: storage", storage, STORAGES)
+        if codec is not None or storage in CODES:
+            require_codec(storage, getattr(codec, "dim", 0) if dim is None else dim, codec)
+        if dim is None:
+            if codec is None and encoder is None:
+                raise InputError("TokenIndex.create: dim", got="none", expected="the dimension of the tokens, or an encoder")
+            dim = codec.dim if codec is not None else int(next(encodes("TokenIndex.create", encoder, [["a"]]))[0].values.shape[-1])
+        checks.count("TokenIndex.create: dim", dim)
+        index = cls([], storage, dim, codec, encoder=encoder, files=TokenFiles(codec))
+        first = None if codec is None else lambda path: write_codec(path, codec)
+        index._folder = Folder.create(Path(folder), index._settings(), index.kind, first)
+        return index
+
+    @classmethod
+    def open(cls, path: str | Path, *, encoder: Encoder | None = None, in_memory: bool = False, verify: bool = False) -> TokenIndex:
+        """A file or a folder; maps it, without reading the tokens. encoder: to add texts with. in_memory: reads the files instead of
+        mapping them. verify: checks every byte first. Raises FileFormatError for what is no token index or is damaged."""
+        path = Path(path)
+        files = TokenFiles.of_folder(path, verify=verify, in_memory=in_memory)
+        parts, settings, folder = parts_of(path, files, verify=verify, in_memory=in_memory)
+        try:
+            storage, dim = settings["storage"], settings["dim"]
+            codec = files.codec if folder is not None else parts[0].codec
+            if storage not in STORAGES or type(dim) is not int or any((part.storage, part.dim) != (storage, dim) for part in parts):
+                raise ValueError(f"{storage!r} of dimension {dim!r}")
+            if (codec is None) == storage.endswith("bit") or settings["codec"] != fingerprint(codec):
+                raise ValueError("another codec than the tokens were made with")
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileFormatError(str(path), got=f"a damaged index ({error})", expected="a token index as it was written") from error
+        return cls(parts, storage, dim, codec, encoder=encoder, folder=folder, files=files if folder is not None else None)
+
+    @classmethod
+    def _made(
+        cls, corpus: Corpus, encoded: Iterator[Encoded], storage: str, codec: ResidualCodec | None, path: str | Path | None
+    ) -> TokenIndex:
+        columns = Columns(encoded, storage, codec, len(corpus))
+        if path is None:
+            member = columns.member(corpus)
+            return cls([member], storage, member.dim, codec)
+        write_stream(Path(path), columns, corpus, TokenFiles())
+        return cls.open(path)
+
+    @property
+    def _file_kind(self) -> TokenFiles:
+        return TokenFiles()
+
+    def _settings(self) -> dict[str, Any]:
+        return {"storage": self.storage, "dim": self.dim, "codec": self._codec_print}
+
+    def _set(self, parts: Sequence[TokenMember]) -> None:
+        whole = len(parts) == 1 and parts[0].dead is None
+        self._state = _State(tuple(parts), parts[0].documents if whole else joined(parts))
+
+    # What is in it
+
+    @property
+    def corpus(self) -> Corpus:
+        return self._state.corpus
+
+    @property
+    def _members(self) -> tuple[TokenMember, ...]:
+        return self._state.members
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens it holds, those of deleted documents among them."""
+        return sum(member.n_tokens for member in self._members)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tokens, without texts and codec."""
+        return sum(column.nbytes for member in self._members for column in (*member.columns.values(), member.offsets))
+
+    @property
+    def truncated_tokens(self) -> NDArray[np.int32]:
+        """int32, one a row of the corpus: the tokens that the encoder cut off."""
+        return np.concatenate([np.empty(0, np.int32), *(member.truncated for member in self._members)])
+
+    def tokens(self, row: int) -> NDArray[np.float32]:
+        """float32 [length, dim] of a row of the corpus, decoded. Raises InputError."""
+        state = self._state
+        picked("TokenIndex.tokens", [row], len(state.corpus))
+        for member in state.members:
+            if row < member.n_rows:
+                break
+            row -= member.n_rows
+        return member.decoded(row)
+
+    def stats(self) -> dict[str, Any]:
+        """{"documents", "deleted", "segments", "tokens", "dim", "storage", "centroids", "bytes", "bytes_per_token", "bytes_per_document"};
+        bytes: as `nbytes`, per token and document of those that are there, deleted or not."""
+        parts = self._members
+        rows, live, tokens = (sum(getattr(member, name) for member in parts) for name in ("n_rows", "n_live", "n_tokens"))
+        size = sum(column.nbytes for member in parts for column in (*member.columns.values(), member.offsets))
+        return {
+            "documents": live,
+            "deleted": rows - live,
+            "segments": len(parts),
+            "tokens": tokens,
+            "dim": self.dim,
+            "storage": self.storage,
+            "centroids": 0 if self.codec is None else len(self.codec.centroids),
+            "bytes": size,
+            "bytes_per_token": size / max(tokens, 1),
+            "bytes_per_document": size / max(rows, 1),
+        }
+
+    # Scoring and searching
+
+    def score(
+        self,
+        query: Any,
+        rows: ArrayLike | None = None,
+        *,
+        query_mask: ArrayLike | None = None,
+        query_weights: ArrayLike | None = None,
+        precision: str = "auto",
+        num_threads: int | None = 1,
+        backend: str = "auto",
+    ) -> NDArray[np.float32]:
+        """MaxSim of a query float [q, dim] with rows of the corpus, float32 [m], in their order; None: with all. No token is copied.
+
+        precision: of residual codes, see rr.ops.residual_maxsim. Rows of deleted documents are scored as any. Raises InputError,
+        NonFiniteError.
+        """
+        options: dict[str, Any] = {"query_mask": query_mask, "query_weights": query_weights, "num_threads": num_threads}
+        return token_search.score(self._members, query, rows, precision=precision, backend=backend, **options)
+
+    def search(
+        self,
+        queries: Sequence[Any],
+        k: int,
+        *,
+        filters: Sequence[NDArray[np.bool_] | None] | None = None,
+        num_threads: int | None = 1,
+        precision: str = "auto",
+    ) -> list[Hits]:
+        """Scores every document: per query float [q, dim] (rows int64 [m], scores float32 [m]), m = min(k, n), best first, ties by row.
+
+        filters: per query a bool for each row that tells which may be found, or None for all. Documents without tokens are not found.
+        """
+        return token_search.search(self._members, queries, k, filters=filters, num_threads=num_threads, precision=precision)
+
+    def top(
+        self,
+        query: Any,
+        k: int,
+        rows: ArrayLike | None = None,
+        *,
+        query_mask: ArrayLike | None = None,
+        query_weights: ArrayLike | None = None,
+        num_threads: int | None = 1,
+    ) -> CertifiedTop:
+        """The k best of rows of the corpus (None: of all that are not deleted), certified: see rr.ops.certified_top."""
+        options: dict[str, Any] = {"query_mask": query_mask, "query_weights": query_weights, "num_threads": num_threads}
+        return token_search.top(self._members, query, k, rows, **options)
+
+    # Changing it
+
+    def add(self, documents: Iterable[Document], *, progress: Progress | None = None) -> int:
+        """Encodes documents and adds them behind those that are there, all or none of them. Returns how many.
+
+        In a folder what is added goes to disk batch by batch, so memory stays bounded. progress(done, 0) is called now and then. Raises
+        DuplicateIdError, InputError (no encoder, another dimension), NonFiniteError.
+        """
+        make = self._maker("add")
+        with self._changing():
+            parts, n = self._added(self._members, batches(documents, "TokenIndex.add"), make, progress)
+            self._set(parts)
+        return n
+
+    def add_embeddings(self, documents: Sequence[Document], embeddings: Any) -> int:
+        """Adds documents whose token vectors are there: a Packed, or arrays [length, dim] in any iterable. The rest as for `add`."""
+        new = Corpus(documents)
+        if hasattr(embeddings, "__len__") and len(embeddings) != len(new):
+            got = f"{len(new)} documents and {len(embeddings)} rows"
+            raise InputError("TokenIndex.add_embeddings", got=got, expected="one row a document")
+        encoded = given("TokenIndex.add_embeddings", embeddings)
+        if not len(new) and next(encoded, None) is not None:
+            raise InputError("TokenIndex.add_embeddings", got="no document and some rows", expected="one row a document")
+        with self._changing():
+            parts, n = self._added(self._members, [list(new)] if len(new) else [], lambda batch: self._member(batch, encoded), None)
+            self._set(parts)
+        return n
+
+    def update(self, documents: Iterable[Document], *, progress: Progress | None = None) -> int:
+        """Replaces the documents that have these ids, and adds those that are new, behind all others. All or none of them."""
+        make = self._maker("update")
+        with self._changing():
+            new, state = Corpus(documents), self._state
+            rows = [state.corpus.row(document.id) for document in new if document.id in state.corpus]
+            parts, n = self._added(without(state.members, rows), batches(new, "TokenIndex.update"), make, progress)
+            self._set(parts)
+        return n
+
+    def _maker(self, verb: str) -> Callable[[list[Document]], TokenMember]:
+        what, encoder = f"TokenIndex.{verb}", self.encoder
+        if encoder is None:
+            hint = "Pass encoder= to `open` or `create`, or use add_embeddings."
+            raise InputError(what, got="no encoder", expected="one", hint=hint)
+
+        def make(batch: list[Document]) -> TokenMember:
+            texts = [document.passage for document in batch]
+            return self._member(batch, encodes(what, encoder, pieces(texts)))
+
+        return make
+
+    def _member(self, batch: list[Document], encoded: Iterator[Encoded]) -> TokenMember:
+        columns, corpus = Columns(encoded, self.storage, self.codec, len(batch), self.dim), Corpus(batch)
+        if self._folder is None or len(batch) <= token_build.BATCH:
+            return columns.member(corpus)
+        path = self._folder.new_file()
+        write_stream(path, columns, corpus, self.kind)
+        return self.kind.read(path, name=path.name)[0]
+
+    @classmethod
+    def check(cls, path: str | Path, progress: Progress | None = None) -> dict[str, Any]:
+        """Reads every byte of a file or folder and looks at every number. {"path", "segments", "documents", "deleted", "tokens", "storage",
+        "bytes"}; raises FileFormatError, which names the file, for the first thing that is wrong."""
+        path = Path(path)
+        cls.open(path)  # what its parts say of each other
+        parts, size = checked(path, TokenFiles.of_folder(path, verify=True), progress)
+        live, rows = sum(part.n_live for part in parts), sum(part.n_rows for part in parts)
+        tokens, storage = sum(part.n_tokens for part in parts), parts[0].storage if parts else "none"
+        return {"path": str(path), "segments": len(parts), "documents": live, "deleted": rows - live, "tokens": tokens, "storage": storage,
+                "bytes": size}  # fmt: skip
+
+    def __repr__(self) -> str:
+        told = self.stats()
+        codec = f", {told['centroids']} centroids" if self.codec is not None else ""
+        parts = f", {told['segments']} segments" if told["segments"] != 1 else ""
+        per = f", {told['bytes_per_token']:.1f} bytes a token, {told['bytes_per_document']:.0f} a document" if told["tokens"] else ""
+        return f"TokenIndex({told['documents']} documents, {told['tokens']} tokens x {self.dim}, {self.storage}{codec}{parts}{per})"
+
+
+def is_token_index(path: str | Path) -> bool:
+    """Whether an index file or folder holds tokens. Raises FileFormatError for what is no index."""
+    path = Path(path)
+    return "storage" in Folder.open(path, TokenFiles()).settings if path.is_dir() else kind_of(path) == KIND

@@ -1,0 +1,74 @@
+"""k-means on token vectors, for the centroids of the residual codec: faiss where it is installed, else Lloyd's algorithm on BLAS."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backends import try_import
+from .errors import BackendUnavailable
+from .ops import checks
+from .progress import Progress
+
+POINTS_PER_CENTROID = 256  # more points do not move the centroids by much
+
+
+def kmeans(
+    points: NDArray[np.float32],
+    k: int,
+    *,
+    iterations: int = 8,
+    seed: int = 0,
+    backend: str = "auto",
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Centroids float32 [k, dim] of unit length, which maximise the sum over points of the largest <point, centroid> (spherical k-means).
+
+    points: float32 [n, dim], n >= k; of more than 256 k a sample is taken. The same seed gives the same centroids on the same machine.
+    Raises BackendUnavailable for faiss where it is not installed.
+    """
+    checks.one_of("kmeans: backend", backend, ("auto", "faiss", "numpy"))
+    missing = try_import("faiss") if backend != "numpy" else None
+    if backend == "faiss" and missing:
+        raise BackendUnavailable(f"kmeans: backend 'faiss' asked for, but {missing}", hint="pip install faiss-cpu, or backend='numpy'.")
+    generator = np.random.default_rng(seed)
+    if len(points) > POINTS_PER_CENTROID * k:
+        points = points[np.sort(generator.choice(len(points), POINTS_PER_CENTROID * k, replace=False))]
+    if backend == "numpy" or missing:
+        return _lloyd(points, k, iterations, generator, progress)
+    import faiss
+
+    run = faiss.Kmeans(
+        points.shape[1], k, niter=iterations, seed=seed + 1, spherical=True, min_points_per_centroid=1, max_points_per_centroid=1 << 30
+    )
+    run.train(points)
+    return _unit(np.ascontiguousarray(run.centroids, np.float32))
+
+
+def _lloyd(
+    points: NDArray[np.float32], k: int, iterations: int, generator: np.random.Generator, progress: Progress | None
+) -> NDArray[np.float32]:
+    centroids = _unit(points[np.sort(generator.choice(len(points), k, replace=False))])
+    step = max(1, (1 << 22) // k)
+    for done in range(1, iterations + 1):
+        owner, closeness = np.empty(len(points), np.int64), np.empty(len(points), np.float32)
+        for at in range(0, len(points), step):
+            products = points[at : at + step] @ centroids.T
+            owner[at : at + step] = products.argmax(1)
+            closeness[at : at + step] = products.max(1)
+        order = np.argsort(owner, kind="stable")
+        owned, starts = np.unique(owner[order], return_index=True)
+        fresh = centroids.copy()
+        fresh[owned] = np.add.reduceat(points[order], starts, axis=0)
+        empty = np.setdiff1d(np.arange(k), owned)
+        if len(empty):  # the points that are worst off start clusters of their own
+            fresh[empty] = points[np.argsort(closeness, kind="stable")[: len(empty)]]
+        centroids = _unit(fresh)
+        if progress:
+            progress(done, iterations)
+    return centroids
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    unit: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
+    return unit

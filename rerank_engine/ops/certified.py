@@ -1,0 +1,157 @@
+"""The k best documents of a list by MaxSim, certified: the same as if every document had been scored, for less work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..cpus import resolve_threads
+from ..errors import InputError
+from ..packed import Packed
+from . import checks
+from .residual import residual_maxsim, residual_maxsim_explained
+from .tokens import PackedTokens, documents, picked, query_tokens, ranges, refuse_non_finite
+from .topk import topk
+
+_SLICE = 16  # query tokens that are scored before documents are dropped
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CertifiedTop:
+    """rows int64 [m], scores float32 [m]: bit for bit the first of all documents scored. certified: documents were dropped, and none
+    of them can be among these, by a bound on its score that holds whatever its tokens are; False: all were scored in full.
+
+    work_saved: the share of products of a query token with a document token that were never computed. approximated: tokens that were scored
+    by tables of their codes instead, which costs a fraction of a product.
+    """
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    certified: bool
+    work_saved: float
+    approximated: int
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"certified": self.certified, "work_saved": round(self.work_saved, 4), "approximated_tokens": self.approximated}
+
+
+def token_norms(tokens: Any, scales: ArrayLike | None = None) -> NDArray[np.float32]:
+    """float32 [n]: the length of the longest token of each document, or a little more; what `certified_top` bounds their scores by.
+
+    tokens: a Packed, of int8 with scales. Raises InputError.
+    """
+    given = documents("token_norms", tokens, scales, None)
+    if not isinstance(given, PackedTokens):
+        raise InputError("token_norms: tokens", got=type(tokens).__name__, expected="a Packed")
+    out, spans = np.zeros(len(given), np.float32), given.pick(None)
+    for i in np.flatnonzero(spans.lengths).tolist():
+        decoded = spans.document(i)
+        out[i] = np.sqrt(np.einsum("td,td->t", decoded, decoded).max())
+    return out * np.float32(1 + 2**-10)  # for the rounding of this sum, and of int8 products
+
+
+def certified_top(
+    query: Any,
+    tokens: Any,
+    k: int,
+    rows: ArrayLike | None = None,
+    *,
+    norms: ArrayLike | None = None,
+    scales: ArrayLike | None = None,
+    query_mask: ArrayLike | None = None,
+    query_weights: ArrayLike | None = None,
+    num_threads: int | None = 1,
+) -> CertifiedTop:
+    """The k best of the rows by `maxsim`, or by `residual_maxsim` at float32, ties by row; a row counts once.
+
+    Residual codes are scored by tables, whose error has a bound e: only documents with score + e >= the k-th best exact score are decoded.
+    Other tokens are scored by 16 query tokens at a time; what the rest can add is at most sum over it of |weight_i| |q_i| * norm, by
+    Cauchy and Schwarz; a document is dropped once that cannot lift it to the k-th best. Both compare with room for the rounding of
+    float32 sums.
+
+    query float [q, dim]; tokens: a Packed (int8 with scales) or ResidualTokens. norms: what `token_norms` returned, one a document of
+    tokens; computed for the rows where it is not given, which costs about as much as it saves. Raises InputError, NonFiniteError.
+    """
+    from ..codec import ResidualTokens  # which needs this package
+
+    k = checks.count("certified_top: k", k)
+    q, w = query_tokens("certified_top", query, query_mask, query_weights)
+    store = tokens if isinstance(tokens, ResidualTokens) else documents("certified_top", tokens, scales, None)
+    if not isinstance(store, (ResidualTokens, PackedTokens)):
+        raise InputError("certified_top: tokens", got=type(tokens).__name__, expected="a Packed or ResidualTokens")
+    dim = store.codec.dim if isinstance(store, ResidualTokens) else store.dim
+    if len(store) and q.shape[1] != dim:
+        raise InputError("certified_top: query", got=f"dimension {q.shape[1]}", expected=f"{dim}, as the documents have")
+    asked = picked("certified_top", rows, len(store))
+    chosen = np.arange(len(store)) if asked is None else np.unique(asked)
+    lengths = ranges(store.offsets, chosen)[1]
+    chosen, lengths = chosen[lengths > 0], lengths[lengths > 0]
+    if isinstance(store, ResidualTokens):
+        return _of_codes(q, w, store, chosen, lengths, k, num_threads)
+    if norms is None:
+        spans = store.pick(chosen)
+        if isinstance(spans.values, list):
+            raise InputError("certified_top: tokens", got="a list", expected="a Packed")
+        parts = Packed.from_rows([spans.document(i) for i in range(len(spans))]) if len(spans) else Packed.from_rows([], np.float32)
+        longest = token_norms(parts) if len(spans) else np.empty(0, np.float32)
+    else:
+        given = checks.floats("certified_top: norms", norms, 1)
+        if len(given) != len(store) or (given < 0).any():
+            raise InputError("certified_top: norms", got=f"{len(given)} norms", expected=f"{len(store)}, one a document, of at least 0")
+        longest = given[chosen]
+    return _of_vectors(q, w, store, chosen, lengths, longest, k, num_threads)
+
+
+def _of_codes(q: Any, w: Any, store: Any, rows: Any, lengths: Any, k: int, threads: int | None) -> CertifiedTop:
+    near = residual_maxsim_explained(q, store, rows, query_weights=w, precision="int16", num_threads=threads)
+    total = int(lengths.sum())
+    if near.path == "decode" or len(rows) <= k:
+        scores = (
+            near.scores
+            if near.path == "decode"
+            else residual_maxsim(q, store, rows, query_weights=w, precision="float32", num_threads=threads)
+        )
+        return CertifiedTop(*topk(scores, k, ids=rows), False, 0.0, 0 if near.path == "decode" else total)
+    low, high = near.scores.astype(np.float64) - near.bounds, near.scores.astype(np.float64) + near.bounds
+    left = np.flatnonzero(high >= np.partition(low, len(low) - k)[len(low) - k])
+    scores = residual_maxsim(q, store, rows[left], query_weights=w, precision="float32", num_threads=threads)
+    return CertifiedTop(*topk(scores, k, ids=rows[left]), True, 1 - float(lengths[left].sum()) / max(total, 1), total)
+
+
+def _of_vectors(q: Any, w: Any, store: Any, rows: Any, lengths: Any, norms: Any, k: int, threads: int | None) -> CertifiedTop:
+    from .. import _native
+
+    products, totals, n = 0, np.zeros(len(rows)), len(q)
+
+    def add(first: int, stop: int, places: Any) -> None:
+        """The maxima of the query tokens from first to stop, on top of what `totals` has of those before."""
+        nonlocal products
+        spans = store.pick(rows[places])
+        part = q[first:stop], w[first:stop], spans.values, spans.scales, spans.starts, spans.lengths
+        totals[places], bad = _native.maxsim_more(*part, totals[places], resolve_threads(threads))
+        if bad < len(places):
+            refuse_non_finite("certified_top", spans, int(bad))
+        products += (stop - first) * int(lengths[places].sum())
+
+    most = np.abs(w.astype(np.float64)) * np.sqrt((q.astype(np.float64) ** 2).sum(1))  # what a query token adds to a document of norm 1
+    room = (q.shape[1] + 32) * 2.0**-23 * most.sum() * norms  # float32 sums, of what is compared and of what it is compared with
+    alive, whole = np.arange(len(rows)), np.empty(0, np.int64)  # documents scored so far in part, and those scored in full
+    for first in range(0, n, _SLICE):
+        stop = min(first + _SLICE, n) if len(alive) + len(whole) > k else n
+        add(first, stop, alive)
+        if stop == n:
+            whole = np.concatenate([whole, alive])
+            break
+        best = alive[np.argpartition(-totals[alive], k - 1)[:k]] if len(alive) > k else alive
+        add(stop, n, best)
+        alive, whole = np.setdiff1d(alive, best), np.concatenate([whole, best])
+        reached = -np.partition(-totals[whole], k - 1)[k - 1]
+        alive = alive[totals[alive] + most[stop:].sum() * norms[alive] + room[alive] >= reached]
+    whole.sort()
+    total = n * int(lengths.sum())
+    saved = 1 - products / total if total else 0.0
+    return CertifiedTop(*topk(totals[whole].astype(np.float32), k, ids=rows[whole]), len(whole) < len(rows), saved, 0)

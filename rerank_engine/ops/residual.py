@@ -1,0 +1,188 @@
+"""MaxSim over ColBERTv2's residual codes, scored without decoding them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..backends import implementation
+from ..cpus import resolve_threads
+from ..errors import FileFormatError, InputError, NonFiniteError
+from ..packed import Packed
+from . import checks
+from .tokens import array, of_queries, picked, query_tokens, ranges
+
+if TYPE_CHECKING:
+    from ..codec import ResidualTokens
+
+PRECISIONS = {"auto": "auto", "int16": "auto", "uint8": "auto8", "float32": "decode"}
+_LANES = 32  # query tokens of a block of the kernels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ResidualScores:
+    """What `residual_maxsim_explained` tells: the scores, how far each may be from that of the decoded tokens, and how they were computed.
+
+    path: "decode" (to float32, then the product), "lookup16" or "lookup8" (tables of int16 or uint8), "dot8" (products of bytes).
+    tokens: how many were scored; centroids: how many were multiplied with the query for it.
+    """
+
+    scores: NDArray[np.float32]
+    bounds: NDArray[np.float32]
+    path: str
+    tokens: int
+    centroids: int
+
+
+def residual_maxsim(
+    query: Any,
+    documents: ResidualTokens,
+    rows: Any = None,
+    *,
+    centroid_scores: ArrayLike | None = None,
+    precision: str = "auto",
+    query_mask: ArrayLike | None = None,
+    query_weights: ArrayLike | None = None,
+    num_threads: int | None = 1,
+    backend: str = "auto",
+) -> Any:
+    """`maxsim` over compressed documents: token = (centroid + residual) / |centroid + residual|, so that
+
+        <q, token> = (<q, centroid> + sum over the bytes p of its codes of table_q[p][byte p]) * inverse norm
+
+    (Santhanam et al., NAACL 2022). table_q holds what each value of each byte adds for q, computed once per query; no token is decoded.
+
+    query: float [q, dim], or a Packed of several. rows, query_mask, query_weights, num_threads: as in `maxsim`.
+    centroid_scores: what `centroid_scores(query, codec.centroids)` returned for the query tokens that count, if it is at hand already
+    (candidate
+        generation needs it too); else the products are computed, of all centroids or, for a short list, of those that occur in it.
+    precision: "int16" sums tables of int16, "uint8" may sum bytes (faster for 4-bit codes), "float32" decodes. "auto" is "int16". A short
+    list
+        is decoded where that is cheaper. `residual_maxsim_explained` says which path ran and how far each score may be off.
+    Returns float32 [m]; for a batch a list of them. Raises InputError, NonFiniteError, FileFormatError (a centroid id out of range).
+    """
+    options = {"precision": precision, "num_threads": num_threads, "backend": backend}
+    if isinstance(query, Packed):
+        if not (query_mask is None and query_weights is None and centroid_scores is None):
+            raise InputError("residual_maxsim", got="a mask, weights or centroid_scores for a batch", expected="them for one query")
+        asked = of_queries("residual_maxsim", rows, len(query))
+        return [residual_maxsim_explained(q, documents, row, **options).scores for q, row in zip(query, asked)]  # type: ignore[arg-type]
+    told = {"centroid_scores": centroid_scores, "query_mask": query_mask, "query_weights": query_weights}
+    return residual_maxsim_explained(query, documents, rows, **told, **options).scores  # type: ignore[arg-type]
+
+
+def residual_maxsim_explained(
+    query: Any,
+    documents: ResidualTokens,
+    rows: ArrayLike | None = None,
+    *,
+    centroid_scores: ArrayLike | None = None,
+    precision: str = "auto",
+    query_mask: ArrayLike | None = None,
+    query_weights: ArrayLike | None = None,
+    num_threads: int | None = 1,
+    backend: str = "auto",
+) -> ResidualScores:
+    """`residual_maxsim` of one query, and how its scores came about."""
+    from ..codec import ResidualTokens  # which needs this package
+
+    checks.instance("residual_maxsim: documents", documents, ResidualTokens)
+    path, threads = PRECISIONS[checks.one_of("residual_maxsim: precision", precision, tuple(PRECISIONS))], resolve_threads(num_threads)
+    q, w = query_tokens("residual_maxsim", query, query_mask, query_weights)
+    if q.shape[1] != documents.dim:
+        raise InputError("residual_maxsim: query", got=f"dimension {q.shape[1]}", expected=f"{documents.dim}, as the documents have")
+    given = (
+        None
+        if centroid_scores is None
+        else _padded(checks.floats("centroid_scores", array("centroid_scores", centroid_scores), 2), q, documents)
+    )
+    chosen = picked("residual_maxsim", rows, len(documents))
+    spans = ranges(documents.offsets, chosen)
+    try:
+        done: ResidualScores
+        done, bad = implementation("residual", backend)(q, w, documents, *spans, given, path, threads)
+    except IndexError as error:
+        raise FileFormatError("residual_maxsim: documents", got=str(error), expected="ids of the codec's centroids") from error
+    if bad < len(spans[0]):
+        row = bad if chosen is None else int(chosen[bad])
+        raise NonFiniteError(f"residual_maxsim: document {row}", got="a score that is not finite", expected="finite norms and products")
+    return done
+
+
+def centroid_scores(query: Any, centroids: Any, *, num_threads: int | None = 1) -> NDArray[np.float32]:
+    """float32 [K, q rounded up to 32]: <centroid, query token>, the columns behind the last token 0. For `residual_maxsim`, and to find
+    candidates.
+
+    query float [q, dim], centroids float [K, dim]. Raises InputError, NonFiniteError.
+    """
+    q, c = (checks.floats(f"centroid_scores: {name}", array(name, x), 2) for name, x in (("query", query), ("centroids", centroids)))
+    if q.shape[1] != c.shape[1]:
+        raise InputError("centroid_scores: query", got=f"dimension {q.shape[1]}", expected=f"{c.shape[1]}, as the centroids have")
+    from .. import _native
+
+    return _native.centroid_scores(q, c, resolve_threads(num_threads))
+
+
+def _padded(scores: NDArray[np.float32], q: NDArray[np.float32], documents: ResidualTokens) -> NDArray[np.float32]:
+    width = -(-len(q) // _LANES) * _LANES
+    if len(scores) != len(documents.codec.centroids) or scores.shape[1] not in (len(q), width):
+        expected = f"[{len(documents.codec.centroids)}, {width}], as centroid_scores returns for the tokens that count"
+        raise InputError("residual_maxsim: centroid_scores", got=f"shape {list(scores.shape)}", expected=expected)
+    return scores if scores.shape[1] == width else np.pad(scores, ((0, 0), (0, width - len(q))))
+
+
+def residual_reference(
+    query: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    documents: ResidualTokens,
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    given: NDArray[np.float32] | None,
+    path: str,
+    threads: int,
+) -> tuple[ResidualScores, int]:
+    """Decodes in float64. (what was scored, the first document that is not finite, or how many there are)"""
+    codec, q, w = documents.codec, query.astype(np.float64), weights.astype(np.float64)
+    scores, bad = np.full(len(starts), -np.inf, np.float32), len(starts)
+    for i, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist())):
+        if not length:
+            continue
+        ids = documents.centroid_ids[start : start + length].astype(np.int64)
+        if int(ids.min()) < 0 or int(ids.max()) >= len(codec.centroids):
+            raise IndexError(f"a centroid id is not below the number of centroids, {len(codec.centroids)}")
+        sums = codec.centroids[ids].astype(np.float64) + codec.bucket_weights[unpacked(documents, start, length)]
+        with np.errstate(all="ignore"):
+            tokens = sums * documents.inverse_norms[start : start + length, None].astype(np.float64)
+            scores[i] = (w * (q @ tokens.T).max(1)).sum()
+        if not np.isfinite(scores[i]):
+            bad = min(bad, i)
+    return ResidualScores(scores, np.zeros(len(starts), np.float32), "decode", int(lengths.sum()), 0), bad
+
+
+def unpacked(documents: ResidualTokens, start: int, length: int) -> NDArray[np.uint8]:
+    from ..codec import unpack
+
+    return unpack(documents.residuals[start : start + length], documents.codec.nbits)
+
+
+def residual_cpp(
+    query: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    documents: ResidualTokens,
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    given: NDArray[np.float32] | None,
+    path: str,
+    threads: int,
+) -> tuple[ResidualScores, int]:
+    from .. import _native
+
+    codec = documents.codec
+    scores, bad, bounds, ran, tokens, centroids = _native.residual_maxsim(
+        query, weights, codec.centroids, codec.bucket_weights, codec.radius, documents.centroid_ids, documents.residuals,
+        documents.inverse_norms, starts, lengths, given, path, threads,
+    )  # fmt: skip
+    return ResidualScores(scores, bounds, ran, tokens, centroids), bad

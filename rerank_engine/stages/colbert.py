@@ -1,0 +1,245 @@
+"""The encoder of late interaction: texts as one vector a token, in the formats of colbert-ai and PyLate."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends import choose
+from ..core import LOWEST, Query, Ranking, Scorer, Scores
+from ..errors import InputError, NonFiniteError, UnknownIdError, UnsupportedModelError
+from ..ops.maxsim import maxsim
+from ..packed import Packed
+from ..progress import Progress
+from ..runtimes.base import Runtime, describe
+from ..runtimes.batching import run_tokens
+from ..runtimes.late_config import LateConfig
+from ..runtimes.projection import Projection
+from ..runtimes.tokenize import Tokenizer, Tokens
+from .dense import TOKENS
+from .explain import Explanation, Piece, explained
+
+_DOCUMENTS = 4096  # distinct texts whose token vectors are held at a time: 250 MB for a hundred tokens of 128 dimensions
+
+
+def states_output(runtime: Runtime, name: str) -> str:
+    """The network's output that has a vector for each token."""
+    known = [output for output in TOKENS if output in runtime.outputs]
+    if not known and len(runtime.outputs) != 1:
+        raise UnsupportedModelError(f"model '{name}': outputs", got=", ".join(runtime.outputs), expected="one of " + ", ".join(TOKENS))
+    return (known or list(runtime.outputs))[0]
+
+
+def states_width(runtime: Runtime, tokenizer: Tokenizer, name: str) -> int:
+    """The dimension of the network's token vectors, found by running it once."""
+    tokens = tokenizer.encode(["a"])
+    states = runtime.run(tokens.ids, tokens.types, output := states_output(runtime, name))
+    if states.ndim != 3:
+        raise UnsupportedModelError(f"model '{name}': {output}", got=f"{list(states.shape)}", expected="[texts, tokens, dimensions]")
+    return int(states.shape[2])
+
+
+@final
+class ColBERT(Scorer):
+    """A late-interaction model: encodes texts into token vectors of unit length, and scores the texts of a request with them.
+
+    A marker token stands behind the first; a query is filled up to query_length with [MASK] where the model was trained so, and these
+    count as query tokens; a document leaves out the tokens of the skip-list and is cut at document_length, which the column
+    truncated_tokens counts. A query is never cut: one longer than query_length, which is the budget of the filling and not the model's
+    limit, is not filled up (colbert-ai and PyLate cut it). Blank documents have nothing to compare: no vectors, the lowest float32.
+    config: how texts are read; projections: what is put behind the network, in turn; dim: of the vectors. Made by `rr.load`.
+
+    Source: Khattab and Zaharia, SIGIR 2020; Santhanam et al., NAACL 2022; as colbert-ai and PyLate encode.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        tokenizer: Tokenizer,
+        config: LateConfig,
+        *,
+        name: str,
+        projections: Sequence[Projection] = (),
+        mask_token: str = "[MASK]",
+        unknown_token: str | None = None,
+    ) -> None:
+        self.runtime, self.tokenizer, self.config, self.model = runtime, tokenizer, config, name
+        self.projections, self.mask_token, self.output = tuple(projections), mask_token, states_output(runtime, name)
+        self._query_marker, self._document_marker = (self._token(word) for word in (config.query_prefix, config.document_prefix))
+        self._mask = self._token(mask_token) if config.expand else None
+        find = tokenizer.first_token if config.skip_first else tokenizer.token_id
+        unknown = None if unknown_token is None else tokenizer.token_id(unknown_token)
+        skipped = (unknown if (found := find(word)) is None else found for word in config.skiplist)  # an unknown one: as PyLate does
+        self._skipped = np.array(sorted({token for token in skipped if token is not None}), np.int64)
+        self._document_length = min(config.document_length, tokenizer.max_length)
+        self.dim = len(self.projections[-1].weight) if self.projections else states_width(runtime, tokenizer, name)
+        self.backend = f"{describe(runtime)}+{choose('maxsim')}"
+
+    def _token(self, word: str) -> int | None:
+        if not word:
+            return None
+        if (found := self.tokenizer.token_id(word)) is None:
+            hint = "Its tokenizer.json belongs to another model, or was saved before the markers were added."
+            raise UnsupportedModelError(
+                f"model '{self.model}'", got=f"a tokenizer without '{word}'", expected="the model's markers", hint=hint
+            )
+        return found
+
+    def encode_queries(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Per query float32 [tokens, dim], of unit length. Raises InputError, QueryTooLongError (longer than the model), NonFiniteError."""
+        _require_texts("ColBERT.encode_queries", texts)
+        tokens, attended = self._query_tokens(texts), None
+        if self.config.expand:
+            attended = tokens.ids.lengths
+            tokens = self._filled(tokens)
+            attended = tokens.ids.lengths if self.config.attend else attended
+        vectors = run_tokens(self.runtime, tokens, self.output, self._vectors, attended=attended)
+        self._check_finite(vectors)
+        return vectors
+
+    def _query_tokens(self, texts: Sequence[str]) -> Tokens:
+        return self.tokenizer.encode([self._read(text) for text in texts], queries=True, marker=self._query_marker)
+
+    def _filled(self, tokens: Tokens) -> Tokens:
+        most = min(self.config.query_length, self.tokenizer.max_length)
+
+        def fill(rows: Packed, value: int) -> Packed:
+            return Packed.from_rows([np.concatenate([row, np.full(max(0, most - len(row)), value, np.int64)]) for row in rows], np.int64)
+
+        assert self._mask is not None
+        return Tokens(fill(tokens.ids, self._mask), fill(tokens.types, 0), tokens.dropped)
+
+    def encode_documents(self, texts: Sequence[str], *, progress: Progress | None = None) -> tuple[Packed, NDArray[np.int32]]:
+        """(tokens: a Packed float32 [total, dim] of unit length, dropped int32 [n]: the tokens that did not fit).
+
+        A blank text has no tokens. progress(done, total) counts distinct texts. Raises InputError, NonFiniteError.
+        """
+        _require_texts("ColBERT.encode_documents", texts)
+        nothing = np.empty((0, self.dim), np.float32)
+        rows, dropped = [nothing] * len(texts), np.zeros(len(texts), np.int32)
+        there = [i for i, text in enumerate(texts) if text.strip()]
+        if there:
+            tokens = self._document_tokens([texts[i] for i in there])
+            vectors = run_tokens(self.runtime, tokens, self.output, self._vectors, progress=progress)
+            self._check_finite(vectors, there)
+            for i, ids, row in zip(there, tokens.ids, vectors):
+                rows[i] = row[~np.isin(ids, self._skipped)]
+            dropped[there] = tokens.dropped
+        return (Packed.from_rows(rows) if rows else Packed(nothing, np.zeros(1, np.int64))), dropped
+
+    def _document_tokens(self, texts: Sequence[str]) -> Tokens:
+        inputs = [self._read(text) for text in texts]
+        return self.tokenizer.encode(inputs, marker=self._document_marker, limit=self._document_length)
+
+    def _read(self, text: str) -> str:
+        return text.strip().lower() if self.config.lower else text.strip()
+
+    def _vectors(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        with np.errstate(all="ignore"):  # what is not finite is found in the end, and named by its input
+            for projection in self.projections:
+                states = projection(states)
+            norms = np.sqrt(np.einsum("td,td->t", states, states))[:, None]
+            return np.ascontiguousarray(states / np.maximum(norms, np.float32(1e-12)), np.float32)
+
+    def _check_finite(self, vectors: Sequence[NDArray[np.float32]], places: Sequence[int] | None = None) -> None:
+        for i, row in enumerate(vectors):
+            if not np.isfinite(row).all():
+                hint = "The model's weights or its precision are at fault; try the float32 file."
+                what = f"{self.model}: output of input {i if places is None else places[i]}"
+                raise NonFiniteError(what, got="NaN or infinity", expected="finite numbers", hint=hint)
+
+    def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
+        require_queries("ColBERT", queries)
+        asked = self.encode_queries([query.text for query in queries])
+        out = list[Scores]()
+        for group in _groups([ranking.corpus.texts(ranking.ids) for ranking in rankings]):
+            places = {text: i for i, text in enumerate(dict.fromkeys(text for texts in group for text in texts))}
+            documents, dropped = self.encode_documents(list(places))
+            for texts in group:
+                own = np.array([places[text] for text in texts], np.int64)
+                values = np.maximum(maxsim(asked[len(out)], documents, own), np.float32(LOWEST))
+                out.append(Scores(values, "maxsim", {"truncated_tokens": dropped[own]}))
+        return out
+
+    def explain(self, query: str, document: str | Ranking, row: int | None = None) -> Explanation:
+        """Which document token each query token met, where it stands in the text, and what that adds to the score.
+
+        document: a text; or a Ranking, and `row` one of its ids. Raises InputError, UnknownIdError.
+        """
+        return self.explain_by(query, text_of("ColBERT.explain", document, row))
+
+    def explain_by(self, query: str, text: str, vectors: NDArray[np.float32] | None = None) -> Explanation:
+        """As `explain`, by the vectors of the text's tokens that an index has, float32 [tokens, dim]."""
+        for name, given in (("query", query), ("text", text)):
+            if not isinstance(given, str) or not given.strip():
+                raise InputError(f"ColBERT.explain: {name}", got=given, expected="a text")
+        found = self.encode_queries([query])[0]
+        vectors = self.encode_documents([text])[0][0] if vectors is None else vectors
+        asked = self._pieces(query, self.config.query_prefix, None)
+        asked += [(self.mask_token, 0, 0)] * (len(found) - len(asked))
+        kept = ~np.isin(self._document_tokens([text]).ids[0], self._skipped)
+        document = [piece for piece, keep in zip(self._pieces(text, self.config.document_prefix, self._document_length), kept) if keep]
+        if len(document) != len(vectors):
+            hint = "Was the index built with this model and these settings?"
+            raise InputError("ColBERT.explain", got=f"{len(vectors)} vectors for {len(document)} tokens", expected="one a token", hint=hint)
+        return explained(query, text, asked, document, found, vectors)
+
+    def _pieces(self, text: str, marker: str, limit: int | None) -> list[Piece]:
+        """The tokens of a text and their code points in it, without blanks around them but with the marks that a tokenizer strips."""
+        base, stripped = len(text) - len(text.lstrip()), text.strip()
+        # Lower case may have more code points than the letter it is made of.
+        origin = np.repeat(np.arange(len(stripped)), [len(c.lower()) if self.config.lower else 1 for c in stripped]) + base
+        out, following = list[Piece](), len(text)
+        for token, start, end in reversed(self.tokenizer.spans(self._read(text), marker=marker, limit=limit)):
+            if start < end:
+                start, end = int(origin[start]), int(origin[end - 1]) + 1
+                start += len(text[start:end]) - len(text[start:end].lstrip())
+                end = start + len(text[start:end].rstrip())
+                while end < following and unicodedata.category(text[end]).startswith("M"):
+                    end += 1
+                following = start
+            out.append((token, start, end) if start < end else (token, 0, 0))
+        return out[::-1]
+
+    def __repr__(self) -> str:
+        return f"ColBERT({self.model}, {self.backend}, dim {self.dim})"
+
+
+def _groups(texts: Sequence[list[str]]) -> Iterator[list[list[str]]]:
+    """Neighbouring lists together, as long as they hold no more distinct texts than are held at a time."""
+    group, distinct = list[list[str]](), set[str]()
+    for row in texts:
+        if group and len(distinct.union(row)) > _DOCUMENTS:
+            yield group
+            group, distinct = [], set()
+        group.append(row)
+        distinct.update(row)
+    if group:
+        yield group
+
+
+def text_of(what: str, document: str | Ranking, row: int | None) -> str:
+    if not isinstance(document, Ranking):
+        if row is not None:
+            raise InputError(f"{what}: row", got="a row of a text", expected="one of a Ranking")
+        return document
+    if isinstance(row, bool) or not isinstance(row, (int, np.integer)) or not (document.ids == row).any():
+        raise UnknownIdError(f"{what}: row", got=row, expected="a row that the ranking holds")
+    return document.corpus.texts(np.array([row], np.int64))[0]
+
+
+def _require_texts(what: str, texts: Sequence[str]) -> None:
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise InputError(
+            f"{what}: texts", got="one string" if isinstance(texts, str) else "not only strings", expected="a sequence of strings"
+        )
+
+
+def require_queries(what: str, queries: Sequence[Query]) -> None:
+    for i, query in enumerate(queries):
+        if not query.text.strip():
+            raise InputError(f"{what}: query {i}", got="an empty text", expected="a query to compare with")

@@ -1,0 +1,150 @@
+// MaxSim over vectors, bytes and residual codes: every instruction set and path against sums in double, one thread against four.
+#include <bit>
+
+#include "check.hpp"
+#include "maxsim.hpp"
+#include "residual.hpp"
+
+namespace rerank {
+namespace {
+
+std::uint16_t half_of(float x) {  // of numbers that a half holds exactly
+    const auto bits = std::bit_cast<std::uint32_t>(x);
+    if (x == 0) return 0;
+    return static_cast<std::uint16_t>((bits >> 16 & 0x8000) | ((bits >> 23 & 255) - 112) << 10 | (bits >> 13 & 0x3ff));
+}
+
+double brute(const std::vector<float>& query, const std::vector<float>& weights, const float* tokens, std::size_t n, std::size_t dim) {
+    double total = 0;
+    for (std::size_t t = 0; t < weights.size(); ++t) {
+        double best = -std::numeric_limits<double>::infinity();
+        for (std::size_t i = 0; i < n; ++i) {
+            double product = 0;
+            for (std::size_t k = 0; k < dim; ++k) product += static_cast<double>(query[t * dim + k]) * tokens[i * dim + k];
+            best = std::max(best, product);
+        }
+        total += weights[t] * best;
+    }
+    return n ? total : -std::numeric_limits<double>::infinity();
+}
+
+bool close(double got, double want, double room) { return got == want || std::abs(got - want) <= room; }
+
+// Multiples of 1/8 up to 2: halves hold them.
+std::vector<float> eighths(Random& random, std::size_t n) {
+    std::vector<float> out(n);
+    for (float& x : out) x = static_cast<float>(static_cast<int>(random.below(33)) - 16) / 8;
+    return out;
+}
+
+void check_maxsim(Random& random, Isa isa) {
+    for (const std::size_t dim : {1, 5, 16, 33, 128})
+        for (const std::size_t q : {1, 7, 16, 32, 45}) {
+            std::vector<std::size_t> lengths;
+            for (std::size_t n = 0; n < 20; ++n) lengths.push_back(n);
+            lengths.push_back(41);
+            std::size_t total = 0;
+            for (const std::size_t n : lengths) total += n;
+            const auto query = eighths(random, q * dim), tokens = eighths(random, total * dim), weights = eighths(random, q);
+            std::vector<std::uint16_t> halves;
+            for (const float x : tokens) halves.push_back(half_of(x));
+            std::vector<std::int8_t> bytes;
+            for (const float x : tokens) bytes.push_back(static_cast<std::int8_t>(8 * x));
+            const std::vector<float> scales(total, 0.125f);
+            for (const TokenType type : {TokenType::f32, TokenType::f16, TokenType::i8}) {
+                std::vector<DocTokens> docs;
+                std::vector<double> want;
+                std::size_t first = 0;
+                for (const std::size_t n : lengths) {
+                    const void* at = type == TokenType::f32 ? static_cast<const void*>(tokens.data() + first * dim)
+                                     : type == TokenType::f16 ? static_cast<const void*>(halves.data() + first * dim) : bytes.data() + first * dim;
+                    docs.push_back({at, type == TokenType::i8 ? scales.data() + first : nullptr, n});
+                    want.push_back(brute(query, weights, tokens.data() + first * dim, n, dim));
+                    first += n;
+                }
+                std::vector<double> one(docs.size()), four(docs.size());
+                expect(maxsim(query, weights, dim, type, docs, one, 1, isa) == docs.size(), "maxsim: all are finite");
+                maxsim(query, weights, dim, type, docs, four, 4, isa);
+                bool right = same_bits(one, four);
+                for (std::size_t i = 0; right && i < one.size(); ++i)
+                    right = close(one[i], want[i], type == TokenType::i8 ? 4e-4 * static_cast<double>(dim * q) : 1e-4);
+                expect(right, "maxsim dim=" + std::to_string(dim) + " q=" + std::to_string(q));
+            }
+        }
+    std::vector<float> tokens(10 * 8, 1.0f);
+    tokens[37] = std::numeric_limits<float>::quiet_NaN();
+    const std::vector<DocTokens> docs{{tokens.data(), nullptr, 4}, {tokens.data() + 32, nullptr, 6}};
+    std::vector<double> totals(2);
+    expect(maxsim(std::vector<float>(8, 1.0f), std::vector<float>{1}, 8, TokenType::f32, docs, totals, 1, isa) == 1, "maxsim: NaN is found");
+}
+
+void check_residual(Random& random, Isa isa) {
+    for (const std::size_t dim : {8, 40, 128})
+        for (const std::size_t nbits : {1, 2, 4})
+            for (const std::size_t q : {1, 32, 35}) {
+                const std::size_t n_centroids = 30, total = 200, bytes = dim * nbits / 8, codes = std::size_t{1} << nbits;
+                const auto query = eighths(random, q * dim), centroids = eighths(random, n_centroids * dim), buckets = eighths(random, codes);
+                const std::vector<float> weights(q, 1.0f);
+                std::vector<std::uint16_t> ids(total);
+                std::vector<std::int32_t> wide(total);
+                std::vector<std::uint8_t> residuals(total * bytes);
+                for (std::size_t i = 0; i < total; ++i) wide[i] = ids[i] = static_cast<std::uint16_t>(random.below(n_centroids));
+                for (auto& byte : residuals) byte = static_cast<std::uint8_t>(random.below(256));
+                const std::vector<float> norms(total, 0.5f);
+                float radius = 0;
+                for (std::size_t c = 0; c < n_centroids; ++c) {
+                    float squares = 0;
+                    for (std::size_t k = 0; k < dim; ++k) squares += centroids[c * dim + k] * centroids[c * dim + k];
+                    radius = std::max(radius, std::sqrt(squares));
+                }
+                std::vector<float> decoded(total * dim);
+                for (std::size_t i = 0; i < total; ++i)
+                    for (std::size_t k = 0; k < dim; ++k) {
+                        std::size_t code = 0;
+                        for (std::size_t b = 0; b < nbits; ++b) {  // lowest bit first, from a byte's highest bit on
+                            const std::size_t bit = k * nbits + b;
+                            code |= static_cast<std::size_t>(residuals[i * bytes + bit / 8] >> (7 - bit % 8) & 1) << b;
+                        }
+                        decoded[i * dim + k] = (centroids[ids[i] * dim + k] + buckets[code]) * 0.5f;
+                    }
+                const std::vector<TokenRange> docs{{0, 0}, {0, 1}, {1, 2}, {3, 13}, {16, 84}, {100, 100}, {0, 200}};
+                std::vector<ResidualPath> paths{ResidualPath::decode, ResidualPath::lookup16, ResidualPath::lookup8, ResidualPath::automatic};
+                if (nbits == 4 && isa == Isa::avx512vnni) paths.push_back(ResidualPath::dot8);
+                for (const ResidualPath path : paths)
+                    for (const bool narrow : {true, false}) {
+                        const void* id = narrow ? static_cast<const void*>(ids.data()) : wide.data();
+                        const ResidualStore store{centroids.data(), n_centroids, dim, nbits, buckets.data(), radius, id, !narrow, residuals.data(),
+                                                  norms.data()};
+                        std::vector<float> one(docs.size()), four(docs.size()), slack(docs.size());
+                        ResidualWork work{};
+                        const ResidualCall call{query, weights, store, docs, nullptr, 0, path, 1, isa};
+                        expect(residual_maxsim(call, one, slack, work) == docs.size(), "residual: all are finite");
+                        ResidualCall more = call;
+                        more.threads = 4;
+                        std::vector<float> again(docs.size());
+                        residual_maxsim(more, four, again, work);
+                        bool right = same_bits(one, four);
+                        for (std::size_t d = 0; right && d < docs.size(); ++d)
+                            right = close(one[d], brute(query, weights, decoded.data() + docs[d].first * dim, docs[d].n, dim), slack[d] + 1e-3);
+                        expect(right, "residual dim=" + std::to_string(dim) + " bits=" + std::to_string(nbits) + " q=" + std::to_string(q));
+                    }
+                wide[150] = static_cast<std::int32_t>(n_centroids);
+                const ResidualStore store{centroids.data(), n_centroids, dim, nbits, buckets.data(), radius, wide.data(), true, residuals.data(), norms.data()};
+                std::vector<float> scores(docs.size()), slack(docs.size());
+                ResidualWork work{};
+                const ResidualCall call{query, weights, store, docs, nullptr, 0, ResidualPath::automatic, 1, isa};
+                expect_throw<std::out_of_range>([&] { residual_maxsim(call, scores, slack, work); }, "residual: a centroid that is not there");
+            }
+}
+
+}  // namespace
+
+void check_late(Random& random) {
+    for (const Isa isa : usable_isas()) {
+        check_maxsim(random, isa);
+        check_residual(random, isa);
+        report(("late interaction: " + std::string(isa_name(isa))).c_str());
+    }
+}
+
+}  // namespace rerank
