@@ -4,8 +4,8 @@ one thread.
 Cases: fp32, fp16 and int8 storage, 1000 and 100 documents; peers get fp32 in the form that suits them, made beforehand. `floor-...` with
 the peer fma-peak: the time that as many operations take at the processor's peak, so the ratio is the share of the peak. `isa-...`: ours
 against ours compiled for another instruction set. `own-fp32`: ours in another storage against ours in fp32. `threads-2`: CPU time of two
-threads, whose ratio is that of one thread to it. numkong is approximate; colbert-segmented is colbert-ai's C++, whose maximum starts at
-0.
+threads, whose ratio is that of one thread to it. numkong is approximate, in bytes where the processor multiplies them; numkong-avx2: both
+sides kept to AVX2. colbert-segmented is colbert-ai's C++, whose maximum starts at 0.
 """
 
 from __future__ import annotations
@@ -72,11 +72,15 @@ def own(case: late.Case, best: Callable[[], np.ndarray], rounds: int) -> Iterato
         np.diff(case.offsets),
         1,
     )
-    for isa in _native.usable_isas():
-        late.close(f"ours {isa}", _native.maxsim(*given, isa)[0], case.exact, 1e-5)
-        yield harness.compare(
-            "maxsim", f"isa-{case.name}-fp32", f"own-{isa}", best, lambda isa=isa: _native.maxsim(*given, isa), rounds=rounds
-        )
+    calls = {isa: lambda isa=isa: _native.maxsim(*given, isa) for isa in _native.usable_isas()}
+    for isa, call in calls.items():
+        late.close(f"ours {isa}", call()[0], case.exact, 1e-5)
+        yield harness.compare("maxsim", f"isa-{case.name}-fp32", f"own-{isa}", best, call, rounds=rounds)
+    if "avx2" in calls and (kong := harness.peer("numkong")) is not None:
+        with late.only_avx2(kong):
+            theirs = late.numkong(kong, case)
+            late.close("numkong, AVX2", theirs(), case.exact, late.NUMKONG_ERROR)
+            yield harness.compare("maxsim", f"isa-{case.name}-fp32", "numkong-avx2", calls["avx2"], theirs, rounds=rounds)
 
 
 if __name__ == "__main__":

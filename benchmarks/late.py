@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -17,6 +18,7 @@ from rerank_engine.codec import ResidualCodec, ResidualTokens
 from rerank_engine.packed import Packed
 
 DIM, QUERY_TOKENS, CENTROIDS = 128, 32, 16384
+NUMKONG_ERROR = 1.0  # approximate by design
 
 
 def unit(x):
@@ -89,13 +91,7 @@ def maxsim_peers(case: Case) -> dict[str, tuple[Callable[[], Any], float]]:
     if (peer := harness.peer("maxsim_cpu")) is not None:
         found["maxsim-cpu"] = (lambda: peer.maxsim_scores_variable(q, case.lists), 1e-4)
     if (kong := harness.peer("numkong")) is not None:
-        packed = [kong.maxsim_pack(row, dtype="f32") for row in case.lists]
-
-        def numkong():
-            asked = kong.maxsim_pack(q, dtype="f32")
-            return QUERY_TOKENS - np.array([kong.maxsim_packed(asked, row) for row in packed])
-
-        found["numkong"] = (numkong, 1.0)  # approximate by design
+        found["numkong"] = (numkong(kong, case), NUMKONG_ERROR)
     if (torch := harness.peer("torch")) is not None:
         torch.set_num_threads(1)
         found.update(_torch_peers(torch, case))
@@ -111,6 +107,29 @@ def maxsim_peers(case: Case) -> dict[str, tuple[Callable[[], Any], float]]:
 
         found["pylate-rank"] = (pylate, 1e-3)
     return found
+
+
+def numkong(kong: Any, case: Case) -> Callable[[], Any]:
+    packed = [kong.maxsim_pack(row, dtype="f32") for row in case.lists]
+
+    def run():
+        asked = kong.maxsim_pack(case.query, dtype="f32")
+        return QUERY_TOKENS - np.array([kong.maxsim_packed(asked, row) for row in packed])
+
+    return run
+
+
+@contextmanager
+def only_avx2(kong: Any) -> Iterator[None]:
+    """numkong without the instruction sets beyond AVX2."""
+    wider = [name for name, there in kong.get_capabilities().items() if there and name not in ("serial", "haswell")]
+    for name in wider:
+        kong.disable_capability(name)
+    try:
+        yield
+    finally:
+        for name in wider:
+            kong.enable_capability(name)
 
 
 def _torch_peers(torch, case: Case) -> dict[str, tuple[Callable[[], Any], float]]:

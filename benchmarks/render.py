@@ -96,6 +96,7 @@ LATE_ROWS = (
     ("float32, share of the processor's peak", "floor-" + _M + "fp32", "fma-peak", ""),
     ("float32 against maxsim-cpu", _M + "fp32", "maxsim-cpu", ""),
     ("against numkong, which is approximate", _M + "fp32", "numkong", ""),
+    ("against numkong, both with AVX2 alone", "isa-" + _M + "fp32", "numkong-avx2", ""),
     ("int8 against numkong", _M + "int8", "numkong", ""),
     ("float32 against colbert-ai's segmented_maxsim", _M + "fp32", "colbert-segmented", ""),
     ("against torch, packed, scatter_reduce", _M + "fp32", "torch-scatter-reduce", ""),

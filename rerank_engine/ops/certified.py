@@ -17,6 +17,8 @@ from .tokens import PackedTokens, documents, picked, query_tokens, ranges, refus
 from .topk import topk
 
 _SLICE = 16  # query tokens that are scored before documents are dropped
+_SAMPLE = 8  # one document of so many tells whether any would be
+_WORTH = 0.75  # the share of the sample that the bound must leave alive at most
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,8 +72,8 @@ def certified_top(
 
     Residual codes are scored by tables, whose error has a bound e: only documents with score + e >= the k-th best exact score are decoded.
     Other tokens are scored by 16 query tokens at a time; what the rest can add is at most sum over it of |weight_i| |q_i| * norm, by
-    Cauchy and Schwarz; a document is dropped once that cannot lift it to the k-th best. Both compare with room for the rounding of
-    float32 sums.
+    Cauchy and Schwarz; a document is dropped once that cannot lift it to the k-th best. Where a sample of the rows says that this would
+    drop few, all are scored in one go. Both compare with room for the rounding of float32 sums.
 
     query float [q, dim]; tokens: a Packed (int8 with scales) or ResidualTokens. norms: what `token_norms` returned, one a document of
     tokens; computed for the rows where it is not given, which costs about as much as it saves. Raises InputError, NonFiniteError.
@@ -139,18 +141,28 @@ def _of_vectors(q: Any, w: Any, store: Any, rows: Any, lengths: Any, norms: Any,
 
     most = np.abs(w.astype(np.float64)) * np.sqrt((q.astype(np.float64) ** 2).sum(1))  # what a query token adds to a document of norm 1
     room = (q.shape[1] + 32) * 2.0**-23 * most.sum() * norms  # float32 sums, of what is compared and of what it is compared with
-    alive, whole = np.arange(len(rows)), np.empty(0, np.int64)  # documents scored so far in part, and those scored in full
-    for first in range(0, n, _SLICE):
-        stop = min(first + _SLICE, n) if len(alive) + len(whole) > k else n
+
+    def hopeful(places: Any, before: Any, scored: int, whole: Any) -> NDArray[np.bool_]:
+        """Which may reach the k-th best of those scored in full, by their totals of the first `scored` query tokens."""
+        reached = np.partition(totals[whole], len(whole) - k)[len(whole) - k]
+        return np.asarray(before + most[scored:].sum() * norms[places] + room[places] >= reached)
+
+    # Documents scored in full, and the others. A sample tells first whether the bound would drop any: two passes cost more than one.
+    whole = np.arange(0, len(rows), _SAMPLE) if len(rows) >= _SAMPLE * k and n > _SLICE else np.arange(len(rows))
+    alive = np.setdiff1d(np.arange(len(rows)), whole)
+    add(0, min(_SLICE, n), whole)
+    half = totals[whole]
+    add(min(_SLICE, n), n, whole)
+    step = _SLICE if len(alive) and hopeful(whole, half, _SLICE, whole).mean() < _WORTH else n
+    for first in range(0, n, step):
+        stop = min(first + step, n)
         add(first, stop, alive)
-        if stop == n:
-            whole = np.concatenate([whole, alive])
-            break
-        best = alive[np.argpartition(-totals[alive], k - 1)[:k]] if len(alive) > k else alive
-        add(stop, n, best)
-        alive, whole = np.setdiff1d(alive, best), np.concatenate([whole, best])
-        reached = -np.partition(-totals[whole], k - 1)[k - 1]
-        alive = alive[totals[alive] + most[stop:].sum() * norms[alive] + room[alive] >= reached]
+        if stop < n:
+            best = alive[np.argpartition(-totals[alive], k - 1)[:k]] if len(alive) > k else alive
+            add(stop, n, best)
+            alive, whole = np.setdiff1d(alive, best), np.concatenate([whole, best])
+            alive = alive[hopeful(alive, totals[alive], stop, whole)]
+    whole = np.concatenate([whole, alive])
     whole.sort()
     total = n * int(lengths.sum())
     saved = 1 - products / total if total else 0.0

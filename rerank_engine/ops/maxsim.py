@@ -34,10 +34,9 @@ def maxsim(
     A document without tokens scores -inf. No padding, no copy of the candidates, no matrix of similarities.
 
     query: float [q, dim]; or a batch, a Packed of query tokens [total, dim].
-    documents: a Packed (values float32 or float16 [total, dim], or int8 with `scales` float32 [total]); or a list of arrays [length,
-    dim]; or
-        padded [n, longest, dim] with document_mask bool [n, longest]. Any array on the CPU will do (numpy, DLPack); other floats and arrays
-        that are not contiguous are converted, which copies all of them.
+    documents: a Packed (values float32 or float16 [total, dim], or int8 with `scales` float32 [total]); or a list of arrays
+        [length, dim]; or padded [n, longest, dim] with document_mask bool [n, longest]. Any array on the CPU will do (numpy, DLPack);
+        other floats and arrays that are not contiguous are converted, which copies all of them.
     rows: integers [m], the documents to score, in any order, twice if need be; None for all. For a batch: one such array for all queries,
         or a list with one for each.
     query_mask: bool [q], False: the token does not count. query_weights: float [q], 1 by default. Both of one query only.

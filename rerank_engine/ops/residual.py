@@ -57,11 +57,9 @@ def residual_maxsim(
 
     query: float [q, dim], or a Packed of several. rows, query_mask, query_weights, num_threads: as in `maxsim`.
     centroid_scores: what `centroid_scores(query, codec.centroids)` returned for the query tokens that count, if it is at hand already
-    (candidate
-        generation needs it too); else the products are computed, of all centroids or, for a short list, of those that occur in it.
-    precision: "int16" sums tables of int16, "uint8" may sum bytes (faster for 4-bit codes), "float32" decodes. "auto" is "int16". A short
-    list
-        is decoded where that is cheaper. `residual_maxsim_explained` says which path ran and how far each score may be off.
+        (candidate generation needs it too); else the products are computed, of all centroids or, for a short list, of those in it.
+    precision: "int16" sums tables of int16, "uint8" may sum bytes (faster for 4-bit codes), "float32" decodes. "auto" is "int16". A
+        short list is decoded where that is cheaper. `residual_maxsim_explained` says which path ran and how far each score may be off.
     Returns float32 [m]; for a batch a list of them. Raises InputError, NonFiniteError, FileFormatError (a centroid id out of range).
     """
     options = {"precision": precision, "num_threads": num_threads, "backend": backend}

