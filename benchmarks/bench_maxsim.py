@@ -33,9 +33,9 @@ def of_size(case: late.Case, quick: bool) -> Iterator[harness.Row]:
     bytes_, scales = quantize_int8(case.values)
     int8 = Packed(bytes_, case.offsets)
     ours: dict[str, Callable[[], np.ndarray]] = {
-        "fp32": lambda: maxsim(case.query, case.packed),
-        "fp16": lambda: maxsim(case.query, half),
-        "int8": lambda: maxsim(case.query, int8, scales=scales),
+        "fp32": lambda: maxsim(case.query, case.packed, num_threads=1),
+        "fp16": lambda: maxsim(case.query, half, num_threads=1),
+        "int8": lambda: maxsim(case.query, int8, scales=scales, num_threads=1),
     }
     late.close("ours fp32", ours["fp32"](), case.exact, 1e-5)
     late.close("ours fp16", ours["fp16"](), case.exact, 5e-3)

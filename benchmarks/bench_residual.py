@@ -29,8 +29,8 @@ def rows(quick: bool) -> Iterator[harness.Row]:
 def of_width(case: late.Case, nbits: int, rounds: int) -> Iterator[harness.Row]:
     tokens, size = case.compressed(nbits), "" if case.n == 1000 else f"-{case.n}"
     exact = case.reference(tokens.codec.decode(tokens.centroid_ids, tokens.residuals))
-    products = centroid_scores(case.query, tokens.codec.centroids)
-    peers = {"own-fp32": lambda: maxsim(case.query, case.packed)}
+    products = centroid_scores(case.query, tokens.codec.centroids, num_threads=1)
+    peers = {"own-fp32": lambda: maxsim(case.query, case.packed, num_threads=1)}
     if (colbert := late.colbert_residual(case, tokens)) is not None:
         late.close(f"colbert-ai {nbits} bit", colbert(), exact, 1e-3)
         peers = {"colbert-ai": colbert, **peers}
@@ -40,7 +40,7 @@ def of_width(case: late.Case, nbits: int, rounds: int) -> Iterator[harness.Row]:
                 continue  # it decodes, and needs no products
 
             def ours(precision=precision, given=given):
-                return residual_maxsim_explained(case.query, tokens, centroid_scores=given, precision=precision)
+                return residual_maxsim_explained(case.query, tokens, centroid_scores=given, precision=precision, num_threads=1)
 
             done = ours()
             late.close(f"{nbits} bit {precision} {form}, {done.path}", done.scores, exact, TOLERANCE[precision])

@@ -64,10 +64,11 @@ def measure(folder: Path, encoder: Any) -> Iterator[dict[str, Any]]:
     yield {"collection": folder.name, "storage": "BM25", "queries": len(run), "ndcg@10": ndcg(collection, run)}
     rng = np.random.default_rng(0)
     sample = documents.values[np.sort(rng.permutation(len(documents.values))[:200_000])]
-    best = None
+    best, codec = None, None
     for storage in STORAGES:
         nbits = nbits_of(storage)
-        codec = ResidualCodec.train(sample, nbits, n_tokens=len(documents.values)) if nbits else None
+        centroids = None if codec is None else codec.centroids
+        codec = ResidualCodec.train(sample, nbits, n_tokens=len(documents.values), iterations=4, centroids=centroids) if nbits else None
         index = TokenIndex.from_embeddings(collection.corpus, documents, storage=storage, codec=codec)
         scores = [index.score(query, ranking.ids[:100]) for query, ranking in zip(queries, first)]
         run = {

@@ -1,6 +1,8 @@
 // Late interaction for Python: see bindings.cpp.
 #include "bindings.hpp"
 
+#include <cmath>
+
 #include "maxsim.hpp"
 #include "residual.hpp"
 
@@ -59,8 +61,11 @@ std::size_t add_maxima(const py::array& query, const py::array& weights, std::si
 py::tuple scored(const py::array& query, const py::array& weights, std::size_t dim, TokenType type, const std::vector<DocTokens>& docs, int threads,
                  const std::string& isa) {
     std::vector<double> totals(docs.size());
-    const std::size_t bad = add_maxima(query, weights, dim, type, docs, totals, threads, isa);
-    return py::make_tuple(to_numpy(std::vector<float>(totals.begin(), totals.end())), bad);
+    std::size_t bad = add_maxima(query, weights, dim, type, docs, totals, threads, isa);
+    std::vector<float> scores(totals.begin(), totals.end());
+    for (std::size_t i = 0; i < bad; ++i)
+        if (docs[i].n && !std::isfinite(scores[i])) bad = i;  // a total beyond float32
+    return py::make_tuple(to_numpy(std::move(scores)), bad);
 }
 
 py::tuple py_maxsim(const py::array& query, const py::array& weights, const py::array& values, const py::array& scales, const py::array& starts,

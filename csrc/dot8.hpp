@@ -14,6 +14,7 @@
 namespace rerank {
 
 constexpr std::size_t byte_lanes = 32;  // query tokens of a block
+constexpr std::size_t most_byte_dim = 1 << 16;  // 127 * 255 a dimension add up within an int32
 
 // product of a query token with a token of bytes = offset + step * (start + sum over positions of query integer * byte); start takes 128
 // off every byte

@@ -51,10 +51,7 @@ std::size_t each(std::span<const DocTokens> docs, std::span<double> totals, int 
                 totals[i] = -std::numeric_limits<double>::infinity();
                 continue;
             }
-            if (add(i, docs[i + 1 < end ? i + 1 : i]) && std::isfinite(static_cast<float>(totals[i]))) continue;
-            std::size_t seen = bad.load(std::memory_order_relaxed);
-            while (i < seen && !bad.compare_exchange_weak(seen, i, std::memory_order_relaxed)) {
-            }
+            if (!add(i, docs[i + 1 < end ? i + 1 : i]) || !std::isfinite(totals[i])) lower(bad, i);
         }
     });
     return bad.load();
@@ -88,7 +85,7 @@ std::size_t of_bytes(std::span<const float> query, std::span<const float> weight
 std::size_t maxsim(std::span<const float> query, std::span<const float> weights, std::size_t dim, TokenType type,
                    std::span<const DocTokens> docs, std::span<double> totals, int threads, Isa isa) {
     const Kernels table = kernels(isa);
-    if (type == TokenType::i8 && table.dot8.scan) return of_bytes(query, weights, dim, docs, totals, threads, table.dot8);
+    if (type == TokenType::i8 && table.dot8.scan && dim <= most_byte_dim) return of_bytes(query, weights, dim, docs, totals, threads, table.dot8);
     const BlockedQuery blocked(query, weights, dim, table.maxsim);
     return each(docs, totals, threads, [&] {
         return [&, scratch = std::vector<float>(table.maxsim.scratch_rows * dim + line)](std::size_t i, const DocTokens& following) mutable {

@@ -69,8 +69,8 @@ static inline void maxsim_tile(const float* rows, std::size_t d, const float* qu
         for (int v = 0; v < NV; ++v) {
             if (scales) sum[r][v] *= all<I>(scales[r]);
             best[v] = I::max(sum[r][v], best[v]);
+            poison += sum[r][v] * 0.0f;  // NaN for ever, once a product is not finite
         }
-        poison += sum[r][0] * 0.0f;  // NaN for ever, once a product is not finite
     }
 }
 

@@ -2,6 +2,7 @@
 
 #include <condition_variable>
 #include <deque>
+#include <new>
 #include <system_error>
 #include <thread>
 
@@ -23,10 +24,13 @@ public:
         Call call{&work};
         {
             const std::lock_guard lock(mutex_);
-            grow(helpers);
-            for (std::size_t i = 0; i < std::min(helpers, threads_); ++i) waiting_.push_back(&call);
+            try {
+                grow(helpers);
+                for (std::size_t i = 0; i < std::min(helpers, threads_); ++i) waiting_.push_back(&call);
+            } catch (const std::bad_alloc&) {  // fewer helpers, then
+            }
         }
-        wake_.notify_all();
+        for (std::size_t i = 0; i < helpers; ++i) wake_.notify_one();
         work();
         std::unique_lock lock(mutex_);
         std::erase(waiting_, &call);  // what nobody has begun is not needed any more

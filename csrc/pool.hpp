@@ -17,6 +17,13 @@ namespace rerank {
 // none at helpers = 0. Where no thread can be had, the caller does all of the work. After a fork the child has a pool of its own.
 void run_on_pool(std::size_t helpers, const std::function<void()>& work);
 
+// Sets `least` to i, if that is lower.
+inline void lower(std::atomic<std::size_t>& least, std::size_t i) {
+    std::size_t seen = least.load(std::memory_order_relaxed);
+    while (i < seen && !least.compare_exchange_weak(seen, i, std::memory_order_relaxed)) {
+    }
+}
+
 // body(i) for i < n, on up to `threads` threads. body is made by `make_body()` once per thread, so that it can own scratch memory. Items are
 // handed out one by one; the answer must not depend on which thread gets which. The first exception is thrown again in the caller.
 template <class MakeBody>
@@ -50,7 +57,7 @@ void parallel_ranges(std::span<const std::size_t> ends, int threads, std::size_t
     const std::size_t parts = useful < 2 ? 1 : std::min(n, useful * 4);
     parallel_for(parts, static_cast<int>(useful), [&] {
         return [&](std::size_t p) {
-            const auto cut = [&](std::size_t part) {  // by items as well: those without weight count too
+            const auto cut = [&](std::size_t part) {
                 const auto at = std::lower_bound(ends.begin(), ends.end(), static_cast<std::size_t>(static_cast<double>(ends.back()) * static_cast<double>(part) / static_cast<double>(parts)));
                 return part == 0 ? 0 : part == parts ? n : static_cast<std::size_t>(at - ends.begin());
             };

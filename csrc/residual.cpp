@@ -14,6 +14,8 @@ namespace rerank {
 namespace {
 
 constexpr std::size_t line = 64;  // bytes
+// Code bytes of a token whose table entries add up within 16 bits: 255 * 256, and 2^15 less half a step each.
+constexpr std::size_t most_bytes8 = 256, most_bytes16 = 8192;
 
 // Memory that starts on a cache line: a row of a table then is one line, or half of one.
 template <class T>
@@ -117,7 +119,9 @@ void scale(ResidualBlock& block, const ResidualStore& store, bool wide) {
             }
             widest = std::max(widest, range);
         }
-        block.step[t] = static_cast<float>(wide ? sum / 32000 : widest / 255);
+        // Sums of rounded entries, half a step beyond each, stay below 2^15. A step below the normal floats would have no inverse.
+        const double step = wide ? sum / (32766 - 0.5 * static_cast<double>(bytes)) : widest / 255;
+        block.step[t] = step > 0 ? std::max(static_cast<float>(step), std::numeric_limits<float>::min()) : 0.0f;
         block.offset[t] = wide ? 0.0f : static_cast<float>(offset);
         block.error[t] = static_cast<float>(0.5 * static_cast<double>(bytes) * block.step[t] * 1.001 + sum_error(std::sqrt(squares), sum, store));
     }
@@ -148,13 +152,6 @@ ResidualPath cheapest(ResidualPath asked, std::size_t tokens, std::size_t centro
     return lookup < decode ? store.nbits == 4 ? ResidualPath::lookup8 : ResidualPath::lookup16 : ResidualPath::decode;
 }
 
-// Sets the lowest place that is not finite.
-void note(std::atomic<std::size_t>& bad, std::size_t i) {
-    std::size_t seen = bad.load(std::memory_order_relaxed);
-    while (i < seen && !bad.compare_exchange_weak(seen, i, std::memory_order_relaxed)) {
-    }
-}
-
 std::size_t decoded(const ResidualCall& call, const Kernels& table, std::span<float> scores) {
     const BlockedQuery blocked(call.query, call.weights, call.store.dim, table.maxsim);
     std::atomic<std::size_t> bad{call.docs.size()};
@@ -173,7 +170,7 @@ std::size_t decoded(const ResidualCall& call, const Kernels& table, std::span<fl
             const DocTokens doc{tokens.data(), nullptr, call.docs[i].n};
             const bool finite = table.maxsim.score(blocked, TokenType::f32, doc, tokens.data(), scratch.data(), &total);
             scores[i] = static_cast<float>(total);
-            if (!finite || !std::isfinite(scores[i])) note(bad, i);
+            if (!finite || !std::isfinite(scores[i])) lower(bad, i);
         }
     });
     return bad.load();
@@ -214,7 +211,7 @@ std::size_t scan_all(const ResidualCall& call, const std::vector<Block>& blocks,
             }
             scores[i] = static_cast<float>(total);
             slack[i] = static_cast<float>(error);
-            if (!finite || !std::isfinite(scores[i])) note(bad, i);
+            if (!finite || !std::isfinite(scores[i])) lower(bad, i);
         }
     });
     return bad.load();
@@ -282,7 +279,9 @@ std::size_t residual_maxsim(const ResidualCall& call, std::span<float> scores, s
     work = {call.path, tokens, n_products};
     if (work.path == ResidualPath::automatic || work.path == ResidualPath::automatic8)
         work.path = cheapest(work.path, tokens, n_products, store, table.dot8.scan != nullptr);
-    if (work.path == ResidualPath::lookup8 && store.dim * store.nbits / 8 > 256) work.path = ResidualPath::lookup16;  // its sums would not fit
+    const std::size_t bytes = store.dim * store.nbits / 8;
+    if (work.path == ResidualPath::lookup8 && bytes > most_bytes8) work.path = ResidualPath::lookup16;
+    if (work.path == ResidualPath::lookup16 && bytes > most_bytes16) work.path = ResidualPath::decode;
     if (work.path == ResidualPath::dot8 && (store.nbits != 4 || !table.dot8.scan)) throw std::invalid_argument("dot8 needs 4-bit codes and VNNI");
     std::fill(slack.begin(), slack.end(), 0.0f);
     if (work.path == ResidualPath::decode) {

@@ -39,7 +39,7 @@ struct TokenRange {
 // decode: to float32, then the product. lookup16, lookup8: tables of int16 and uint8. dot8: 4-bit codes as bytes, by products of bytes.
 // automatic: the cheapest that is as close as lookup16; automatic8: the cheapest.
 enum class ResidualPath { automatic, automatic8, decode, lookup16, lookup8, dot8 };
-// centroids: how many were multiplied with the query; slack: float32 [docs], how far a score may be from that of decoded tokens.
+// centroids: how many were multiplied with the query.
 struct ResidualWork {
     ResidualPath path;
     std::size_t tokens, centroids;
@@ -48,7 +48,8 @@ struct ResidualWork {
 constexpr std::size_t residual_lanes = 32;  // query tokens of a block: what one line of an int16 table holds
 
 // centroid_scores: null, or [n_centroids][stride], the products of the centroids with the query, stride a multiple of residual_lanes.
-// Scores as those of `maxsim`; bad: as it returns. Throws std::out_of_range for a centroid id that is not below n_centroids.
+// Scores as those of `maxsim`, and what it returns, also for a score beyond float32; slack: float32 [docs], how far a score may be from that of
+// decoded tokens. Throws std::out_of_range for a centroid id that is not below n_centroids.
 struct ResidualCall {
     std::span<const float> query, weights;  // [q, dim], [q]
     ResidualStore store;

@@ -19,6 +19,8 @@ static inline std::uint8_t reversed(std::uint8_t byte) {
 
 typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
 
+namespace {
+
 // Four dimensions at a time: half a byte of codes at 1 bit, one at 2 bits, two at 4 bits.
 template <int NBITS>
 struct FourWeights {
@@ -44,6 +46,8 @@ struct FourWeights {
         return reinterpret_cast<Four>(pairs);
     }
 };
+
+}  // namespace
 
 template <int NBITS>
 static void residual_decode_bits(const ResidualStore& store, std::size_t first, std::size_t n, float* out) {
@@ -177,6 +181,7 @@ template <class I>
 struct Sums16 {
     using Lanes = typename I::Table16;
     using Entry = std::int16_t;
+    static constexpr int mask = -1;  // of a sum widened as a signed one
     static constexpr int n = 2 * residual_lanes / sizeof(Lanes);
     Lanes sum[n] = {};
 
@@ -190,6 +195,7 @@ template <class I>
 struct Sums8 {
     using Lanes = typename I::Table8;
     using Entry = std::uint8_t;
+    static constexpr int mask = 0xffff;
     static constexpr int n = residual_lanes / sizeof(Lanes);
     Lanes both[n] = {}, odd[n] = {};
 
@@ -239,14 +245,14 @@ static bool residual_scan_bytes(const ResidualBlock& block, const ResidualStore&
         sums.store(lanes);
         const float* scores = centroid_scores + centroid_of(store, i) * stride;
         const float inverse = store.inverse_norms[i];
-        most = inverse > most ? inverse : most;
+        most = inverse > most ? inverse : -inverse > most ? -inverse : most;
         for (int v = 0; v < nv; ++v) {
             typename I::Shorts part;
             std::memcpy(&part, lanes + v * I::width, sizeof(part));
-            const Vec sum = __builtin_convertvector(__builtin_convertvector(part, typename I::Ints), Vec);
+            const Vec sum = __builtin_convertvector(__builtin_convertvector(part, typename I::Ints) & Sums::mask, Vec);
             const Vec value = (reinterpret_cast<const typename I::Loose*>(scores)[v] + (sum * step[v] + offset[v])) * all<I>(inverse);
             best[v] = I::max(value, best[v]);
-            if (v == 0) poison += value * 0.0f;
+            poison += value * 0.0f;
         }
     }
     std::memcpy(maxima, best, sizeof(best));

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -16,7 +17,10 @@ from typing import Any
 from . import __version__
 from .corpus import Corpus, Document, document_from_json, parse_jsonl, read_text
 from .errors import InputError, RerankError
+from .ops.checks import count
 from .progress import Progress
+
+NO_TEXT = "no text"  # in place of a score: there was nothing to compare
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,14 +62,17 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--threads", type=int, help="threads of the models (default: what this process may use)")
 
     _index_commands(add)
-    sub = add("rerank", rerank, "order documents for a query with a cross-encoder")
+    sub = add("rerank", rerank, "order documents for a query with a cross-encoder or a late-interaction model")
     sub.add_argument("--model", help="a folder, a bundled name or a hub name (default: ms-marco-MiniLM-L-12-v2)")
+    sub.add_argument("--threads", type=int, help="threads of the model (default: what this process may use)")
     sub.add_argument("--query", required=True)
     sub.add_argument(
         "--documents", required=True, metavar="FILE", help="JSON lines (.jsonl, .gz), or text with one document a line; - reads it"
     )
     sub.add_argument("--top-n", type=int, metavar="N", help="results to print (default: all)")
-    sub.add_argument("--activation", choices=("none", "sigmoid"), default="none", help="none: logits; sigmoid: 0 to 1")
+    sub.add_argument(
+        "--activation", choices=("none", "sigmoid"), default="none", help="none: the model's scores; sigmoid: of logits, 0 to 1"
+    )
 
     sub = add("eval", evaluate, "measure runs against relevance judgments")
     sub.add_argument("qrels", metavar="QRELS", help="TREC or BEIR form, .gz or not")
@@ -97,6 +104,7 @@ def _index_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
     sub.add_argument("--tokens", metavar="MODEL", help="a token index by this late-interaction model instead")
     sub.add_argument("--storage", help="of tokens: float32, float16 (default), int8, 4bit, 2bit or 1bit")
+    sub.add_argument("--threads", type=int, help="threads of that model (default: what this process may use)")
 
     sub = add("search", search, "search a BM25 index, or a token index by the model that made it")
     sub.add_argument("index", metavar="INDEX", help="a file or a folder")
@@ -106,8 +114,10 @@ def _index_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--k1", type=float)
     sub.add_argument("--b", type=float)
     sub.add_argument("--model", help="of a token index")
+    sub.add_argument("--threads", type=int, help="threads of that model and of scoring (default: what this process may use)")
     sub.add_argument("--rm3", action="store_true", help="expand the query by feedback from the first results")
     sub.add_argument("--explain", action="store_true", help="each term's part in each score; of a token index, a heat map")
+    sub.add_argument("--html", metavar="FILE", help="of a token index: write a page with a heat map of each result")
 
     sub = add("check", check, "read every byte of an index and say whether it is whole")
     sub.add_argument("index", metavar="INDEX", help="a file or a folder")
@@ -116,8 +126,8 @@ def _index_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 def demo(args: argparse.Namespace) -> None:
     from .demo import SAMPLE, load_demo
 
-    if args.query is not None and not args.query.strip():
-        raise InputError("QUERY", got="an empty text", expected="a question")
+    if args.query is not None:
+        _require_text("QUERY", args.query)
     runner = load_demo(args.threads)
     questions = None if args.evaluate is None else runner.questions(args.evaluate)
     query = args.query or SAMPLE
@@ -128,7 +138,8 @@ def demo(args: argparse.Namespace) -> None:
     ]
     stages = [step.to_dict() for step in ranking.trace]
     if questions is not None:
-        stages = runner.evaluate(questions, bar("questions"))
+        with Bar("questions") as progress:
+            stages = runner.evaluate(questions, progress)
     if args.json:
         print_json({"query": query, "results": results, "stages": stages})
         return
@@ -162,14 +173,17 @@ def index(args: argparse.Namespace) -> None:
         return _index_tokens(args)
     if args.storage is not None:
         raise InputError("--storage", got=args.storage, expected="--tokens MODEL with it")
+    if args.threads is not None:
+        raise InputError("--threads", got="a BM25 index", expected="--tokens MODEL with it")
     options = {**given, "forward": args.forward, "codes": not args.no_codes}
-    documents, output, count = Corpus.stream(args.corpus), Path(args.output), bar("documents")
+    documents, output = Corpus.stream(args.corpus), Path(args.output)
     if args.folder:
         exists = _is_filled(args, bool(given or args.forward or args.no_codes))
         target = BM25Index.open(output) if exists else BM25Index.create(output, **options)
-        _add(target, documents, args, exists, count)
+        _add(target, documents, args, exists)
     else:
-        BM25Index.build_file(documents, output, progress=count, **options)
+        with Bar("documents") as progress:
+            BM25Index.build_file(documents, output, progress=progress, **options)
     made = BM25Index.open(output)
     summary = {"index": str(output), "documents": len(made), "postings": made.n_postings}
     print_json(summary) if args.json else print(made)
@@ -183,11 +197,12 @@ def _is_filled(args: argparse.Namespace, settings: bool) -> bool:
     return exists
 
 
-def _add(target: Any, documents: Iterable[Document], args: argparse.Namespace, exists: bool, count: Progress | None) -> None:
+def _add(target: Any, documents: Iterable[Document], args: argparse.Namespace, exists: bool) -> None:
     """To an index in a folder, which goes again if this fails and it was not there before."""
     try:
-        (target.update if args.update else target.add)(documents, progress=count)
-        target.commit()
+        with Bar("documents") as progress:
+            (target.update if args.update else target.add)(documents, progress=progress)
+            target.commit()
     except BaseException:
         if not exists:
             shutil.rmtree(args.output, ignore_errors=True)
@@ -197,29 +212,30 @@ def _add(target: Any, documents: Iterable[Document], args: argparse.Namespace, e
 def _index_tokens(args: argparse.Namespace) -> None:
     from .indexes import TokenIndex
 
-    storage, count, output = args.storage or "float16", bar("documents"), args.output
+    storage, output = args.storage or "float16", args.output
     exists = args.folder and _is_filled(args, args.storage is not None)
-    encoder = _late_model(args.tokens)
+    encoder = _late_model(args.tokens, args.threads)
     if exists:
         made = TokenIndex.open(output, encoder=encoder)
-        _add(made, Corpus.stream(args.corpus), args, exists, count)
+        _add(made, Corpus.stream(args.corpus), args, exists)
     else:
         documents = Corpus(Corpus.stream(args.corpus))
         if args.folder:
             codec = TokenIndex.train_codec(documents, encoder, storage) if storage.endswith("bit") else None
             made = TokenIndex.create(output, encoder, storage=storage, codec=codec)
-            _add(made, documents, args, exists, count)
+            _add(made, documents, args, exists)
         else:
-            made = TokenIndex.build(documents, encoder, storage=storage, path=output, progress=count)
+            with Bar("documents") as progress:
+                made = TokenIndex.build(documents, encoder, storage=storage, path=output, progress=progress)
     summary = {"index": str(output), "documents": len(made), "tokens": made.n_tokens, "storage": made.storage, "bytes": made.nbytes}
     print_json(summary) if args.json else print(made)
 
 
-def _late_model(name: str) -> Any:
+def _late_model(name: str, threads: int | None) -> Any:
     from .runtimes import load
     from .stages import ColBERT
 
-    model = load(name)
+    model = load(name, threads=threads)
     if not isinstance(model, ColBERT):
         raise InputError("model", got=repr(model), expected="a late-interaction model, such as answerai-colbert-small-v1")
     return model
@@ -228,24 +244,33 @@ def _late_model(name: str) -> Any:
 def _search_tokens(args: argparse.Namespace) -> None:
     from .indexes import TokenIndex
     from .stages import LateInteraction
+    from .stages.explain import page
 
     if args.model is None or args.rm3 or args.variant or args.k1 is not None or args.b is not None:
         raise InputError("search", got="a token index", expected="--model, and no settings of BM25")
-    encoder, opened = _late_model(args.model), TokenIndex.open(args.index)
-    stage = LateInteraction(opened, encoder, k=args.k)
+    _require_text("QUERY", args.query)
+    encoder, opened = _late_model(args.model, args.threads), TokenIndex.open(args.index)
+    stage = LateInteraction(opened, encoder, k=args.k, num_threads=args.threads)
     ranking = stage(args.query)
-    results = [
+    told = [stage.explain(args.query, document) for document in (ranking.documents if args.explain or args.html else [])]
+    results: list[dict[str, Any]] = [
         {"rank": place, "id": document.id, "score": float(score), "text": document.passage}
-        | ({"explanation": stage.explain(args.query, document.id).to_dict()} if args.explain else {})
+        | ({"explanation": told[place - 1].to_dict()} if args.explain else {})
         for place, (score, document) in enumerate(zip(ranking.scores, ranking.documents), 1)
     ]
+    if args.html:
+        headed = ((f"{r['rank']}. {r['id']}", explanation) for r, explanation in zip(results, told))
+        Path(args.html).write_text(page(args.query, headed), encoding="utf-8")
     if args.json:
         print_json({"query": args.query, "index": str(args.index), "results": results})
         return
     rows = [[r["rank"], f"{r['score']:.4f}", r["id"], clip(str(r["text"]), query=args.query)] for r in results]
     table(["rank", "score", "id", "document"], rows)
-    for document in ranking.documents if args.explain else []:
-        print(f"\n{document.id}\n{stage.explain(args.query, document.id).to_terminal()}")
+    if args.explain and told:
+        colors = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        print("\n" + ("the darker its ground, the more" if colors else "[in brackets]: what") + " a word adds to the score")
+        for document, explanation in zip(ranking.documents, told):
+            print(f"\n{document.id}\n{explanation.to_terminal(colors)}")
 
 
 def search(args: argparse.Namespace) -> None:
@@ -254,10 +279,12 @@ def search(args: argparse.Namespace) -> None:
     from .indexes.tokens import is_token_index
     from .stages import BM25, RM3
 
+    count("-k", args.k)
     if is_token_index(args.index):
         return _search_tokens(args)
-    if args.model is not None:
-        raise InputError("--model", got="a BM25 index", expected="none for it")
+    for option in ("model", "threads", "html"):
+        if getattr(args, option) is not None:
+            raise InputError(f"--{option}", got="a BM25 index", expected="a token index, or none of it")
     opened = BM25Index.open(args.index, variant=args.variant, k1=args.k1, b=args.b)
     first = BM25(opened, k=args.k)
     stage, query = RM3(first) if args.rm3 else first, Query(args.query)
@@ -290,23 +317,34 @@ def check(args: argparse.Namespace) -> None:
     from .indexes import BM25Index, TokenIndex
     from .indexes.tokens import is_token_index
 
-    found = (TokenIndex if is_token_index(args.index) else BM25Index).check(args.index, bar("segments"))
+    with Bar("segments") as progress:
+        found = (TokenIndex if is_token_index(args.index) else BM25Index).check(args.index, progress)
     print_json({**found, "ok": True}) if args.json else print("whole: " + ", ".join(f"{key} {value}" for key, value in found.items()))
 
 
 def rerank(args: argparse.Namespace) -> None:
-    from .api import DEFAULT_MODEL, rerank
+    from .api import DEFAULT_MODEL, named_model, rerank
+    from .runtimes import load
+    from .stages import ColBERT
 
-    model = DEFAULT_MODEL if args.model is None else args.model
-    results = rerank(args.query, read_documents(args.documents), model, args.top_n, activation=args.activation)
-    scale = results[0].scale if results else "logit" if args.activation == "none" else "probability"
+    _require_text("--query", args.query)
+    documents, name = read_documents(args.documents), DEFAULT_MODEL if args.model is None else args.model
+    if args.top_n is not None:
+        count("--top-n", args.top_n)
+    model: Any = named_model(name) if args.threads is None else load(name, threads=args.threads)
+    results = rerank(args.query, documents, model, args.top_n, activation=args.activation)
+    own = "maxsim" if isinstance(model, ColBERT) else "logit" if args.activation == "none" else "probability"
+    scale = results[0].scale if results else own
     if args.json:
         rows = [{"index": r.index, "id": r.document.id, "score": r.score, "truncated_tokens": r.truncated_tokens} for r in results]
-        print_json({"model": model, "scale": scale, "results": rows})
+        print_json({"model": name, "scale": scale, "results": rows})
         return
     table(
         ["rank", "index", scale, "truncated", "document"],
-        [[i, r.index, f"{r.score:.4f}", r.truncated_tokens or "", clip(r.document.passage)] for i, r in enumerate(results, 1)],
+        [
+            [i, r.index, f"{r.score:.4f}" if r.document.passage.strip() else NO_TEXT, r.truncated_tokens or "", clip(r.document.passage)]
+            for i, r in enumerate(results, 1)
+        ],
     )
 
 
@@ -351,24 +389,42 @@ def read_documents(source: str) -> Corpus:
     return Corpus.from_texts([line for line in text.splitlines() if line.strip()])
 
 
-def bar(unit: str) -> Progress | None:
-    """A progress bar on standard error, where tqdm is installed."""
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        return None
-    bars: list[Any] = []
+class Bar:
+    """A progress bar on standard error, where tqdm is installed. As a context it is off the line before anything else is printed.
 
-    def update(done: int, total: int) -> None:
-        if not bars:  # not before there is something to show: an error that comes first has its line to itself
-            bars.append(tqdm(unit=f" {unit}", file=sys.stderr))
-        shown = bars[0]
-        shown.total = total or None  # 0: not known
-        shown.update(done - shown.n)
+    It counts from when it is made, but shows nothing before the first report: an error that comes first has its line to itself.
+    """
+
+    def __init__(self, unit: str) -> None:
+        try:
+            from tqdm import tqdm
+        except ModuleNotFoundError:
+            self.shown: Any = None
+        else:
+            self.shown = tqdm(unit=f" {unit}", file=sys.stderr, delay=1e-6)
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.shown is None:
+            return
+        self.shown.total = total or None  # 0: not known
+        self.shown.update(done - self.shown.n)
         if done == total:
-            shown.close()
+            self.shown.close()
 
-    return update
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.shown is not None:
+            self.shown.close()
+
+
+bar = Bar  # as the demo's builder and the benchmarks call it
+
+
+def _require_text(name: str, text: str) -> None:
+    if not text.strip():
+        raise InputError(name, got="an empty text", expected="a question")
 
 
 def print_json(value: object) -> None:
@@ -380,7 +436,8 @@ def table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     numeric = [
-        all(row[i].replace(".", "", 1).lstrip("-").isdigit() or row[i] in ("", "-") for row in cells[1:]) for i in range(len(header))
+        all(row[i].replace(".", "", 1).lstrip("-").isdigit() or row[i] in ("", "-", NO_TEXT) for row in cells[1:])
+        for i in range(len(header))
     ]
     for row in cells:
         line = "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(row, widths, numeric))

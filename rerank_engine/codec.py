@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import InputError
 from .kmeans import kmeans
 from .ops import checks
+from .ops.tokens import picked
 from .packed import Packed
 from .progress import Progress
 
@@ -46,7 +47,8 @@ class ResidualCodec:
         if (np.diff(self.bucket_cutoffs) < 0).any():
             raise InputError("ResidualCodec: bucket_cutoffs", got=f"{self.bucket_cutoffs.tolist()}", expected="numbers that rise")
         put(self, "nbits", n.bit_length() - 1)
-        put(self, "radius", float(np.sqrt(np.einsum("kd,kd->k", self.centroids, self.centroids).max(initial=0))))
+        squares = np.einsum("kd,kd->k", self.centroids, self.centroids, dtype=np.float64)
+        put(self, "radius", float(np.sqrt(squares.max(initial=0))))
         if not len(self.centroids) or self.dim == 0 or self.dim * self.nbits % 8:
             got = f"{len(self.centroids)} centroids of dimension {self.dim} at {self.nbits} bits"
             raise InputError("ResidualCodec: centroids", got=got, expected="at least one, of whole bytes of codes")
@@ -75,13 +77,14 @@ class ResidualCodec:
         iterations: int = 8,
         seed: int = 0,
         backend: str = "auto",
+        centroids: ArrayLike | None = None,
         progress: Progress | None = None,
     ) -> ResidualCodec:
         """Centroids by k-means, buckets by the quantiles of the residuals of tokens that were held out (5 %, at most 50,000).
 
         tokens: float [n, dim], a sample, usually of unit length. n_centroids: 2^floor(log2(16 sqrt(n_tokens))) by default, at most the
         number of tokens; n_tokens: how many the whole collection has, n by default. backend: "faiss", "numpy" or "auto", the first that
-        is there.
+        is there. centroids: those of another codec, such as one of other bits, in place of k-means. Raises InputError, NonFiniteError.
         """
         if nbits not in NBITS:
             raise InputError("ResidualCodec.train: nbits", got=nbits, expected="1, 2 or 4")
@@ -94,15 +97,20 @@ class ResidualCodec:
             n_centroids = 1 << int(np.log2(16 * np.sqrt(max(n_tokens or 0, len(x)))))
         shuffled = np.random.default_rng(seed).permutation(len(x))
         held_out = max(1, min(len(x) // 20, 50_000))
-        learned = x[np.sort(shuffled[held_out:])] if len(x) > held_out else x
-        k = min(checks.count("ResidualCodec.train: n_centroids", n_centroids), len(learned))
-        centroids = kmeans(learned, k, iterations=iterations, seed=seed, backend=backend, progress=progress)
+        if centroids is None:
+            learned = x[np.sort(shuffled[held_out:])] if len(x) > held_out else x
+            k = min(checks.count("ResidualCodec.train: n_centroids", n_centroids), len(learned))
+            made = kmeans(learned, k, iterations=iterations, seed=seed, backend=backend, progress=progress)
+        else:
+            made = checks.floats("ResidualCodec.train: centroids", centroids, 2)
+            if not len(made) or made.shape[1] != x.shape[1]:
+                raise InputError("ResidualCodec.train: centroids", got=f"shape {list(made.shape)}", expected=f"[at least 1, {x.shape[1]}]")
         sample = x[np.sort(shuffled[:held_out])]
-        residuals = sample - centroids[nearest(sample, centroids)]
+        residuals = sample - made[nearest(sample, made)]
         steps = np.arange(1 << nbits) / (1 << nbits)
         cutoffs = np.quantile(residuals, steps[1:]).astype(np.float32)
         weights = np.quantile(residuals, steps + 0.5 / (1 << nbits)).astype(np.float32)
-        return cls(centroids, cutoffs, weights)
+        return cls(made, cutoffs, weights)
 
     def encode(self, tokens: ArrayLike, *, progress: Progress | None = None) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32]]:
         """(centroid ids uint16 or int32 [n], residuals uint8 [n, dim * nbits / 8], inverse norms float32 [n]) of tokens float [n, dim]."""
@@ -176,6 +184,7 @@ class ResidualTokens:
 
     @classmethod
     def encode(cls, documents: Packed, codec: ResidualCodec, *, progress: Progress | None = None) -> ResidualTokens:
+        checks.instance("ResidualTokens.encode: documents", documents, Packed)
         return cls(codec, *codec.encode(documents.values, progress=progress), documents.offsets)
 
     @property
@@ -191,7 +200,8 @@ class ResidualTokens:
 
     def decode(self, rows: ArrayLike | None = None) -> Packed:
         """The documents, or some of them, as float32 tokens of unit length."""
-        chosen = np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)
+        asked = picked("ResidualTokens.decode", rows, len(self))
+        chosen = np.arange(len(self)) if asked is None else asked
         parts = [slice(self.offsets[row], self.offsets[row + 1]) for row in chosen.tolist()]
         decoded = [self.codec.decode(self.centroid_ids[part], self.residuals[part]) for part in parts]
         return Packed.from_rows(decoded) if decoded else Packed(np.empty((0, self.dim), np.float32), np.zeros(1, np.int64))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends import try_import
-from .errors import BackendUnavailable
+from .errors import BackendUnavailable, InputError
 from .ops import checks
 from .progress import Progress
 
@@ -25,8 +25,10 @@ def kmeans(
     """Centroids float32 [k, dim] of unit length, which maximise the sum over points of the largest <point, centroid> (spherical k-means).
 
     points: float32 [n, dim], n >= k; of more than 256 k a sample is taken. The same seed gives the same centroids on the same machine.
-    Raises BackendUnavailable for faiss where it is not installed.
+    Raises InputError, and BackendUnavailable for faiss where it is not installed.
     """
+    if not 0 < k <= len(points):
+        raise InputError("kmeans: k", got=k, expected=f"1 to {len(points)}, the number of points")
     checks.one_of("kmeans: backend", backend, ("auto", "faiss", "numpy"))
     missing = try_import("faiss") if backend != "numpy" else None
     if backend == "faiss" and missing:
@@ -51,16 +53,16 @@ def _lloyd(
     centroids = _unit(points[np.sort(generator.choice(len(points), k, replace=False))])
     step = max(1, (1 << 22) // k)
     for done in range(1, iterations + 1):
-        owner, closeness = np.empty(len(points), np.int64), np.empty(len(points), np.float32)
+        owner, closeness, sums = np.empty(len(points), np.int64), np.empty(len(points), np.float32), np.zeros_like(centroids)
         for at in range(0, len(points), step):
             products = points[at : at + step] @ centroids.T
             owner[at : at + step] = products.argmax(1)
             closeness[at : at + step] = products.max(1)
-        order = np.argsort(owner, kind="stable")
-        owned, starts = np.unique(owner[order], return_index=True)
-        fresh = centroids.copy()
-        fresh[owned] = np.add.reduceat(points[order], starts, axis=0)
-        empty = np.setdiff1d(np.arange(k), owned)
+            order = np.argsort(owner[at : at + step], kind="stable")
+            owned, starts = np.unique(owner[at : at + step][order], return_index=True)
+            sums[owned] += np.add.reduceat(points[at : at + step][order], starts, axis=0)
+        empty = np.setdiff1d(np.arange(k), owner)
+        fresh = np.where(np.isin(np.arange(k), empty)[:, None], centroids, sums)
         if len(empty):  # the points that are worst off start clusters of their own
             fresh[empty] = points[np.argsort(closeness, kind="stable")[: len(empty)]]
         centroids = _unit(fresh)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,107 @@ def test_rerank_by_late_interaction(capsys: pytest.CaptureFixture[str], tmp_path
     assert cli.main(["rerank", *options]) == 0 and "maxsim" in capsys.readouterr().out
     assert cli.main(["rerank", *options, "--activation", "sigmoid"]) == 2
     assert "expected logits" in capsys.readouterr().err
+
+
+def test_rerank_says_what_it_can_do_and_refuses_nothing_to_ask(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder, documents = str(write_pylate(tmp_path / "model")), tmp_path / "docs.jsonl"
+    documents.write_text("")
+    options = ["rerank", "--documents", str(documents), "--model", folder]
+    assert run_json(capsys, *options, "--query", "w1") == {"model": folder, "scale": "maxsim", "results": []}
+    for wrong, said in ((["--query", " "], "--query: got an empty text"), (["--query", "w1", "--top-n", "0"], "--top-n: got 0"),
+                        (["--query", "w1", "--threads", "0"], "threads: got 0")):  # fmt: skip
+        assert cli.main([*options, *wrong]) == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["rerank", "--help"])
+    assert "late-interaction model" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_document_without_text_has_no_score_in_the_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "docs.jsonl").write_text('{"text": "w1 w2"}\n{"text": " "}\n{"text": "w3"}\n')
+    options = ["rerank", "--query", "w1", "--documents", str(tmp_path / "docs.jsonl"), "--model", str(write_pylate(tmp_path / "model"))]
+    assert run_json(capsys, *options, "--threads", "1")["results"][-1]["score"] == pytest.approx(-3.4028235e38)
+    assert cli.main(options) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r" +3 +1 +no text", lines[3]) and max(map(len, lines)) < 60
+    assert [len(re.match(r".*(?:maxsim|no text|\.\d{4})", line)[0]) for line in lines] == [len("rank  index  no text")] * 4  # type: ignore[index]
+
+
+@pytest.fixture
+def tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """A search of a token index by a model of words, but for the query."""
+    model = str(write_pylate(tmp_path / "model"))
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps({"_id": f"d<{i}>", "text": f"w{i} w2, w{i + 1}"}) + "\n" for i in range(4)))
+    made = ["index", str(tmp_path / "docs.jsonl"), str(tmp_path / "t"), "--tokens", model, "--storage", "float32"]
+    assert run_json(capsys, *made, "--threads", "1")["documents"] == 4
+    return ["search", str(tmp_path / "t"), "--model", model]
+
+
+def test_heat_maps_are_coloured_on_a_terminal_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tokens: list[str]
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert cli.main([*tokens, "w1 w2", "--explain", "--threads", "1"]) == 0
+    plain = capsys.readouterr().out
+    assert plain.count("[in brackets]: what a word adds to the score") == 1 and re.search(r"\[w\d\]", plain) and "\x1b" not in plain
+    assert plain.count("special tokens, not shown: ") == 4
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert cli.main([*tokens, "w1 w2", "--explain"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("the darker its ground, the more a word adds to the score") == 1 and "\x1b[30;48;5;" in shown
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert cli.main([*tokens, "w1 w2", "--explain"]) == 0 and capsys.readouterr().out == plain
+    assert cli.main([*tokens, "w1 w2"]) == 0 and "special tokens" not in capsys.readouterr().out
+
+
+def test_heat_maps_as_a_page(capsys: pytest.CaptureFixture[str], tmp_path: Path, tokens: list[str]) -> None:
+    place = tmp_path / "page.html"
+    found = run_json(capsys, *tokens, "w1 <b>", "-k", "3", "--html", str(place))
+    assert len(found["results"]) == 3 and "explanation" not in found["results"][0]
+    page = place.read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") and "<title>w1 &lt;b&gt;</title>" in page and page.count("<h2>") == 3
+    assert f"<h2>1. {found['results'][0]['id'].replace('<', '&lt;').replace('>', '&gt;')}</h2>" in page and "<b>w1 &lt;b&gt;</b>" in page
+    assert cli.main([*tokens, "w1", "--html", str(tmp_path / "no" / "page.html")]) == 2
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([""], "QUERY: got an empty text"),
+        (["w1", "-k", "0"], "-k: got 0; expected an integer"),
+        (["w1", "--threads", "0"], "threads: got 0"),
+    ],
+)
+def test_searches_of_tokens_that_are_refused(capsys: pytest.CaptureFixture[str], tokens: list[str], args: list[str], message: str) -> None:
+    assert cli.main([*tokens, *args]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1) and message in captured.err and "LateInteraction" not in captured.err
+
+
+def test_a_bm25_index_has_no_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "docs.jsonl").write_text('{"_id": "a", "text": "w1"}\n')
+    made = ["index", str(tmp_path / "docs.jsonl"), str(tmp_path / "b")]
+    assert cli.main([*made, "--threads", "1"]) == 2 and "--threads: got a BM25 index" in capsys.readouterr().err
+    assert cli.main(made) == 0
+    for option in (["--threads", "1"], ["--html", str(tmp_path / "page.html")]):
+        assert cli.main(["search", str(tmp_path / "b"), "w1", *option]) == 2
+        assert f"{option[0]}: got a BM25 index" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_bar_counts_from_its_start_and_is_closed(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+    with cli.Bar("documents") as progress:
+        pass
+    with pytest.raises(KeyError), cli.Bar("documents"):
+        raise KeyError
+    assert capsys.readouterr().err == "", "nothing to show: an error has its line to itself"
+    with cli.Bar("documents") as progress:
+        progress.shown.start_t = progress.shown.last_print_t = progress.shown.start_t - 10
+        progress(50, 0)
+    shown = capsys.readouterr().err
+    assert re.search(r"50 documents \[00:10, +(?:5\.0|4\.9)\d documents/s\]", shown) and shown.endswith("\n")
 
 
 @pytest.mark.usefixtures("models")

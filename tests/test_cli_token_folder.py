@@ -19,7 +19,7 @@ MORE = [{"_id": "a", "text": "a pear"}, {"_id": "d", "text": "red wine"}]
 
 @pytest.fixture(autouse=True)
 def model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_late_model", lambda name: Words())
+    monkeypatch.setattr(cli, "_late_model", lambda name, threads: Words())
 
 
 def jsonl(path: Path, records: list[dict[str, Any]]) -> str:
@@ -57,6 +57,21 @@ def test_a_folder_takes_more(capsys: pytest.CaptureFixture[str], corpus: str, ou
     assert "settings for a new one" in fails(capsys, "index", more, out, "--tokens", "m", "--folder", "--storage", "2bit")
     assert run(capsys, "index", more, out, "--tokens", "m", "--folder", "--update")["documents"] == 4
     assert TokenIndex.open(out, verify=True).corpus.row("d") >= 0
+
+
+@pytest.mark.parametrize("options", [[], ["--folder"], ["--tokens", "m"], ["--tokens", "m", "--folder"]])
+def test_the_bar_is_closed_before_the_result_is_printed(monkeypatch: pytest.MonkeyPatch, corpus: str, out: str, options: list[str]) -> None:
+    bars, seen = list[cli.Bar](), list[bool]()
+
+    class Kept(cli.Bar):
+        def __init__(self, unit: str) -> None:
+            super().__init__(unit)
+            bars.append(self)
+
+    monkeypatch.setattr(cli, "Bar", Kept)
+    monkeypatch.setattr(cli, "print_json", lambda value: seen.extend(bar.shown is None or bar.shown.disable for bar in bars))
+    assert cli.main(["index", corpus, out, *options, "--json"]) == 0
+    assert seen == [True]
 
 
 def test_what_fails_leaves_nothing(capsys: pytest.CaptureFixture[str], corpus: str, out: str, tmp_path: Path) -> None:

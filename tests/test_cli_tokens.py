@@ -29,9 +29,11 @@ def test_search_and_explain(made: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert told["results"][0]["id"] == "d0" and len(told["results"]) == 2
     best = told["results"][0]
     assert abs(best["explanation"]["score"] - best["score"]) < 1e-3 and best["explanation"]["relevant_spans"]
+    assert "Vaccines" in {best["text"][span["start"] : span["end"]] for span in best["explanation"]["relevant_spans"]}
+    assert {match["query_token"] for match in best["explanation"]["matches"] if match["shown"]} == {"how", "do", "vaccines", "work"}
     assert main(["search", str(made / "t"), "how do vaccines work", "--model", MODEL, "--explain"]) == 0
     shown = capsys.readouterr().out
-    assert "d0" in shown and "\x1b[0m" in shown
+    assert "d0" in shown and "[Vaccines]" in shown and "\x1b" not in shown
 
 
 def test_check_knows_both_kinds(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,6 +68,16 @@ def test_more_bits_are_closer() -> None:
     assert 0.9 < similarity[0] < similarity[1] < similarity[2] < 1
 
 
+def test_codecs_of_other_bits_share_centroids() -> None:
+    x = clustered(600)
+    four, two = (ResidualCodec.train(x, nbits, 30, backend="numpy") for nbits in (4, 2))
+    shared = ResidualCodec.train(x, 2, centroids=four.centroids)
+    for name in ("centroids", "bucket_cutoffs", "bucket_weights"):
+        assert (getattr(shared, name) == getattr(two, name)).all()
+    with pytest.raises(InputError, match=r"shape \[3, 31\].*, 32\]"):
+        ResidualCodec.train(x, 2, centroids=np.ones((3, 31)))
+
+
 @pytest.mark.parametrize("backend", KMEANS)
 def test_kmeans_finds_clusters_and_repeats_itself(backend: str) -> None:
     x = clustered(3000, topics=25)

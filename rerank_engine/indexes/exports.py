@@ -42,6 +42,8 @@ def write_colbert(path: str | Path, tokens: ResidualTokens, *, config: Mapping[s
         raise InputError(f"write_colbert: {path}", got=str(error), expected="a new folder, and a config of JSON values") from error
     try:
         _write(temporary, tokens, settings)
+        for written in (*temporary.iterdir(), temporary):  # or after a crash the folder could be there and its files empty
+            sync_folder(written)
         os.replace(temporary, folder)
         sync_folder(folder.parent)
     finally:

@@ -18,8 +18,9 @@ import os
 import secrets
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -38,11 +39,13 @@ _CHUNK = 1 << 22  # bytes that are checked between two calls of progress
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stored:
-    """What a file holds. The arrays look into it: read-only, read from disk when they are touched."""
+    """What a file holds. The arrays look into it: read-only, read from disk when they are touched. verify: reads every byte of it, and
+    raises FileFormatError for one that changed."""
 
     kind: str
     meta: Mapping[str, Any]
     sections: Mapping[str, NDArray[Any]]
+    verify: Callable[[], None]
 
 
 class Writer:
@@ -131,7 +134,14 @@ def open_file(path: str | Path, kind: str, *, verify: bool = False, in_memory: b
         raise _damaged(path, "its table does not lie behind its sections")
     if verify:
         _verify(path, data, table, progress)
-    return Stored(kind, table["meta"], sections)
+    return Stored(kind, table["meta"], sections, partial(_verify, path, data, table, None))
+
+
+def require_sound(members: Iterable[Any]) -> None:
+    """Verifies the files that members lie in, before what they hold is copied under new checksums."""
+    for member in members:
+        if member.verify is not None:
+            member.verify()
 
 
 def kind_of(path: str | Path) -> str:

@@ -29,6 +29,7 @@ from .files import sync_folder
 FORMAT, MANIFEST, LOCK = 1, "manifest.json", "lock"
 TIER = 8  # segments of one tier, each up to TIER times as large as the tier below, before they are merged
 _OURS = re.compile(r"(\d{8,}-\d+\.(segment|deleted))|\..*\.tmp")
+_BEFORE = re.compile(r"codec|\..*\.tmp")  # what a crash may leave of `create`, before there is a manifest
 
 
 class AnyMember(Protocol):
@@ -67,8 +68,8 @@ class Folder:
 
     @classmethod
     def create(cls, path: Path, settings: Mapping[str, Any], kind: Kind, first: Callable[[Path], None] | None = None) -> Folder:
-        """first: writes what the members of this folder share, before it is an index."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        """first: writes what the members of this folder share (`codec`), before it is an index."""
+        if path.exists() and (not path.is_dir() or any(not _BEFORE.fullmatch(file.name) for file in path.iterdir())):
             raise InputError(
                 f"index folder {path}",
                 got="something that is there already",

@@ -5,6 +5,7 @@
     fast-plaid, PyLate  metadata.json centroids.npy bucket_cutoffs.npy bucket_weights.npy doclens.{i}.json
                         {i}.codes.npy {i}.residuals.npy, or (fast-plaid 1.7) the chunks behind one another in merged_codes.npy and
                         merged_residuals.npy, with a manifest that tells the rows of each
+    their ids           PyLate: plaid_ids_to_documents_ids.pkl; RAGatouille, around colbert-ai: pid_docid_map.json, texts in collection.json
 
 No byte of a folder is run: see torch_file.py for the .pt files; .npy files are read without pickle. Inverted lists (ivf) are not read.
 """
@@ -15,7 +16,8 @@ import json
 import math
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codec import ResidualCodec, ResidualTokens
+from ..corpus import Corpus
 from ..errors import FileFormatError, InputError
 from ..progress import Progress
 from .exports import write_colbert
@@ -34,18 +37,30 @@ __all__ = ["Imported", "read_colbert", "read_index", "read_npy", "read_plaid", "
 # Of a .npy file in version 1.0, as numpy and Rust write it; numpy's own reader evaluates it as Python, with what that may raise.
 _HEADER = re.compile(rb"\{'descr': '([<>|][fiu][1248])', 'fortran_order': False, 'shape': \(((?:\d{1,18}, ?)*(?:\d{1,18})?)\), \}\s*")
 _IDS = "plaid_ids_to_documents_ids.pkl"  # PyLate's: number of a document -> its id
+_PASSAGES, _TEXTS = "pid_docid_map.json", "collection.json"  # RAGatouille's: number of a passage -> the id of its document; its text
 
 
 @dataclass(frozen=True, eq=False)
 class Imported:
     """What a folder held. ids: one for each document, as text, or None where the folder has none: the documents are numbered from 0 then.
 
-    notes: what somebody who imports it should know, such as documents that were deleted.
+    A folder of RAGatouille has passages: where one of its documents has several, their ids are `document#0`, `document#1`, ..., else
+    `document`. texts: its passages, None for a folder of any other. notes: what somebody who imports it should know, such as documents
+    that were deleted.
     """
 
     tokens: ResidualTokens
     ids: list[str] | None
     notes: tuple[str, ...] = ()
+    texts: list[str] | None = None
+
+
+class _Names(NamedTuple):
+    """What a folder says of its documents. kept: which of them are there, a bool for each; None: all."""
+
+    ids: list[str] | None = None
+    kept: NDArray[np.bool_] | None = None
+    texts: list[str] | None = None
 
 
 class _Chunk(NamedTuple):
@@ -58,14 +73,41 @@ class _Chunk(NamedTuple):
 
 
 def read_index(path: str | Path, *, ids: bool = True, progress: Progress | None = None) -> Imported:
-    """A folder of any of them: colbert-ai's, where there is a centroids.pt."""
-    return (read_colbert if (_folder(path) / "centroids.pt").is_file() else read_plaid)(path, ids=ids, progress=progress)
+    """A folder of any of them: colbert-ai's, where there are files of torch."""
+    return (read_colbert if any(_folder(path).glob("*.pt")) else read_plaid)(path, ids=ids, progress=progress)
+
+
+def taken(tokens: ResidualTokens, rows: NDArray[np.int64]) -> ResidualTokens:
+    """The documents of these rows, in this order, copied unless that leaves every token where it is."""
+    lengths = tokens.lengths[rows]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    if offsets[-1] == len(tokens.centroid_ids) and (np.diff(rows) > 0).all():
+        return ResidualTokens(tokens.codec, tokens.centroid_ids, tokens.residuals, tokens.inverse_norms, offsets)
+    at = np.repeat(tokens.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return ResidualTokens(tokens.codec, tokens.centroid_ids[at], tokens.residuals[at], tokens.inverse_norms[at], offsets)
+
+
+def tokens_of(found: Imported, corpus: Corpus) -> tuple[ResidualTokens, tuple[str, ...]]:
+    """(the tokens of a corpus's documents in its order, notes): by their ids, if these are the folder's; if none of them is, or the folder
+    has no ids, the corpus is taken to be in the folder's order. Raises InputError for some of the ids, or more than those."""
+    if len(corpus) == len(found.tokens) and (found.ids is None or found.ids == corpus.ids):
+        return found.tokens, found.notes
+    rows = {doc_id: row for row, doc_id in enumerate(found.ids or ())}
+    known = sum(doc_id in rows for doc_id in corpus.ids)
+    if len(corpus) != len(found.tokens) or 0 < known < len(corpus):
+        got = f"{len(corpus)} documents, {known} of them with an id of the folder's {len(found.tokens)}"
+        expected = "the folder's documents, all under its ids, or in its order under ids of your own"
+        hint = "; ".join(found.notes)
+        raise InputError("TokenIndex.import_folder: corpus", got=got, expected=expected, hint=f"Of the folder: {hint}." if hint else "")
+    if not known:
+        return found.tokens, (*found.notes, "the ids of the corpus are none of the folder's: taken in the folder's order")
+    return taken(found.tokens, np.array([rows[doc_id] for doc_id in corpus.ids], np.int64)), found.notes
 
 
 def read_colbert(path: str | Path, *, ids: bool = True, progress: Progress | None = None) -> Imported:
-    """A folder that colbert-ai wrote (or PyLate with use_fast=False). Needs no torch.
+    """A folder that colbert-ai wrote (or PyLate with use_fast=False, or RAGatouille). Needs no torch.
 
-    ids=False leaves PyLate's file of ids alone. Raises FileFormatError (something is missing, damaged or does not fit) and
+    ids=False leaves the files of ids and texts alone. Raises FileFormatError (something is missing, damaged or does not fit) and
     UnsafeModelError (a pickle that is more than data; it has not run).
     """
     folder = _folder(path)
@@ -84,7 +126,7 @@ def read_colbert(path: str | Path, *, ids: bool = True, progress: Progress | Non
             codes, residuals = folder / f"{i}.codes.pt", folder / f"{i}.residuals.pt"
             yield _Chunk(_lengths(folder, i), _loader(codes), _loader(residuals), residuals)
 
-    return _assemble(folder, codec, list(chunks()), folder / _IDS if ids else None, metadata, progress)
+    return _assemble(folder, codec, list(chunks()), folder if ids else None, metadata, progress)
 
 
 def read_plaid(path: str | Path, *, ids: bool = True, progress: Progress | None = None) -> Imported:
@@ -95,7 +137,7 @@ def read_plaid(path: str | Path, *, ids: bool = True, progress: Progress | None 
     folder = _folder(path)
     if (folder / "fast_plaid_index").is_dir():
         folder = folder / "fast_plaid_index"
-    beside = folder.parent / _IDS if folder.name == "fast_plaid_index" else folder / _IDS
+    beside = folder.parent if folder.name == "fast_plaid_index" else folder
     metadata = _json(folder / "metadata.json", dict)
     centroids, cutoffs, weights = (read_npy(folder / f"{name}.npy") for name in ("centroids", "bucket_cutoffs", "bucket_weights"))
     codec = _codec(folder, centroids, cutoffs, weights)
@@ -131,6 +173,7 @@ def _plaid_chunks(folder: Path, count: int) -> Iterator[_Chunk]:
 def _assemble(
     folder: Path, codec: ResidualCodec, chunks: list[_Chunk], ids: Path | None, metadata: dict[str, Any], progress: Progress | None
 ) -> Imported:
+    """ids: the folder of the ids, None to leave them alone."""
     needed = dict[Path, int]()
     for i, chunk in enumerate(chunks):  # before anything of that size is allocated
         file = chunk.residuals_file
@@ -141,6 +184,9 @@ def _assemble(
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     total = int(offsets[-1])
+    counted = metadata.get("num_embeddings")  # colbert-ai's updates count wrong
+    notes = [f"metadata.json counts {counted} tokens, the chunks hold {total}"] if type(counted) is int and counted != total else []
+    names = _names(ids, lengths, notes) if ids is not None else _Names()
     numbers, packed = np.empty(total, codec.id_dtype), np.empty((total, codec.bytes_per_token), np.uint8)
     at = 0
     for i, chunk in enumerate(chunks):
@@ -154,34 +200,77 @@ def _assemble(
             raise damaged(folder, f"codes from {codes.min()} to {codes.max()} in chunk {i}", f"0 to {len(codec.centroids) - 1}")
         numbers[rows], packed[rows] = codes, residuals
         at = rows.stop
-    notes = [f"metadata.json counts {metadata['num_embeddings']} tokens, the chunks hold {total}"]
-    notes = notes if metadata.get("num_embeddings", total) != total else []  # colbert-ai's updates count wrong
-    names, kept = _ids(ids, lengths, notes)
-    if kept is not None:
-        offsets = np.concatenate([offsets[:1], offsets[1:][kept]])  # those that go have no tokens
-    norms = codec.inverse_norms(numbers, packed, progress=progress)
-    return Imported(ResidualTokens(codec, numbers, packed, norms, offsets), names, tuple(notes))
+    tokens = ResidualTokens(codec, numbers, packed, codec.inverse_norms(numbers, packed, progress=progress), offsets)
+    if names.kept is not None:
+        tokens = taken(tokens, np.flatnonzero(names.kept))
+    return Imported(tokens, names.ids, tuple(notes), names.texts)
 
 
-def _ids(path: Path | None, lengths: NDArray[np.int64], notes: list[str]) -> tuple[list[str] | None, NDArray[np.bool_] | None]:
-    """(ids of the documents that are kept, which those are or None for all)."""
-    if path is None or not path.is_file():
-        other = None if path is None else next(path.parent.glob("*.sqlite"), None)
-        if other is not None:
-            notes.append(f"{other.name} is not read: the documents are numbered")
-        return None, None
+def _names(folder: Path, lengths: NDArray[np.int64], notes: list[str]) -> _Names:
+    if (file := folder / _IDS).is_file():
+        return _pylate_names(file, lengths, notes)
+    if (file := folder / _PASSAGES).is_file():
+        return _ragatouille_names(file, lengths, notes)
+    if (other := next(folder.glob("*.sqlite"), None)) is not None:
+        notes.append(f"{other.name} is not read: the documents are numbered")
+    return _Names()
+
+
+def _pylate_names(path: Path, lengths: NDArray[np.int64], notes: list[str]) -> _Names:
     found = read_pickle_of_values(path)
     if not isinstance(found, dict) or not all(type(key) is int and type(value) in (int, str) for key, value in found.items()):
         raise damaged(path, f"a {type(found).__name__}", "a dict from number to id")
+    kept = _kept(path, found, lengths, notes)
+    last = {found[row]: row for row in sorted(found)}  # an id that was added again: PyLate itself deletes the last one alone
+    if len(last) < len(found):
+        notes.append(f"{len(found) - len(last)} documents are left out whose ids were added again later")
+        kept[:] = False
+        kept[list(last.values())] = True
+    ids = [str(found[row]) for row in np.flatnonzero(kept).tolist()]
+    return _Names(_distinct(path, ids), None if kept.all() else kept)
+
+
+def _ragatouille_names(path: Path, lengths: NDArray[np.int64], notes: list[str]) -> _Names:
+    read = _json(path, dict)
+    if not all(re.fullmatch(r"[0-9]{1,18}", key) and type(value) in (int, str) for key, value in read.items()):
+        raise damaged(path, "entries of another kind", "an object from number to id")
+    found = {int(key): str(value) for key, value in read.items()}
+    kept = _kept(path, found, lengths, notes)
+    rows, counts, seen = np.flatnonzero(kept).tolist(), Counter(found.values()), Counter[str]()
+    ids = []
+    for document in (found[row] for row in rows):
+        ids.append(document if counts[document] == 1 else f"{document}#{seen[document]}")
+        seen[document] += 1
+    if len(counts) < len(ids):
+        notes.append("passages of one document are named `document#0`, `document#1`, and so on")
+    texts, file = None, path.with_name(_TEXTS)
+    if not kept.all():  # RAGatouille takes deleted passages out of the texts without numbering the others again
+        notes.append(f"{_TEXTS} is not read, since passages were deleted: texts are empty")
+    elif file.is_file():
+        texts = _json(file, list)
+        if len(texts) != len(lengths) or not all(type(text) is str for text in texts):
+            raise damaged(file, f"{len(texts)} entries", f"{len(lengths)} texts, one for each passage")
+    return _Names(_distinct(path, ids), None if kept.all() else kept, texts)
+
+
+def _kept(path: Path, found: Collection[int], lengths: NDArray[np.int64], notes: list[str]) -> NDArray[np.bool_]:
+    """Which documents have an id; those that have none have been deleted, and have no tokens."""
     kept = np.zeros(len(lengths), bool)
-    if any(not 0 <= key < len(lengths) for key in found):
-        raise damaged(path, f"the number {max(found)} among others", f"numbers from 0 to {len(lengths) - 1}")
+    if wrong := [key for key in found if not 0 <= key < len(lengths)]:
+        raise damaged(path, f"the number {wrong[0]} among others", f"numbers below {len(lengths)}, that of the documents")
     kept[list(found)] = True
     if (lengths[~kept] > 0).any():
         raise damaged(path, f"{len(found)} ids", f"one for each of the {len(lengths)} documents that has tokens")
     if not kept.all():
         notes.append(f"{int((~kept).sum())} deleted documents are left out")
-    return [str(found[row]) for row in np.flatnonzero(kept).tolist()], None if kept.all() else kept
+    return kept
+
+
+def _distinct(path: Path, ids: list[str]) -> list[str]:
+    if len(set(ids)) < len(ids):
+        twice, _ = Counter(ids).most_common(1)[0]
+        raise damaged(path, f"the id '{twice}' of two documents", "every id once, also where numbers and strings read the same")
+    return ids
 
 
 def _codec(folder: Path, centroids: Any, cutoffs: Any, weights: Any) -> ResidualCodec:

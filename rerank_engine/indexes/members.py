@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress, pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..ops.postings import FORWARD, META, SECTIONS, Segment, coding, damaged
 from ..packed import Packed
 from ..progress import Progress
 from .documents import StoredCorpus, problem_of, string_table, write_documents
-from .files import Stored, Writer, open_file
+from .files import Stored, Writer, open_file, require_sound
 
 KIND, DEAD_KIND = "bm25-segment", "bm25-deleted"
 _PIECE = 1 << 24  # bytes of payload that a merge keeps in memory at a time
@@ -29,7 +29,8 @@ _PIECE = 1 << 24  # bytes of payload that a merge keeps in memory at a time
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Member:
-    """terms: sorted strings, term id = place; None where integers of the caller's are the terms. file, dead_file: names in the folder."""
+    """terms: sorted strings, term id = place; None where integers of the caller's are the terms. file, dead_file: names in the folder;
+    verify: see files.Stored."""
 
     part: Part
     terms: Any
@@ -37,6 +38,7 @@ class Member:
     term_arrays: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None
     file: str | None = None
     dead_file: str | None = None
+    verify: Callable[[], None] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -150,6 +152,7 @@ def write(path: Path, member: Member, settings: dict[str, Any]) -> None:
     """A member without deleted rows as a file."""
     segment = member.part.segment
     assert segment.sections is not None and member.part.dead is None
+    require_sound([member])
     with Writer(path, KIND) as file:
         file.add("payload", np.uint8, [segment.sections["payload"]])
         _add_rest(file, segment.sections, segment.meta, member.term_arrays, settings)
@@ -192,7 +195,7 @@ def _member(path: Path, stored: Stored, name: str | None) -> Member:
         arrays = (sections["vocabulary"], sections["vocabulary_offsets"])
         if len(arrays[1]) - 1 != segment.n_terms:
             raise ValueError(f"{len(arrays[1]) - 1} strings for {segment.n_terms} terms")
-    return Member(Part(segment), None if arrays is None else strings(*arrays), documents, arrays, name)
+    return Member(Part(segment), None if arrays is None else strings(*arrays), documents, arrays, name, verify=stored.verify)
 
 
 def write_dead(path: Path, member: Member) -> None:
@@ -218,6 +221,7 @@ def merge(members: Sequence[Member], path: Path | None, settings: dict[str, Any]
     """One member with the live documents of several that follow one another, in memory, or in a file, piece by piece."""
     from .. import _native
 
+    require_sound(members)
     parts = [member.part for member in members]
     codes = all(bool(part.segment.meta["codes"]) for part in parts)
     forward = all(part.segment.has_forward for part in parts)

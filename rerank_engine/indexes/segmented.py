@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import stat
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -81,7 +82,7 @@ class SegmentedIndex(ABC):
         """
         if self._folder is None:
             expected = "one that was created in a folder or opened from one"
-            raise InputError(f"{self._name}.commit", got="an index without a folder", expected=expected)
+            raise InputError(f"{self._name}.commit", got="an index without a folder", expected=expected, hint="Use save(path).")
         with self._lock:
             self._set(self._folder.commit(self._members, self._settings()))
 
@@ -176,4 +177,13 @@ def checked(path: Path, kind: Kind, progress: Progress | None) -> tuple[list[Any
         kind.check(member, str(path if member.file is None else path / member.file))
         if progress:
             progress(done, len(parts))
-    return parts, sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]) if file.is_file())
+    return parts, sum(map(_size, path.iterdir() if path.is_dir() else [path]))
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 for what is none, or is gone since its folder was read, as the files of an older commit may be."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0

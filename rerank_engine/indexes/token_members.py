@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress
@@ -22,7 +22,7 @@ from ..ops.maxsim import quantize_int8
 from ..ops.tokens import PackedTokens, ranges
 from ..packed import Packed
 from .documents import StoredCorpus, problem_of, write_documents
-from .files import Stored, Writer, open_file
+from .files import Stored, Writer, open_file, require_sound
 
 KIND, DEAD_KIND, CODEC_KIND, CODEC_FILE = "token-segment", "token-deleted", "token-codec", "codec"
 CODES = ("4bit", "2bit", "1bit")
@@ -76,7 +76,7 @@ def norms_of(columns: Mapping[str, NDArray[Any]], lengths: NDArray[np.int64]) ->
 @dataclass(frozen=True, eq=False)
 class TokenMember:
     """columns: see `layout`; offsets int64 [n + 1]; truncated int32 [n]: tokens that the encoder cut off; norms float32 [n]: the
-    length of the longest token, or a little more, empty for residual codes, whose tokens are of length 1; dead: bool [n] or None."""
+    length of the longest token, or a little more, empty for residual codes, whose tokens are of length 1; dead: bool [n] or None; verify: see files.Stored."""
 
     storage: str
     dim: int
@@ -89,6 +89,7 @@ class TokenMember:
     dead: NDArray[np.bool_] | None = None
     file: str | None = None
     dead_file: str | None = None
+    verify: Callable[[], None] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -169,6 +170,7 @@ class TokenFiles:
     def write(self, path: Path, member: TokenMember, settings: dict[str, Any]) -> None:
         """A member without deleted rows as a file."""
         assert member.dead is None
+        require_sound([member])
         with Writer(path, KIND) as file:
             for name, column in member.columns.items():
                 file.add(name, column.dtype, [column])
@@ -216,6 +218,7 @@ class TokenFiles:
 
     def merge(self, members: Sequence[TokenMember], path: Path | None, settings: dict[str, Any]) -> TokenMember:
         """One member with the live documents of several that follow one another, in memory, or in a file, run by run."""
+        require_sound(members)
         first, runs = members[0], [(member, *run) for member in members for run in _live_runs(member)]
 
         def pieces(column: str) -> Iterator[NDArray[Any]]:
@@ -223,7 +226,7 @@ class TokenFiles:
                 yield member.columns[column][int(member.offsets[begin]) : int(member.offsets[end])]
 
         for member in members:
-            ranges(member.offsets, None)  # a damaged file would be merged into a sound one
+            ranges(member.offsets, None)
         lengths = [np.diff(member.offsets[begin : end + 1]) for member, begin, end in runs]
         offsets = np.concatenate([np.zeros(1, np.int64), *lengths]).cumsum()
         truncated = np.concatenate([member.truncated[begin:end] for member, begin, end in runs])
@@ -241,13 +244,13 @@ class TokenFiles:
     def check(self, member: TokenMember, name: str) -> None:
         """Looks at every number and document. Raises FileFormatError."""
         problem = ""
-        if (np.diff(member.offsets) < 0).any():
+        if (member.offsets[1:] < member.offsets[:-1]).any():
             problem = "offsets that step back"
         elif not (np.isfinite(member.norms) & (member.norms >= 0)).all():
             problem = "norms out of range"
         elif (member.truncated < 0).any():
             problem = "documents that lost less than no token"
-        problem = problem or _column_problem(member) or problem_of(member.documents)
+        problem = problem or _column_problem(member) or _norms_problem(member) or problem_of(member.documents)
         if problem:
             raise FileFormatError(name, got=f"a damaged index: {problem}", expected="an index as it was written", hint="Build it again.")
 
@@ -285,7 +288,7 @@ def _member(path: Path, stored: Stored, settings: Mapping[str, Any], name: str |
         columns[column] = flat.reshape(-1, width) if column in ("values", "residuals") else flat
     if offsets[0] != 0:
         raise ValueError("offsets that do not start at 0")
-    return TokenMember(storage, dim, columns, offsets, truncated, norms, documents, codec, file=name)
+    return TokenMember(storage, dim, columns, offsets, truncated, norms, documents, codec, file=name, verify=stored.verify)
 
 
 def _live_runs(member: TokenMember) -> Iterator[tuple[int, int]]:
@@ -311,4 +314,11 @@ def _column_problem(member: TokenMember) -> str:
                 right = block.dtype.kind != "f" or (bool(np.isfinite(block).all()) and (name == "values" or bool((block >= 0).all())))
             if not right:
                 return f"{name} out of range"
+    return ""
+
+
+def _norms_problem(member: TokenMember) -> str:
+    """Norms that are too small would drop documents from a certified top k; the last bits depend on the machine that wrote them."""
+    if member.codec is None and (member.norms < norms_of(member.columns, np.diff(member.offsets)) * (1 - 2.0**-11)).any():
+        return "norms that are not those of the tokens"
     return ""

@@ -69,7 +69,7 @@ def search(
     k: int,
     *,
     filters: Sequence[NDArray[np.bool_] | None] | None = None,
-    num_threads: int | None = 1,
+    num_threads: int | None = None,
     precision: str = "auto",
 ) -> list[Hits]:
     """See TokenIndex.search."""

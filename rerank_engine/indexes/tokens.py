@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..codec import ResidualCodec, ResidualTokens
 from ..corpus import Corpus, Document, require_documents
-from ..errors import FileFormatError, InputError
+from ..errors import FileFormatError, InputError, UnsafeModelError
 from ..ops import checks
 from ..ops.certified import CertifiedTop
 from ..ops.tokens import picked
@@ -146,7 +146,11 @@ class TokenIndex(SegmentedIndex):
             raise InputError(
                 "TokenIndex.from_residual_tokens", got=f"{len(tokens)} documents for a corpus of {len(corpus)}", expected="one each"
             )
-        columns = {"residuals": tokens.residuals, "centroid_ids": tokens.centroid_ids.astype(tokens.codec.id_dtype, copy=False),
+        centroid_ids, n = tokens.centroid_ids, len(tokens.codec.centroids)
+        if centroid_ids.size and not 0 <= int(centroid_ids.min()) <= int(centroid_ids.max()) < n:  # the cast below would wrap them
+            got = f"centroid ids from {centroid_ids.min()} to {centroid_ids.max()}"
+            raise InputError("TokenIndex.from_residual_tokens", got=got, expected=f"0 to {n - 1}, of the codec's centroids")
+        columns = {"residuals": tokens.residuals, "centroid_ids": centroid_ids.astype(tokens.codec.id_dtype, copy=False),
                    "inverse_norms": tokens.inverse_norms}  # fmt: skip
         storage = f"{tokens.codec.nbits}bit"
         member = TokenMember(
@@ -155,15 +159,32 @@ class TokenIndex(SegmentedIndex):
         return cls([member], storage, tokens.dim, tokens.codec)
 
     @classmethod
-    def import_folder(cls, path: str | Path, corpus: Corpus | None = None) -> TokenIndex:
-        """An index folder of colbert-ai, fast-plaid or PyLate, see rerank_engine.indexes.imports. corpus: its documents, in the folder's
-        order; without it, ids are those that the folder knows, or row numbers, and texts are empty. Raises FileFormatError,
-        UnsafeModelError."""
-        from .imports import read_index
+    def import_folder(cls, path: str | Path, corpus: Corpus | None = None, *, notes: list[str] | None = None) -> TokenIndex:
+        """An index folder of colbert-ai, RAGatouille, fast-plaid or PyLate, see rerank_engine.indexes.imports.
 
-        found = read_index(path)
-        ids = found.ids or tuple(map(str, range(len(found.tokens))))
-        return cls.from_residual_tokens(found.tokens, Corpus.from_texts([""] * len(ids), ids=ids) if corpus is None else corpus)
+        corpus: its documents, in any order under the folder's ids, or in the folder's order under others. Without it, ids are those that
+        the folder knows, or row numbers, and texts are RAGatouille's passages, or empty. notes: gets what should be known of the import,
+        such as deleted documents that were left out. Raises FileFormatError, UnsafeModelError, InputError (a corpus that does not fit).
+        """
+        from .imports import read_index, tokens_of
+
+        if corpus is not None:
+            require_documents("TokenIndex.import_folder", corpus)
+        told: tuple[str, ...] = ()
+        try:
+            found = read_index(path)
+        except UnsafeModelError as error:  # of ids that are more than data, a corpus can do without; of tokens, this raises again
+            if corpus is None:
+                raise
+            found, told = read_index(path, ids=False), (f"ids are not read, the corpus is taken in the folder's order ({error})",)
+        if corpus is None:
+            ids = found.ids or list(map(str, range(len(found.tokens))))
+            corpus, tokens, more = Corpus.from_texts(found.texts or [""] * len(ids), ids=ids), found.tokens, found.notes
+        else:
+            tokens, more = tokens_of(found, corpus)
+        if notes is not None:
+            notes.extend((*told, *more))
+        return cls.from_residual_tokens(tokens, corpus)
 
     @classmethod
     def train_codec(cls, corpus: Corpus, encoder: Encoder, storage: str, *, n_centroids: int | None = None) -> ResidualCodec:
@@ -305,7 +326,7 @@ class TokenIndex(SegmentedIndex):
         query_mask: ArrayLike | None = None,
         query_weights: ArrayLike | None = None,
         precision: str = "auto",
-        num_threads: int | None = 1,
+        num_threads: int | None = None,
         backend: str = "auto",
     ) -> NDArray[np.float32]:
         """MaxSim of a query float [q, dim] with rows of the corpus, float32 [m], in their order; None: with all. No token is copied.
@@ -322,7 +343,7 @@ class TokenIndex(SegmentedIndex):
         k: int,
         *,
         filters: Sequence[NDArray[np.bool_] | None] | None = None,
-        num_threads: int | None = 1,
+        num_threads: int | None = None,
         precision: str = "auto",
     ) -> list[Hits]:
         """Scores every document: per query float [q, dim] (rows int64 [m], scores float32 [m]), m = min(k, n), best first, ties by row.
@@ -339,7 +360,7 @@ class TokenIndex(SegmentedIndex):
         *,
         query_mask: ArrayLike | None = None,
         query_weights: ArrayLike | None = None,
-        num_threads: int | None = 1,
+        num_threads: int | None = None,
     ) -> CertifiedTop:
         """The k best of rows of the corpus (None: of all that are not deleted), certified: see rr.ops.certified_top."""
         options: dict[str, Any] = {"query_mask": query_mask, "query_weights": query_weights, "num_threads": num_threads}

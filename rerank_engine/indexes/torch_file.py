@@ -3,12 +3,14 @@
 Such a file is a zip archive: `<name>/data.pkl`, a pickle, and `<name>/data/<key>`, the bytes of each storage. A pickle is a program. Here
 it runs on a small machine of our own that knows plain values, containers and a few names (torch._utils._rebuild_tensor_v2,
 collections.OrderedDict, the types of storages): arrays come from numpy, any other name is refused, and nothing is imported or called.
+A pickle of plain values may name numpy's scalars, which are read from their bytes.
 """
 
 from __future__ import annotations
 
 import math
 import pickletools
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Sequence
@@ -34,8 +36,14 @@ _STORAGES = {
 }
 _REBUILD, _ORDERED = "torch._utils _rebuild_tensor_v2", "collections OrderedDict"
 _NAMES = frozenset((_REBUILD, _ORDERED, *_STORAGES))
+_SCALAR = re.compile(r"([iu](?=[1248]$)|U)(\d{1,6})")  # integers of 1, 2, 4 or 8 bytes, strings of so many code points
+_SCALARS, _DTYPE = ("numpy._core.multiarray scalar", "numpy.core.multiarray scalar"), "numpy dtype"
 _WRITTEN = {"f4": "FloatStorage", "f2": "HalfStorage", "i8": "LongStorage", "i4": "IntStorage", "u1": "ByteStorage"}
-_VALUES = frozenset("INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8".split())
+_VALUES = frozenset(
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8".split()
+    + "SHORT_BINBYTES BINBYTES".split()
+)
+_LONGEST = 256  # bits of an integer: larger ones cost time wherever they are used, and Python refuses to print them
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _MARK = object()
 
@@ -52,6 +60,14 @@ class _Storage:
     data: bytes
     dtype: np.dtype[Any]
     size: int
+
+
+@dataclass(eq=False)
+class _Kind:
+    """Stands for a dtype of numpy's integers or strings, such as i8 and U5; its byte order comes in a BUILD."""
+
+    code: str
+    order: str = "<"
 
 
 def read_torch(path: str | Path) -> Any:
@@ -73,10 +89,14 @@ def read_torch(path: str | Path) -> Any:
 def _read_archive(path: Path, archive: zipfile.ZipFile) -> Any:
     entries: dict[str, zipfile.ZipInfo] = {}
     length = path.stat().st_size
+    total = 0
     for entry in archive.infolist():
-        if entry.filename in entries or entry.compress_type != zipfile.ZIP_STORED or not 0 <= entry.file_size <= length:
-            raise ValueError(f"the entry '{entry.filename[:80]}' is there twice, compressed or longer than the file")
+        if entry.filename in entries or entry.compress_type != zipfile.ZIP_STORED or entry.file_size < 0:
+            raise ValueError(f"the entry '{entry.filename[:80]}' is there twice or compressed")
         entries[entry.filename] = entry
+        total += entry.file_size
+    if total > length:  # entries may name the same bytes, and a small file would take any memory
+        raise ValueError(f"entries of {total} bytes in a file of {length}")
     pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
         raise ValueError(f"{len(pickles)} entries data.pkl in the archive")
@@ -100,7 +120,10 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> Any:
 
 
 def read_pickle_of_values(path: str | Path) -> Any:
-    """A pickle of None, bools, numbers, strings, tuples, lists and dicts. Raises FileFormatError, and UnsafeModelError for any other."""
+    """A pickle of None, bools, numbers, strings, tuples, lists and dicts, where numpy's integers and strings count as Python's own.
+
+    Raises FileFormatError, and UnsafeModelError for any other.
+    """
     path = Path(path)
     try:
         return _Machine(path, None).run(plain(path).read_bytes())
@@ -135,13 +158,15 @@ class _Machine:
                 self._step(opcode.name, argument)
         except (IndexError, KeyError, TypeError, AttributeError, OverflowError, Warning) as error:  # Warning: odd escapes, where they raise
             raise ValueError(f"a pickle that makes no sense ({type(error).__name__})") from error
-        if len(self.stack) != 1 or isinstance(self.stack[0], (_Name, _Storage)) or self.stack[0] is _MARK:
+        if len(self.stack) != 1 or isinstance(self.stack[0], (_Name, _Storage, _Kind)) or self.stack[0] is _MARK:
             raise ValueError("a pickle that makes no value")
         return self.stack[0]
 
     def _step(self, name: str, argument: Any) -> None:
         stack = self.stack
         if name in _VALUES:
+            if type(argument) is int and argument.bit_length() > _LONGEST:
+                raise ValueError(f"an integer of {argument.bit_length()} bits")
             stack.append(argument)
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name])
@@ -168,7 +193,10 @@ class _Machine:
         elif name == "BINPERSID" and self.storage is not None:
             stack.append(self._persistent(*self._pop(1)))
         elif name == "REDUCE":
-            stack.append(self._reduce(*self._pop(2)))
+            stack.append((self._reduce if self.storage is not None else self._reduce_value)(*self._pop(2)))
+        elif name == "BUILD" and isinstance(stack[-2], _Kind):
+            (state,) = self._pop(1)
+            _version, stack[-1].order, *_fields = state
         else:
             raise self._unsafe(f"a pickle with the instruction {name}")
 
@@ -198,7 +226,7 @@ class _Machine:
         into.update(zip(keys, items[1::2]))
 
     def _global(self, name: str) -> None:
-        if name not in _NAMES or self.storage is None:
+        if name not in (_NAMES if self.storage is not None else (*_SCALARS, _DTYPE)):
             raise self._unsafe(f"a pickle that asks for '{name}'")
         self.stack.append(_Name(name))
 
@@ -218,20 +246,38 @@ class _Machine:
         storage, offset, size, stride = arguments[:4]
         return _tensor(storage, offset, size, stride)
 
+    def _reduce_value(self, function: Any, arguments: Any) -> Any:
+        name = function.name if isinstance(function, _Name) else None
+        if name is None or type(arguments) is not tuple:
+            raise self._unsafe("a pickle that calls what is no number")
+        if name == _DTYPE:
+            return _Kind(arguments[0])
+        kind, data = arguments
+        code = _SCALAR.fullmatch(kind.code) if isinstance(kind, _Kind) else None
+        if code is None:
+            raise self._unsafe("a numpy scalar that is no integer and no string")
+        return _scalar(code[1], int(code[2]), kind.order, data)
+
     def _unsafe(self, got: str) -> UnsafeModelError:
         hint = "It was not run. Do not load this file with other software."
         return UnsafeModelError(str(self.path), got=got, expected="tensors and plain values alone", hint=hint)
 
 
+def _scalar(kind: str, size: int, order: Any, data: Any) -> int | str:
+    """The integer or string of a numpy scalar, from its bytes."""
+    little = order != ">"
+    if order not in ("<", ">", "|") or type(data) is not bytes or len(data) != (size * 4 if kind == "U" else size):
+        raise ValueError(f"a damaged numpy scalar {kind}{size}")
+    if kind == "U":
+        return data.decode("utf-32-le" if little else "utf-32-be").rstrip("\0")
+    return int.from_bytes(data, "little" if little else "big", signed=kind == "i")
+
+
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> NDArray[Any]:
-    numbers = [offset, *size, *stride]
-    if (
-        not isinstance(storage, _Storage)
-        or len(size) != len(stride)
-        or len(size) > 8
-        or not all(type(n) is int and n >= 0 for n in numbers)
-    ):
+    if not isinstance(storage, _Storage) or len(size) != len(stride) or len(size) > 8:
         raise ValueError("a tensor that is none")
+    if not all(type(n) is int and 0 <= n < 1 << 62 for n in (offset, *size, *stride)):
+        raise ValueError("a tensor of sizes that are none")
     count = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if count else offset - 1
     if last >= storage.size or count > storage.size:  # also a tensor that repeats what it stores, and so may be of any size

@@ -52,8 +52,9 @@ def token_norms(tokens: Any, scales: ArrayLike | None = None) -> NDArray[np.floa
     out, spans = np.zeros(len(given), np.float32), given.pick(None)
     for i in np.flatnonzero(spans.lengths).tolist():
         decoded = spans.document(i)
-        out[i] = np.sqrt(np.einsum("td,td->t", decoded, decoded).max())
-    return out * np.float32(1 + 2**-10)  # for the rounding of this sum, and of int8 products
+        longest = np.sqrt(np.einsum("td,td->t", decoded, decoded, dtype=np.float64).max())
+        out[i] = np.nextafter(np.float32(longest * (1 + 2**-10)), np.float32(np.inf))  # for the rounding of products, int8's among them
+    return out
 
 
 def certified_top(
@@ -66,7 +67,7 @@ def certified_top(
     scales: ArrayLike | None = None,
     query_mask: ArrayLike | None = None,
     query_weights: ArrayLike | None = None,
-    num_threads: int | None = 1,
+    num_threads: int | None = None,
 ) -> CertifiedTop:
     """The k best of the rows by `maxsim`, or by `residual_maxsim` at float32, ties by row; a row counts once.
 
@@ -119,7 +120,8 @@ def _of_codes(q: Any, w: Any, store: Any, rows: Any, lengths: Any, k: int, threa
         )
         return CertifiedTop(*topk(scores, k, ids=rows), False, 0.0, 0 if near.path == "decode" else total)
     low, high = near.scores.astype(np.float64) - near.bounds, near.scores.astype(np.float64) + near.bounds
-    left = np.flatnonzero(high >= np.partition(low, len(low) - k)[len(low) - k])
+    low[~np.isfinite(low)] = -np.inf  # a bound that is no number bounds nothing
+    left = np.flatnonzero(~(high < np.partition(low, len(low) - k)[len(low) - k]))
     scores = residual_maxsim(q, store, rows[left], query_weights=w, precision="float32", num_threads=threads)
     return CertifiedTop(*topk(scores, k, ids=rows[left]), True, 1 - float(lengths[left].sum()) / max(total, 1), total)
 
@@ -136,7 +138,7 @@ def _of_vectors(q: Any, w: Any, store: Any, rows: Any, lengths: Any, norms: Any,
         part = q[first:stop], w[first:stop], spans.values, spans.scales, spans.starts, spans.lengths
         totals[places], bad = _native.maxsim_more(*part, totals[places], resolve_threads(threads))
         if bad < len(places):
-            refuse_non_finite("certified_top", spans, int(bad))
+            refuse_non_finite("certified_top", spans, int(bad), rows[places])
         products += (stop - first) * int(lengths[places].sum())
 
     most = np.abs(w.astype(np.float64)) * np.sqrt((q.astype(np.float64) ** 2).sum(1))  # what a query token adds to a document of norm 1
@@ -153,7 +155,7 @@ def _of_vectors(q: Any, w: Any, store: Any, rows: Any, lengths: Any, norms: Any,
     add(0, min(_SLICE, n), whole)
     half = totals[whole]
     add(min(_SLICE, n), n, whole)
-    step = _SLICE if len(alive) and hopeful(whole, half, _SLICE, whole).mean() < _WORTH else n
+    step = _SLICE if len(alive) and hopeful(whole, half, _SLICE, whole).mean() < _WORTH else max(n, 1)
     for first in range(0, n, step):
         stop = min(first + step, n)
         add(first, stop, alive)
@@ -162,8 +164,11 @@ def _of_vectors(q: Any, w: Any, store: Any, rows: Any, lengths: Any, norms: Any,
             add(stop, n, best)
             alive, whole = np.setdiff1d(alive, best), np.concatenate([whole, best])
             alive = alive[hopeful(alive, totals[alive], stop, whole)]
-    whole = np.concatenate([whole, alive])
-    whole.sort()
+    whole = np.sort(np.concatenate([whole, alive]))
+    with np.errstate(over="ignore"):
+        scores = totals[whole].astype(np.float32)
+    if not np.isfinite(scores).all():
+        raise checks.overflow("certified_top: sums over query tokens")
     total = n * int(lengths.sum())
     saved = 1 - products / total if total else 0.0
-    return CertifiedTop(*topk(totals[whole].astype(np.float32), k, ids=rows[whole]), len(whole) < len(rows), saved, 0)
+    return CertifiedTop(*topk(scores, k, ids=rows[whole]), len(whole) < len(rows), saved, 0)

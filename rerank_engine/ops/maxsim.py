@@ -12,7 +12,7 @@ from ..cpus import resolve_threads
 from ..errors import InputError
 from ..packed import Packed
 from . import checks
-from .tokens import PackedTokens, TokenSpans, array, of_queries, picked, query_tokens, refuse_non_finite
+from .tokens import PackedTokens, TokenSpans, array, batch_of, of_queries, picked, query_tokens, refuse_non_finite
 from .tokens import documents as token_documents
 
 
@@ -25,7 +25,7 @@ def maxsim(
     document_mask: ArrayLike | None = None,
     query_mask: ArrayLike | None = None,
     query_weights: ArrayLike | None = None,
-    num_threads: int | None = 1,
+    num_threads: int | None = None,
     backend: str = "auto",
 ) -> Any:
     """score(d) = sum over query tokens i of weight_i * max over the tokens j of d of <query_i, token_j>
@@ -33,35 +33,37 @@ def maxsim(
     (Khattab and Zaharia, SIGIR 2020, equation 3). The maximum starts at -inf, so negative similarities count; what is masked takes no part.
     A document without tokens scores -inf. No padding, no copy of the candidates, no matrix of similarities.
 
-    query: float [q, dim]; or a batch, a Packed of query tokens [total, dim].
+    query: float [q, dim]; or a batch, a Packed of query tokens [total, dim] or a list of arrays [q, dim].
     documents: a Packed (values float32 or float16 [total, dim], or int8 with `scales` float32 [total]); or a list of arrays
         [length, dim]; or padded [n, longest, dim] with document_mask bool [n, longest]. Any array on the CPU will do (numpy, DLPack);
         other floats and arrays that are not contiguous are converted, which copies all of them.
     rows: integers [m], the documents to score, in any order, twice if need be; None for all. For a batch: one such array for all queries,
         or a list with one for each.
     query_mask: bool [q], False: the token does not count. query_weights: float [q], 1 by default. Both of one query only.
-    num_threads: of our own, besides the caller's; None for what this process may use. The scores are the same bit by bit.
+    num_threads: None for what this process may use (affinity, cgroup quota); 1 starts no thread. The scores are the same bit by bit.
     Returns float32 [m]; for a batch a list of them. Products and their maxima are float32, the sum over query tokens is rounded once.
     Raises InputError and NonFiniteError (NaN or infinity in the query or a scored document, products beyond float32).
     """
     threads, docs = resolve_threads(num_threads), token_documents("maxsim", documents, scales, document_mask)
     run = implementation("maxsim", backend)
-    if isinstance(query, Packed):
+    if (batch := batch_of(query)) is not None:
         if query_mask is not None or query_weights is not None:
             raise InputError("maxsim", got="a mask or weights for a batch of queries", expected="a batch of the query tokens that count")
-        asked = of_queries("maxsim", rows, len(query))
-        return [_one(run, q, docs, row, None, None, threads) for q, row in zip(query, asked)]
+        asked = of_queries("maxsim", rows, len(batch))
+        return [_one(run, q, docs, row, None, None, threads) for q, row in zip(batch, asked)]
     return _one(run, query, docs, rows, query_mask, query_weights, threads)
 
 
 def _one(run: Any, query: Any, store: PackedTokens | TokenSpans, rows: Any, mask: Any, weights: Any, threads: int) -> NDArray[np.float32]:
     q, w = query_tokens("maxsim", query, mask, weights)
-    if len(store) and q.shape[1] != store.dim:
+    if store.dim and q.shape[1] != store.dim:
         raise InputError("maxsim: query", got=f"dimension {q.shape[1]}", expected=f"{store.dim}, as the documents have")
-    docs = store.pick(picked("maxsim", rows, len(store)))
+    docs = store.pick(chosen := picked("maxsim", rows, len(store)))
+    if not docs.lengths.any():
+        return np.full(len(docs), -np.inf, np.float32)
     scores, bad = run(q, w, docs, threads)
     if bad < len(docs):
-        refuse_non_finite("maxsim", docs, int(bad))
+        refuse_non_finite("maxsim", docs, int(bad), chosen)
     out: NDArray[np.float32] = scores
     return out
 
@@ -75,7 +77,10 @@ def matches(query: Any, tokens: Any) -> tuple[NDArray[np.int64], NDArray[np.floa
     q, d = (checks.floats(f"matches: {name}", array(name, given), 2) for name, given in (("query", query), ("tokens", tokens)))
     if not len(d) or q.shape[1] != d.shape[1]:
         raise InputError("matches: tokens", got=f"shape {list(d.shape)}", expected=f"[at least 1, {q.shape[1]}]")
-    similarities = np.stack([d @ token for token in q]) if len(q) else np.empty((0, len(d)), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        similarities = np.stack([d @ token for token in q]) if len(q) else np.empty((0, len(d)), np.float32)
+    if not np.isfinite(similarities).all():
+        raise checks.overflow("matches: products of tokens")
     places = similarities.argmax(1)
     return places, similarities[np.arange(len(q)), places]
 
@@ -87,8 +92,8 @@ def quantize_int8(tokens: Any) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """
     x = checks.floats("quantize_int8: tokens", array("tokens", tokens), 2)
     scales = (np.abs(x).max(1, initial=0) / np.float32(127)).astype(np.float32)
-    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
-    return np.clip(np.rint(x * inverse[:, None]), -127, 127).astype(np.int8), scales
+    steps = np.divide(x, scales[:, None], out=np.zeros_like(x), where=scales[:, None] > 0)
+    return np.clip(np.rint(steps), -127, 127).astype(np.int8), scales
 
 
 def maxsim_reference(

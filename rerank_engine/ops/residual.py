@@ -11,9 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from ..backends import implementation
 from ..cpus import resolve_threads
 from ..errors import FileFormatError, InputError, NonFiniteError
-from ..packed import Packed
 from . import checks
-from .tokens import array, of_queries, picked, query_tokens, ranges
+from .tokens import array, batch_of, of_queries, picked, query_tokens, ranges
 
 if TYPE_CHECKING:
     from ..codec import ResidualTokens
@@ -46,7 +45,7 @@ def residual_maxsim(
     precision: str = "auto",
     query_mask: ArrayLike | None = None,
     query_weights: ArrayLike | None = None,
-    num_threads: int | None = 1,
+    num_threads: int | None = None,
     backend: str = "auto",
 ) -> Any:
     """`maxsim` over compressed documents: token = (centroid + residual) / |centroid + residual|, so that
@@ -55,7 +54,7 @@ def residual_maxsim(
 
     (Santhanam et al., NAACL 2022). table_q holds what each value of each byte adds for q, computed once per query; no token is decoded.
 
-    query: float [q, dim], or a Packed of several. rows, query_mask, query_weights, num_threads: as in `maxsim`.
+    query: float [q, dim], or a batch. rows, query_mask, query_weights, num_threads: as in `maxsim`.
     centroid_scores: what `centroid_scores(query, codec.centroids)` returned for the query tokens that count, if it is at hand already
         (candidate generation needs it too); else the products are computed, of all centroids or, for a short list, of those in it.
     precision: "int16" sums tables of int16, "uint8" may sum bytes (faster for 4-bit codes), "float32" decodes. "auto" is "int16". A
@@ -63,11 +62,11 @@ def residual_maxsim(
     Returns float32 [m]; for a batch a list of them. Raises InputError, NonFiniteError, FileFormatError (a centroid id out of range).
     """
     options = {"precision": precision, "num_threads": num_threads, "backend": backend}
-    if isinstance(query, Packed):
+    if (batch := batch_of(query)) is not None:
         if not (query_mask is None and query_weights is None and centroid_scores is None):
             raise InputError("residual_maxsim", got="a mask, weights or centroid_scores for a batch", expected="them for one query")
-        asked = of_queries("residual_maxsim", rows, len(query))
-        return [residual_maxsim_explained(q, documents, row, **options).scores for q, row in zip(query, asked)]  # type: ignore[arg-type]
+        asked = of_queries("residual_maxsim", rows, len(batch))
+        return [residual_maxsim_explained(q, documents, row, **options).scores for q, row in zip(batch, asked)]  # type: ignore[arg-type]
     told = {"centroid_scores": centroid_scores, "query_mask": query_mask, "query_weights": query_weights}
     return residual_maxsim_explained(query, documents, rows, **told, **options).scores  # type: ignore[arg-type]
 
@@ -81,7 +80,7 @@ def residual_maxsim_explained(
     precision: str = "auto",
     query_mask: ArrayLike | None = None,
     query_weights: ArrayLike | None = None,
-    num_threads: int | None = 1,
+    num_threads: int | None = None,
     backend: str = "auto",
 ) -> ResidualScores:
     """`residual_maxsim` of one query, and how its scores came about."""
@@ -110,14 +109,14 @@ def residual_maxsim_explained(
     return done
 
 
-def centroid_scores(query: Any, centroids: Any, *, num_threads: int | None = 1) -> NDArray[np.float32]:
+def centroid_scores(query: Any, centroids: Any, *, num_threads: int | None = None) -> NDArray[np.float32]:
     """float32 [K, q rounded up to 32]: <centroid, query token>, the columns behind the last token 0. For `residual_maxsim`, and to find
     candidates.
 
     query float [q, dim], centroids float [K, dim]. Raises InputError, NonFiniteError.
     """
     q, c = (checks.floats(f"centroid_scores: {name}", array(name, x), 2) for name, x in (("query", query), ("centroids", centroids)))
-    if q.shape[1] != c.shape[1]:
+    if q.shape[1] != c.shape[1] or not q.shape[1]:
         raise InputError("centroid_scores: query", got=f"dimension {q.shape[1]}", expected=f"{c.shape[1]}, as the centroids have")
     from .. import _native
 

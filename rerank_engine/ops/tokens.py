@@ -67,7 +67,8 @@ def stored(name: str, given: Any, ndim: int = 2) -> NDArray[Any]:
     """Token vectors in a type that the kernels read; other floats become float32."""
     a = array(name, given)
     if a.dtype not in STORED:
-        return checks.floats(name, a, ndim)
+        with np.errstate(over="ignore"):  # the kernels find what is not finite, where it is scored
+            return checks.floats(name, a.astype(np.float32) if a.dtype.kind == "f" else a, ndim, finite=False)
     if a.ndim != ndim:
         raise InputError(name, got=f"shape {list(a.shape)}", expected=f"{ndim} dimensions, the last of them the vectors'")
     return checks.contiguous(a)
@@ -95,10 +96,16 @@ class PackedTokens:
 def ranges(offsets: NDArray[np.int64], rows: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(starts, lengths) of rows, or of all. Raises FileFormatError for offsets that step back, as those of a damaged file may."""
     starts, ends = (offsets[:-1], offsets[1:]) if rows is None else (offsets[rows], offsets[rows + 1])
-    lengths = ends - starts
-    if len(starts) and (int(lengths.min()) < 0 or int(starts.min()) < 0 or int(ends.max()) > int(offsets[-1])):
+    if len(starts) and ((ends < starts).any() or int(starts.min()) < 0 or int(ends.max()) > int(offsets[-1])):
         raise FileFormatError("token offsets", got="a step back", expected="offsets that rise from 0", hint="Check the index.")
-    return np.ascontiguousarray(starts), lengths
+    return np.ascontiguousarray(starts), ends - starts
+
+
+def batch_of(query: Any) -> list[Any] | None:
+    """The queries of a batch, a Packed or a list of arrays [q, dim]; None for one query."""
+    if isinstance(query, Packed) or (isinstance(query, (list, tuple)) and query and all(getattr(q, "ndim", 0) == 2 for q in query)):
+        return list(query)
+    return None
 
 
 def query_tokens(
@@ -124,6 +131,10 @@ def documents(name: str, given: Any, scales: ArrayLike | None, mask: ArrayLike |
     what = f"{name}: documents"
     if isinstance(given, PackedTokens):
         return given
+    if hasattr(given, "residuals"):
+        raise InputError(what, got="residual codes", expected="token vectors", hint="Score codes with residual_maxsim.")
+    if isinstance(given, Packed) and not given.values.size and given.values.ndim == 1:
+        return PackedTokens(np.empty((0, 0), np.float32), np.empty(0, np.float32), given.offsets)  # of documents without a token
     if isinstance(given, Packed):
         if mask is not None:
             raise InputError(f"{name}: document_mask", got="one for packed documents", expected="None: they hold no padding")
@@ -182,18 +193,21 @@ def picked(name: str, rows: ArrayLike | None, n: int) -> NDArray[np.int64] | Non
 
 def of_queries(name: str, rows: Any, n: int) -> Sequence[Any]:
     """For a batch: the rows of each of its n queries, from a sequence of arrays, a Packed, or one array for all."""
-    if rows is None or isinstance(rows, np.ndarray) or (len(rows) and np.isscalar(rows[0])):
+    if rows is None or isinstance(rows, np.ndarray) or (isinstance(rows, (list, tuple)) and (not rows or np.isscalar(rows[0]))):
         return [rows] * n
-    if len(rows) != n:
-        raise InputError(f"{name}: rows", got=f"rows of {len(rows)} queries", expected=f"{n}, or one array for all")
+    if not isinstance(rows, (list, tuple, Packed)) or len(rows) != n:
+        got = f"rows of {len(rows)} queries" if isinstance(rows, (list, tuple, Packed)) else repr(rows)
+        raise InputError(f"{name}: rows", got=got, expected=f"those of {n} queries, or one array for all")
     return list(rows)
 
 
-def refuse_non_finite(name: str, documents: TokenSpans, i: int) -> None:
-    """Raises NonFiniteError: document i (of those scored) has a product that is not finite. Says whether its tokens are at fault."""
-    at = np.argwhere(~np.isfinite(documents.document(i)))
+def refuse_non_finite(name: str, documents: TokenSpans, i: int, rows: NDArray[np.int64] | None = None) -> None:
+    """Raises NonFiniteError: document i of those scored, which are these rows, has a product that is not finite. Says whether its tokens
+    are at fault."""
+    with np.errstate(over="ignore"):
+        tokens = documents.document(i)
+    at = np.argwhere(~np.isfinite(tokens))
     if len(at):
-        raise NonFiniteError(
-            f"{name}: document {i}", got=f"{documents.document(i)[tuple(at[0])]} at {at[0].tolist()}", expected="finite numbers"
-        )
+        what = f"{name}: document {i if rows is None else rows[i]}"
+        raise NonFiniteError(what, got=f"{tokens[tuple(at[0])]} at {at[0].tolist()}", expected="finite numbers")
     raise checks.overflow(f"{name}: products of tokens")

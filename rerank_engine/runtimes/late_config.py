@@ -29,6 +29,7 @@ COLBERT = {
     "attend_to_mask_tokens": "attend",
     "dim": "dim",
 }
+MARKERS = {"query_prefix": "[unused0]", "document_prefix": "[unused1]"}  # of colbert-ai, where its files tell none
 _SETTINGS = ("query_prefix", "document_prefix", "query_length", "document_length", "expand", "attend", "skiplist", "skip_first")
 
 
@@ -83,7 +84,8 @@ def late_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """What a folder says under our names; {} for a model that is none of late interaction.
 
     Besides the settings of LateConfig: "dense", the folders of its Dense modules or "root", and "dim", that of the vectors.
-    PyLate's files go before those of colbert-ai, where a folder has both. Raises CorruptModelError, UnsupportedModelError.
+    Where a folder has the files of both, PyLate's go first; what they lack it takes, for colbert-ai's layer alone, from artifact.metadata.
+    Raises CorruptModelError, UnsupportedModelError.
     """
     told = read_json(folder / "config_sentence_transformers.json")
     stanford = config.get("architectures") == ["HF_ColBERT"]
@@ -95,16 +97,23 @@ def late_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {"dense": dense or (["root"] if stanford else [])}
     if pylate:
         _refuse_prompt(folder, told)
-        lower = read_json(folder / "sentence_bert_config.json").get("do_lower_case", False)
-        return {**settings, **{PYLATE[name]: told[name] for name in PYLATE if told.get(name) is not None}, "lower": lower}
+        settings["lower"] = read_json(folder / "sentence_bert_config.json").get("do_lower_case", False)
+        if settings["dense"] == ["root"]:
+            settings.update(MARKERS)
+            settings.update(_named(COLBERT, read_json(folder / "artifact.metadata")))
+            settings.pop("dim", None)  # PyLate asks the weights
+        return {**settings, **_named(PYLATE, told)}
     meta = read_json(folder / "artifact.metadata")
     # "l2" was for training: colbert-ai itself searches such a model by the product of its unit vectors, which has the same order.
     if meta.get("similarity", "cosine") not in ("cosine", "l2") or meta.get("interaction", "colbert") != "colbert":
         got = f"similarity {meta.get('similarity')!r} and interaction {meta.get('interaction')!r}"
         raise UnsupportedModelError(str(folder / "artifact.metadata"), got=got, expected="'cosine' and 'colbert'")
-    settings.update({"query_prefix": "[unused0]", "document_prefix": "[unused1]", "document_length": 220, "skip_first": True})
-    settings.update({COLBERT[name]: meta[name] for name in COLBERT if meta.get(name) is not None})
+    settings.update({**MARKERS, "document_length": 220, "skip_first": True, **_named(COLBERT, meta)})
     return {**settings, "skiplist": list(string.punctuation) if meta.get("mask_punctuation", True) else []}
+
+
+def _named(names: Mapping[str, str], told: Mapping[str, Any]) -> dict[str, Any]:
+    return {ours: told[theirs] for theirs, ours in names.items() if told.get(theirs) is not None}
 
 
 def _refuse_prompt(folder: Path, told: Mapping[str, Any]) -> None:

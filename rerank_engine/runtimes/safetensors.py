@@ -64,7 +64,8 @@ def _check(path: Path, header: dict[str, Any], size: int) -> None:
     for name, entry in header.items():
         entry = entry if isinstance(entry, dict) else {}
         shape, offsets = entry.get("shape"), entry.get("data_offsets")
-        if not (_naturals(shape) and _naturals(offsets) and len(offsets) == 2 and offsets[0] <= offsets[1] <= size):
+        # At most 8 dimensions: the product of a long shape takes minutes.
+        if not (_naturals(shape, 8) and _naturals(offsets, 2) and len(offsets) == 2 and offsets[0] <= offsets[1] <= size):
             raise _broken(path, f"tensor '{name}' with shape {shape!r} at {offsets!r} of {size} bytes")
         wanted = _BYTES.get(str(entry.get("dtype")))
         if wanted is not None and math.prod(shape) * wanted != offsets[1] - offsets[0]:
@@ -75,8 +76,8 @@ def _check(path: Path, header: dict[str, Any], size: int) -> None:
         raise _broken(path, f"tensors that overlap or leave bytes over in {size} bytes")
 
 
-def _naturals(values: Any) -> TypeGuard[list[int]]:
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 62 for value in values)
+def _naturals(values: Any, most: int) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and len(values) <= most and all(type(value) is int and 0 <= value < 1 << 62 for value in values)
 
 
 def _tensor(path: Path, file: BinaryIO, name: str, entry: dict[str, Any], start: int) -> NDArray[np.float32]:

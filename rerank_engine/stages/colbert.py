@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..backends import choose
 from ..core import LOWEST, Query, Ranking, Scorer, Scores
+from ..corpus import Document
 from ..errors import InputError, NonFiniteError, UnknownIdError, UnsupportedModelError
 from ..ops.maxsim import maxsim
 from ..packed import Packed
@@ -90,7 +91,10 @@ class ColBERT(Scorer):
         return found
 
     def encode_queries(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        """Per query float32 [tokens, dim], of unit length. Raises InputError, QueryTooLongError (longer than the model), NonFiniteError."""
+        """Per query float32 [tokens, dim], of unit length. A blank one has its special tokens only: what scores and explains refuses it.
+
+        Raises InputError, QueryTooLongError (longer than the model), NonFiniteError.
+        """
         _require_texts("ColBERT.encode_queries", texts)
         tokens, attended = self._query_tokens(texts), None
         if self.config.expand:
@@ -154,25 +158,29 @@ class ColBERT(Scorer):
 
     def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
         require_queries("ColBERT", queries)
-        asked = self.encode_queries([query.text for query in queries])
-        out = list[Scores]()
-        for group in _groups([ranking.corpus.texts(ranking.ids) for ranking in rankings]):
-            places = {text: i for i, text in enumerate(dict.fromkeys(text for texts in group for text in texts))}
-            documents, dropped = self.encode_documents(list(places))
-            for texts in group:
-                own = np.array([places[text] for text in texts], np.int64)
-                values = np.maximum(maxsim(asked[len(out)], documents, own), np.float32(LOWEST))
-                out.append(Scores(values, "maxsim", {"truncated_tokens": dropped[own]}))
-        return out
+        asked, texts = self.encode_queries([query.text for query in queries]), [r.corpus.texts(r.ids) for r in rankings]
+        numbers = {text: i for i, text in enumerate(dict.fromkeys(text for row in texts for text in row))}
+        own = [np.array([numbers[text] for text in row], np.int64) for row in texts]
+        values = [np.empty(len(row), np.float32) for row in texts]
+        truncated, distinct = np.zeros(len(numbers), np.int32), list(numbers)
+        for at in range(0, len(distinct), _DOCUMENTS):  # each text is encoded once, and no more than these are held
+            documents, truncated[at : at + _DOCUMENTS] = self.encode_documents(distinct[at : at + _DOCUMENTS])
+            for query, numbered, scores in zip(asked, own, values):
+                here = np.flatnonzero((numbered >= at) & (numbered < at + _DOCUMENTS))
+                if len(here):
+                    scores[here] = np.maximum(maxsim(query, documents, numbered[here] - at), np.float32(LOWEST))
+        return [Scores(scores, "maxsim", {"truncated_tokens": truncated[row]}) for row, scores in zip(own, values)]
 
-    def explain(self, query: str, document: str | Ranking, row: int | None = None) -> Explanation:
+    def explain(self, query: str, document: str | Document | Ranking, row: int | None = None, *, special: bool = False) -> Explanation:
         """Which document token each query token met, where it stands in the text, and what that adds to the score.
 
-        document: a text; or a Ranking, and `row` one of its ids. Raises InputError, UnknownIdError.
+        document: a text or a Document; or a Ranking, and `row` one of its ids. special: the spans and heat maps count special tokens of the
+        query too. Raises InputError, UnknownIdError.
         """
-        return self.explain_by(query, text_of("ColBERT.explain", document, row))
+        found = chosen("ColBERT.explain", document, row)
+        return self.explain_by(query, found.passage if isinstance(found, Document) else found, special=special)
 
-    def explain_by(self, query: str, text: str, vectors: NDArray[np.float32] | None = None) -> Explanation:
+    def explain_by(self, query: str, text: str, vectors: NDArray[np.float32] | None = None, *, special: bool = False) -> Explanation:
         """As `explain`, by the vectors of the text's tokens that an index has, float32 [tokens, dim]."""
         for name, given in (("query", query), ("text", text)):
             if not isinstance(given, str) or not given.strip():
@@ -186,7 +194,7 @@ class ColBERT(Scorer):
         if len(document) != len(vectors):
             hint = "Was the index built with this model and these settings?"
             raise InputError("ColBERT.explain", got=f"{len(vectors)} vectors for {len(document)} tokens", expected="one a token", hint=hint)
-        return explained(query, text, asked, document, found, vectors)
+        return explained(query, text, asked, document, found, vectors, special)
 
     def _pieces(self, text: str, marker: str, limit: int | None) -> list[Piece]:
         """The tokens of a text and their code points in it, without blanks around them but with the marks that a tokenizer strips."""
@@ -209,27 +217,15 @@ class ColBERT(Scorer):
         return f"ColBERT({self.model}, {self.backend}, dim {self.dim})"
 
 
-def _groups(texts: Sequence[list[str]]) -> Iterator[list[list[str]]]:
-    """Neighbouring lists together, as long as they hold no more distinct texts than are held at a time."""
-    group, distinct = list[list[str]](), set[str]()
-    for row in texts:
-        if group and len(distinct.union(row)) > _DOCUMENTS:
-            yield group
-            group, distinct = [], set()
-        group.append(row)
-        distinct.update(row)
-    if group:
-        yield group
-
-
-def text_of(what: str, document: str | Ranking, row: int | None) -> str:
+def chosen(what: str, document: str | Document | Ranking, row: int | None) -> str | Document:
+    """What a call of `explain` means: a document of a ranking, or what was given in its place."""
     if not isinstance(document, Ranking):
         if row is not None:
-            raise InputError(f"{what}: row", got="a row of a text", expected="one of a Ranking")
+            raise InputError(f"{what}: row", got=f"{row!r} without a Ranking", expected="a row only for a Ranking")
         return document
     if isinstance(row, bool) or not isinstance(row, (int, np.integer)) or not (document.ids == row).any():
         raise UnknownIdError(f"{what}: row", got=row, expected="a row that the ranking holds")
-    return document.corpus.texts(np.array([row], np.int64))[0]
+    return document.corpus[int(row)]
 
 
 def _require_texts(what: str, texts: Sequence[str]) -> None:

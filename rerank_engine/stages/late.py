@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, final
 
 import numpy as np
@@ -10,10 +11,14 @@ from numpy.typing import NDArray
 
 from ..backends import choose
 from ..core import LOWEST, Query, Ranking, Scorer, Scores, Stage
+from ..corpus import Document
+from ..errors import InputError, UnknownIdError
 from ..indexes.tokens import TokenIndex
 from ..ops import checks
+from ..ops.certified import CertifiedTop
+from ..ops.residual import PRECISIONS
 from ..runtimes.base import describe
-from .colbert import ColBERT, require_queries, text_of
+from .colbert import ColBERT, chosen, require_queries
 from .explain import Explanation
 
 
@@ -25,9 +30,10 @@ class MaxSim(Scorer):
     float32. precision: of residual codes, see rr.ops.residual_maxsim. The column truncated_tokens says what the encoder cut off.
     """
 
-    def __init__(self, index: TokenIndex, encoder: ColBERT, *, precision: str = "auto", num_threads: int | None = 1) -> None:
+    def __init__(self, index: TokenIndex, encoder: ColBERT, *, precision: str = "auto", num_threads: int | None = None) -> None:
         checks.instance("MaxSim: index", index, TokenIndex)
         checks.instance("MaxSim: encoder", encoder, ColBERT)
+        checks.one_of("MaxSim: precision", precision, tuple(PRECISIONS))
         self.index, self.encoder, self.precision, self.num_threads = index, encoder, precision, num_threads
         self.backend = f"{describe(encoder.runtime)}+{choose('residual' if index.codec is not None else 'maxsim')}"
 
@@ -41,17 +47,17 @@ class MaxSim(Scorer):
             out.append(Scores(np.maximum(values, LOWEST), "maxsim", {"truncated_tokens": truncated[rows]}))
         return out
 
-    def explain(self, query: str, document: str | Ranking, row: int | None = None) -> Explanation:
-        """As `ColBERT.explain`, by the tokens of the index. document: an id; or a Ranking, and `row` one of its ids.
-
-        Raises InputError, UnknownIdError.
+    def explain(self, query: str, document: str | Document | Ranking, row: int | None = None, *, special: bool = False) -> Explanation:
+        """As `ColBERT.explain`, by the tokens of the index. document: an id, or a Document that has it; or a
+        Ranking, and `row` one of its ids. Raises InputError, UnknownIdError.
         """
-        if isinstance(document, Ranking):
-            text_of("MaxSim.explain", document, row)
-            document = document.corpus[int(row or 0)].id
+        found = chosen("MaxSim.explain", document, row)
+        doc_id = found.id if isinstance(found, Document) else found
+        if not isinstance(doc_id, str):
+            raise InputError("MaxSim.explain: document", got=type(doc_id).__name__, expected="an id, a Document or a Ranking")
         index = self.index.snapshot()
-        at = index.corpus.row(document)
-        return self.encoder.explain_by(query, index.corpus[at].passage, index.tokens(at))
+        at = row_of(index, doc_id)
+        return self.encoder.explain_by(query, index.corpus[at].passage, index.tokens(at), special=special)
 
     def __repr__(self) -> str:
         return f"MaxSim({self.index.storage}, {self.encoder.model}, {self.backend})"
@@ -61,7 +67,16 @@ def rows_of(index: TokenIndex, ranking: Ranking) -> NDArray[np.int64]:
     """Where the index has a ranking's documents. Raises UnknownIdError for one that it lacks."""
     if ranking.corpus is index.corpus:
         return ranking.ids
-    return np.array([index.corpus.row(doc_id) for doc_id in ranking.doc_ids], np.int64)
+    return np.array([row_of(index, doc_id) for doc_id in ranking.doc_ids], np.int64)
+
+
+def row_of(index: TokenIndex, doc_id: str) -> int:
+    """The row of an id. Raises UnknownIdError."""
+    try:
+        return index.corpus.row(doc_id)
+    except UnknownIdError:
+        hint = "Every candidate must be in it: add the document to the token index, or retrieve from what it holds."
+        raise UnknownIdError("token index", got=f"the id '{doc_id}'", expected="the id of a document that it holds", hint=hint) from None
 
 
 @final
@@ -70,7 +85,9 @@ class LateInteraction(Stage):
 
     retrieves = True
 
-    def __init__(self, index: TokenIndex, encoder: ColBERT, k: int = 1000, *, precision: str = "auto", num_threads: int | None = 1) -> None:
+    def __init__(
+        self, index: TokenIndex, encoder: ColBERT, k: int = 1000, *, precision: str = "auto", num_threads: int | None = None
+    ) -> None:
         self._scorer = MaxSim(index, encoder, precision=precision, num_threads=num_threads)
         self.index, self.encoder, self.k, self.backend = index, encoder, checks.count("LateInteraction: k", k), self._scorer.backend
 
@@ -87,9 +104,9 @@ class LateInteraction(Stage):
             out.append(Ranking._trusted(ids, scores, index.corpus, "maxsim", {"truncated_tokens": cut[ids]}))
         return out
 
-    def explain(self, query: str, doc_id: str) -> Explanation:
+    def explain(self, query: str, document: str | Document | Ranking, row: int | None = None, *, special: bool = False) -> Explanation:
         """As `MaxSim.explain`."""
-        return self._scorer.explain(query, doc_id)
+        return self._scorer.explain(query, document, row, special=special)
 
     def __repr__(self) -> str:
         return f"LateInteraction(k={self.k}, {self.index.storage}, {self.encoder.model}, {self.backend})"
@@ -97,12 +114,14 @@ class LateInteraction(Stage):
 
 @final
 class CertifiedMaxSim(Stage):
-    """The k best candidates by an index, the same as Rescore(MaxSim(index, encoder)) >> Top(k) gives, without scoring all of them in full.
+    """The k best candidates by an index, without scoring all of them in full.
 
-    The facts of its step say so: {"certified": True, "work_saved": ...}, see rr.ops.certified_top. Residual codes are scored at float32.
+    The same, ties and documents without tokens included, as Rescore(MaxSim(index, encoder, precision="float32")) >> Top(k) gives where its
+    depth takes in all candidates: residual codes are scored at float32. The facts of its step: {"certified": True, "work_saved": ...}, see
+    rr.ops.certified_top.
     """
 
-    def __init__(self, index: TokenIndex, encoder: ColBERT, k: int = 10, *, num_threads: int | None = 1) -> None:
+    def __init__(self, index: TokenIndex, encoder: ColBERT, k: int = 10, *, num_threads: int | None = None) -> None:
         self._scorer = MaxSim(index, encoder, num_threads=num_threads)
         self.index, self.encoder, self.k, self.backend = index, encoder, checks.count("CertifiedMaxSim: k", k), self._scorer.backend
 
@@ -113,16 +132,33 @@ class CertifiedMaxSim(Stage):
         truncated, out = index.truncated_tokens, []
         for query, ranking in zip(self.encoder.encode_queries([query.text for query in queries]), rankings):
             rows = rows_of(index, ranking)
-            found = index.top(query, self.k, rows, num_threads=self._scorer.num_threads)
-            ids, scores = found.rows, found.scores
-            if len(ids) < min(self.k, len(ranking)):  # documents without tokens come last
-                rest = np.setdiff1d(rows, ids)[: min(self.k, len(ranking)) - len(ids)]
-                ids, scores = np.concatenate([ids, rest]), np.concatenate([scores, np.full(len(rest), LOWEST, np.float32)])
-            places = {row: place for place, row in enumerate(rows.tolist())}
-            at = np.array([places[row] for row in ids.tolist()], np.int64)
-            columns = {**{name: column[at] for name, column in ranking.columns.items()}, "truncated_tokens": truncated[ids]}
+            found = self._found(index, query, rows, ties=ranking.corpus is not index.corpus)
+            by_row = np.argsort(rows)
+            at = by_row[np.searchsorted(rows[by_row], found.rows)]
+            rest = np.setdiff1d(np.arange(len(rows)), at)  # documents without tokens come last, if all others are there
+            at = at[np.lexsort((ranking.ids[at], -found.scores.astype(np.float64)))][: self.k]
+            scores = found.scores[: len(at)]  # its order but for ties
+            if len(at) < self.k:
+                rest = rest[np.argsort(ranking.ids[rest])][: self.k - len(at)]
+                at, scores = np.concatenate([at, rest]), np.concatenate([scores, np.full(len(rest), LOWEST, np.float32)])
+            columns = {"truncated_tokens": truncated[rows[at]]}
+            columns = {**{name: column[at] for name, column in ranking.columns.items()}, **columns}
             out.append(ranking._with(ids=ranking.ids[at], scores=scores, scale="maxsim", columns=columns, facts=found.facts))
         return out
+
+    def _found(self, index: TokenIndex, query: NDArray[np.float32], rows: NDArray[np.int64], ties: bool) -> CertifiedTop:
+        """The k best rows, and with `ties` all that tie with the last of them: another corpus has them in another order."""
+        k, work, approximated = self.k + ties, 0.0, 0
+        while True:
+            found = index.top(query, k, rows, num_threads=self._scorer.num_threads)
+            work, approximated = work + 1 - found.work_saved, approximated + found.approximated
+            if not ties or len(found.rows) < k or found.scores[-1] < found.scores[self.k - 1]:
+                return replace(found, work_saved=max(0.0, 1 - work), approximated=approximated)
+            k *= 2
+
+    def explain(self, query: str, document: str | Document | Ranking, row: int | None = None, *, special: bool = False) -> Explanation:
+        """As `MaxSim.explain`."""
+        return self._scorer.explain(query, document, row, special=special)
 
     def __repr__(self) -> str:
         return f"CertifiedMaxSim(k={self.k}, {self.index.storage}, {self.encoder.model}, {self.backend})"

@@ -1,5 +1,7 @@
 // MaxSim over vectors, bytes and residual codes: every instruction set and path against sums in double, one thread against four.
+#include <atomic>
 #include <bit>
+#include <thread>
 
 #include "check.hpp"
 #include "maxsim.hpp"
@@ -137,12 +139,54 @@ void check_residual(Random& random, Isa isa) {
             }
 }
 
+// Lists long enough for several threads, from several callers at once.
+void check_threads(Random& random, Isa isa) {
+    const std::size_t dim = 16, n = 300, length = 40, q = 3, n_centroids = 9;
+    const auto query = eighths(random, q * dim), tokens = eighths(random, n * length * dim), centroids = eighths(random, n_centroids * dim);
+    const auto buckets = eighths(random, 16);
+    const std::vector<float> weights(q, 1.0f), norms(n * length, 0.5f);
+    std::vector<std::uint16_t> ids(n * length);
+    for (auto& id : ids) id = static_cast<std::uint16_t>(random.below(n_centroids));
+    std::vector<std::uint8_t> residuals(n * length * dim / 2);
+    for (auto& byte : residuals) byte = static_cast<std::uint8_t>(random.below(256));
+    std::vector<DocTokens> docs;
+    std::vector<TokenRange> ranges;
+    for (std::size_t i = 0; i < n; ++i) {
+        docs.push_back({tokens.data() + i * length * dim, nullptr, length});
+        ranges.push_back({i * length, length});
+    }
+    const ResidualStore store{centroids.data(), n_centroids, dim, 4, buckets.data(), 8, ids.data(), false, residuals.data(), norms.data()};
+    const auto vectors = [&](int threads) {
+        std::vector<double> totals(n);
+        maxsim(query, weights, dim, TokenType::f32, docs, totals, threads, isa);
+        return totals;
+    };
+    const auto codes = [&](ResidualPath path, int threads) {
+        std::vector<float> scores(n), slack(n);
+        ResidualWork work{};
+        residual_maxsim({query, weights, store, ranges, nullptr, 0, path, threads, isa}, scores, slack, work);
+        return scores;
+    };
+    const auto plain = vectors(1);
+    std::atomic<int> wrong{0};
+    std::vector<std::jthread> callers;
+    for (int caller = 0; caller < 3; ++caller)
+        callers.emplace_back([&] {
+            for (int round = 0; round < 3; ++round) wrong += !same_bits(plain, vectors(4));
+        });
+    callers.clear();
+    expect(wrong == 0, "maxsim: the same on four threads, from three callers");
+    for (const ResidualPath path : {ResidualPath::decode, ResidualPath::lookup16, ResidualPath::lookup8, ResidualPath::automatic8})
+        expect(same_bits(codes(path, 1), codes(path, 4)), "residual: the same on four threads");
+}
+
 }  // namespace
 
 void check_late(Random& random) {
     for (const Isa isa : usable_isas()) {
         check_maxsim(random, isa);
         check_residual(random, isa);
+        check_threads(random, isa);
         report(("late interaction: " + std::string(isa_name(isa))).c_str());
     }
 }

@@ -102,6 +102,65 @@ def test_the_last_query_tokens_may_decide() -> None:
     assert got.rows.tolist() == [12, 13, 14]
 
 
+def test_no_query_token_counts() -> None:
+    packed = rr.Packed.from_rows([np.ones((2, 4), np.float32)] * 3)
+    for query, mask in ((np.empty((0, 4)), None), (np.ones((2, 4)), [False, False])):
+        got = certified_top(query, packed, 2, query_mask=mask)
+        assert got.rows.tolist() == [0, 1] and got.scores.tolist() == [0, 0]
+        assert maxsim(query, packed, query_mask=mask).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e-3, 1e18])
+def test_tokens_of_any_size(size: float) -> None:
+    """Squares of their numbers may be beyond float32."""
+    rng = np.random.default_rng(0)
+    packed = rr.Packed((rng.normal(size=(2000, 16)) * size).astype(np.float32), np.arange(0, 2001, 10))
+    query = rng.normal(size=(40, 16)).astype(np.float32)
+    norms = token_norms(packed)
+    assert (norms > 0).all() and np.isfinite(norms).all()
+    ids, scores = want(maxsim(query, packed), 5, np.arange(200))
+    got = certified_top(query, packed, 5, norms=norms)
+    assert got.rows.tolist() == ids.tolist() and got.scores.tobytes() == scores.tobytes()
+
+
+def test_ties_and_query_tokens_that_weigh_nothing() -> None:
+    """Equal documents, and a tail that cannot tell them apart: the bound then meets the k-th best exactly."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        rows = [row / np.linalg.norm(row, axis=1, keepdims=True) for row in rng.normal(size=(12, 5, 8)).astype(np.float32)]
+        packed = rr.Packed.from_rows([rows[i] for i in rng.integers(0, 12, 120)])
+        query, weights = rng.normal(size=(40, 8)).astype(np.float32), np.r_[np.ones(16), np.zeros(24)].astype(np.float32)
+        ids, scores = want(maxsim(query, packed, query_weights=weights), 9, np.arange(120))
+        got = certified_top(query, packed, 9, query_weights=weights, norms=token_norms(packed))
+        assert got.rows.tolist() == ids.tolist() and got.scores.tobytes() == scores.tobytes(), seed
+    assert got.certified
+
+
+def test_bounds_that_are_no_numbers_drop_nothing() -> None:
+    rng = np.random.default_rng(1)
+    centroids = rng.normal(size=(4, 8)).astype(np.float32) * np.float32(1e19)
+    codec = ResidualCodec(centroids, [0.0], [-1e18, 1e18])
+    ids, codes = rng.integers(0, 4, 4000).astype(np.uint16), rng.integers(0, 256, (4000, 1)).astype(np.uint8)
+    tokens = ResidualTokens(codec, ids, codes, codec.inverse_norms(ids, codes), np.arange(0, 4001, 20))
+    query = rng.normal(size=(8, 8)).astype(np.float32)
+    query[3] = 0
+    best, scores = want(residual_maxsim(query, tokens, precision="float32"), 4, np.arange(200))
+    got = certified_top(query, tokens, 4)
+    assert got.rows.tolist() == best.tolist() and got.scores.tobytes() == scores.tobytes()
+
+
+def test_what_is_not_finite_is_named_by_its_row() -> None:
+    rows = [np.empty((0, 4), np.float32)] * 5 + [np.ones((2, 4), np.float32)] * 5
+    rows[7] = np.full((1, 4), np.nan, np.float32)
+    with pytest.raises(NonFiniteError, match="document 7"):
+        certified_top(np.ones((2, 4)), rr.Packed.from_rows(rows), 2, norms=np.ones(10))
+    tokens = rr.Packed.from_rows([np.full((1, 2), 3e37, np.float32)] * 4)  # partial sums beyond float32, whole ones within
+    query, weights = np.ones((32, 2), np.float32), np.r_[np.ones(16), -np.ones(16)].astype(np.float32)
+    assert certified_top(query, tokens, 1, query_weights=weights).scores.tolist() == [0.0]
+    with pytest.raises(NonFiniteError):
+        certified_top(query, tokens, 1)
+
+
 def test_bad_input_is_refused() -> None:
     packed, query = rr.Packed.from_rows([np.ones((2, 4), np.float32)]), np.ones((3, 4), np.float32)
     with pytest.raises(InputError, match="norms"):

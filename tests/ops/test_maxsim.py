@@ -266,6 +266,52 @@ def test_bad_input_is_refused(query: Any, documents: Any, more: dict[str, Any], 
         maxsim(query, documents, **more)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_document_and_no_token(backend: str) -> None:
+    query, one = np.ones((2, 4), np.float32), np.ones((3, 4), np.float32)
+    for documents, rows, n in (([], None, 0), ([one], [], 0), (rr.Packed(np.empty((0, 4), np.float32), [0]), None, 0)):
+        assert maxsim(query, documents, rows, backend=backend).shape == (n,)
+        assert [a.shape for a in maxsim([query, query], documents, rows, backend=backend)] == [(n,), (n,)]
+    assert np.isneginf(maxsim(query, rr.Packed.from_rows([[], []]), backend=backend)).tolist() == [True, True]
+    assert maxsim(np.empty((0, 4)), [one], backend=backend).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_is_a_packed_or_a_list(backend: str) -> None:
+    rng = np.random.default_rng(0)
+    queries, documents = [rng.normal(size=(n, 4)).astype(np.float32) for n in (3, 1)], [np.ones((2, 4), np.float32), np.eye(4, dtype="f")]
+    for batch in (queries, tuple(queries), rr.Packed.from_rows(queries)):
+        got = maxsim(batch, documents, [[0], [1, 0]], backend=backend)
+        assert got[0].tolist() == maxsim(queries[0], documents, [0], backend=backend).tolist()
+        assert got[1].tolist() == maxsim(queries[1], documents, [1, 0], backend=backend).tolist()
+    for rows in (3, [[0]], {0}):
+        with pytest.raises(InputError, match="rows"):
+            maxsim(queries, documents, rows, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_what_is_not_finite_is_named_by_its_row_and_only_if_it_is_scored(backend: str, dtype: type) -> None:
+    rows = [np.ones((5, 4), dtype) for _ in range(9)]
+    rows[7][2, 1] = rows[5][0, 0] = np.nan
+    packed, query = rr.Packed.from_rows(rows), np.ones((20, 4))
+    for documents in (packed, rows):
+        assert maxsim(query, documents, [3, 0], backend=backend).tolist() == [80.0, 80.0]
+        with pytest.raises(NonFiniteError, match="document 7"):
+            maxsim(query, documents, [3, 7, 5], backend=backend)
+
+
+@pytest.mark.parametrize("isa", _native.usable_isas())
+def test_overflow_is_seen_in_every_lane(isa: str) -> None:
+    for lane in range(40):
+        query = np.zeros((40, 2), np.float32)
+        query[lane] = 3e38
+        values = np.array([[-2, -2], [-1, 0]], np.float32)  # the first product is -inf, and loses
+        starts, lengths = np.array([0]), np.array([2])
+        _, bad = _native.maxsim(query, np.ones(40, np.float32), values, np.empty(0, np.float32), starts, lengths, 1, isa)
+        assert bad == 0, lane
+
+
 def test_matches_are_where_the_score_comes_from() -> None:
     rng = np.random.default_rng(7)
     query, tokens = unit(rng, 9, 24), unit(rng, 30, 24)
@@ -276,6 +322,12 @@ def test_matches_are_where_the_score_comes_from() -> None:
     assert np.isclose(similarities.sum(), maxsim(query, [tokens])[0], atol=1e-5)
     with pytest.raises(InputError):
         matches(query, tokens[:0])
+
+
+def test_int8_of_tiny_numbers() -> None:
+    x = np.array([[1e-37, 5e-38, 0, -1e-37], [1e-39, 0, 0, 0], [0, 0, 0, 0]], np.float32)
+    values, scales = quantize_int8(x)
+    assert (np.abs(values * scales[:, None].astype(np.float64) - x) <= 0.51 * scales[:, None]).all() and values[2].tolist() == [0] * 4
 
 
 def test_int8_is_off_by_half_a_scale_at_most() -> None:

@@ -12,7 +12,7 @@ from tolerances import allowed
 
 import rerank_engine as rr
 from rerank_engine import _native
-from rerank_engine.codec import ResidualCodec, ResidualTokens
+from rerank_engine.codec import ResidualCodec, ResidualTokens, pack
 from rerank_engine.errors import FileFormatError, InputError, NonFiniteError
 from rerank_engine.ops.residual import centroid_scores, residual_maxsim, residual_maxsim_explained
 
@@ -111,11 +111,56 @@ def test_the_path_follows_the_size_of_the_list() -> None:
     assert residual_maxsim_explained(query, wide, centroid_scores=products).centroids == 0
 
 
+def aligned(nbits: int, dim: int, n: int = 200) -> tuple[np.ndarray, ResidualTokens, np.ndarray]:
+    """(query, documents of one token, decoded scores): query tokens of +-1, and codes that go the same way in every dimension, so that all
+    entries of the tables are at their largest and their rounding adds up."""
+    rng = np.random.default_rng(dim + nbits)
+    query = (rng.choice([-1.0, 1.0], (3, dim)) / np.sqrt(dim)).astype(np.float32)
+    steps = (np.arange(1 << nbits) - ((1 << nbits) - 1) / 2) / (1 << nbits) + 0.013
+    codec = ResidualCodec(np.full((2, dim), 1e-3, np.float32), steps[1:] - 0.5 / (1 << nbits), steps)
+    codes = np.where(rng.random((n, dim)) < np.linspace(0.5, 1, n)[:, None], query[:1] > 0, query[:1] < 0) * ((1 << nbits) - 1)
+    residuals, ids = pack(codes.astype(np.uint8), nbits), np.zeros(n, np.uint16)
+    norms = np.linspace(0.5, 3, n).astype(np.float32)  # of any length: the bound grows with it
+    tokens = ResidualTokens(codec, ids, residuals, norms, np.arange(n + 1))
+    return query, tokens, residual_maxsim(query, tokens, backend="reference").astype(np.float64)
+
+
+@pytest.mark.parametrize("isa", _native.usable_isas())
+@pytest.mark.parametrize(("nbits", "dim"), [(1, 128), (2, 128), (4, 128), (2, 512), (4, 258), (4, 384), (4, 512), (4, 1024), (4, 4096)])
+@pytest.mark.parametrize("weights", [(1, 1, 1), (1, -2, 0)])
+def test_the_bound_holds_where_rounding_adds_up(isa: str, nbits: int, dim: int, weights: tuple[int, ...]) -> None:
+    query, tokens, _ = aligned(nbits, dim)
+    w, codec = np.array(weights, np.float32), tokens.codec
+    want = residual_maxsim(query, tokens, query_weights=w, backend="reference")
+    tight = 0.0
+    for path in ("lookup16", "lookup8", *(["dot8"] if nbits == 4 and isa == "avx512vnni" else [])):
+        got, bad, bounds, ran, _, _ = _native.residual_maxsim(
+            query, w, codec.centroids, codec.bucket_weights, codec.radius, tokens.centroid_ids, tokens.residuals, tokens.inverse_norms,
+            tokens.offsets[:-1].copy(), tokens.lengths, None, path, 1, isa,
+        )  # fmt: skip
+        assert bad == len(tokens) and (ran == path or dim * nbits // 8 > 256)
+        assert (np.abs(got - want) <= bounds).all(), (path, np.abs(got - want).max())
+        tight = max(tight, float((np.abs(got - want) / bounds).max()))
+    assert tight > 0.02  # not by a bound that says nothing
+
+
+def test_tables_of_tiny_numbers() -> None:
+    """Steps near the smallest float32: entries must not become infinite or nothing."""
+    tokens = made(2, 16, k=8, lengths=[40] * 60)
+    for scale in (1e-30, 1e-36):
+        query = unit(np.random.default_rng(0), 3, 16) * np.float32(scale)
+        got = residual_maxsim_explained(query, tokens)
+        want = residual_maxsim(query, tokens, backend="reference")
+        assert got.path == "lookup16" and (np.abs(got.scores.astype(np.float64) - want) <= got.bounds.astype(np.float64) + 1e-44).all()
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_same_bits_whatever_the_threads_and_the_neighbours(precision: str) -> None:
+@pytest.mark.parametrize("nbits", (1, 2, 4))
+def test_the_same_bits_whatever_the_threads_and_the_neighbours(nbits: int, precision: str) -> None:
     rng = np.random.default_rng(2)
-    tokens, query = made(2, 64, k=200, lengths=rng.integers(0, 120, 200)), unit(rng, 20, 64)
-    want = residual_maxsim(query, tokens, precision=precision)
+    tokens, query = made(nbits, 64, k=200, lengths=rng.integers(0, 120, 200)), unit(rng, 20, 64)
+    want = residual_maxsim(query, tokens, precision=precision, num_threads=1)
+    assert tokens.lengths.sum() > 10_000  # enough for several threads
     for threads in (2, 3, 8, None):
         assert (residual_maxsim(query, tokens, precision=precision, num_threads=threads) == want).all()
     order = rng.permutation(200)
@@ -156,6 +201,12 @@ def test_damaged_tokens_are_refused(backend: str) -> None:
     for precision in PRECISIONS:
         with pytest.raises(NonFiniteError, match="document 3"):
             residual_maxsim(query, replace(tokens, inverse_norms=norms), precision=precision, backend=backend)
+    long = made(2, 16, k=8, lengths=[40] * 100)  # which tables score
+    norms = long.inverse_norms.copy()
+    norms[40 * 70 + 3] = norms[40 * 20 + 39] = np.inf
+    for precision in PRECISIONS:
+        with pytest.raises(NonFiniteError, match="document 20"):
+            residual_maxsim(query, replace(long, inverse_norms=norms), precision=precision, backend=backend)
     offsets = tokens.offsets.copy()
     offsets[4] = offsets[5] + 1
     with pytest.raises(FileFormatError, match="offsets"):

@@ -6,6 +6,7 @@ import fnmatch
 import hashlib
 import importlib.util
 import inspect
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+from late_models import DIM, write_colbert_ai
 from models import cross, logits_of, write_encoder, write_model
 
 import rerank_engine as rr
@@ -187,6 +189,23 @@ def test_only_files_that_are_read_are_downloaded(hub):
     with pytest.raises(UnknownModelError):
         rr.load("owner/model", file="onnx/model_fp16.onnx", device="cpu")
     assert wanted("onnx/model_fp16.onnx", 1) and wanted("onnx/model_fp16.onnx_data", 1) and not wanted("model.onnx", 1)
+
+
+def test_the_weights_of_a_checkpoint_of_colbert_ai_are_fetched_for_its_projection(hub, tmp_path, monkeypatch):
+    source, calls = write_colbert_ai(tmp_path / "source"), []
+
+    def snapshot_download(name, *, revision, allow_patterns, local_dir):
+        calls.append((revision, "model.safetensors" in allow_patterns))
+        local_dir.mkdir(parents=True, exist_ok=True)
+        for file in source.iterdir():
+            if any(fnmatch.fnmatch(file.name, pattern) for pattern in allow_patterns):
+                shutil.copy(file, local_dir)
+        return str(local_dir)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    model = rr.load("owner/colbert", revision="abc123", device="cpu")
+    assert len(model.projections) == 1 and model.dim == DIM
+    assert calls == [("abc123", False), ("abc123", True)]
 
 
 def test_revisions_and_owners_do_not_share_a_folder(hub):

@@ -59,11 +59,31 @@ def test_colbert_ai_with_another_score(tmp_path, meta):
         load(write_colbert_ai(tmp_path, **meta))
 
 
+def both(folder, told, **meta):
+    """A checkpoint of colbert-ai with the files of PyLate beside it, but no Dense module."""
+    modules = [{"path": "", "type": "sentence_transformers.models.Transformer"}]
+    files = {"config_sentence_transformers.json": {"similarity_fn_name": "MaxSim", **told}, "modules.json": modules}
+    return write_colbert_ai(folder, files=files, **meta)
+
+
 def test_pylates_files_go_before_those_of_colbert_ai(tmp_path):
-    folder = write_colbert_ai(tmp_path, files={"config_sentence_transformers.json": {"similarity_fn_name": "MaxSim", "query_length": 7}})
-    model = load(folder)
-    assert model.config.query_length == 7 and model.config.query_prefix == "[Q] " and model.dim == DIM
+    """PyLate reads what its own files lack in artifact.metadata; whether to skip punctuation it does not ask there. See test_late_peers."""
+    model = load(both(tmp_path / "a", {"query_length": 7}, attend_to_mask_tokens=True, mask_punctuation=False, dim=9))
+    assert vars_of(model.config) == ("[unused0]", "[unused1]", 7, 12, True, True, tuple(string.punctuation), False) and model.dim == DIM
     assert len(model.projections) == 1, "PyLate takes the linear layer of the checkpoint"
+    told = {"query_prefix": "[Q] ", "document_length": 8, "attend_to_expansion_tokens": False, "skiplist_words": ["w1"]}
+    model = load(both(tmp_path / "b", told, attend_to_mask_tokens=True))
+    assert vars_of(model.config) == ("[Q] ", "[unused1]", 10, 8, True, False, ("w1",), False)
+    folder = both(tmp_path / "c", {}, attend_to_mask_tokens=True)
+    (folder / "artifact.metadata").unlink()
+    assert vars_of(load(folder).config) == ("[unused0]", "[unused1]", 32, 32, True, False, tuple(string.punctuation), False)
+
+
+def test_metadata_of_colbert_ai_beside_a_dense_module_is_not_read(tmp_path):
+    folder = write_pylate(tmp_path, files={"artifact.metadata": {"query_token_id": "[unused0]", "attend_to_mask_tokens": True}})
+    assert load(folder).config.query_prefix == "[Q] " and not load(folder).config.attend
+    told = {"config_sentence_transformers.json": {"similarity_fn_name": "MaxSim"}, "artifact.metadata": {"query_token_id": "[unused0]"}}
+    assert load(write_pylate(tmp_path / "b", files=told, config={"architectures": ["HF_ColBERT"]})).config.query_prefix == "[Q] "
 
 
 @pytest.mark.parametrize("write", [write_pylate, write_colbert_ai])
@@ -137,8 +157,13 @@ def test_metadata_that_does_not_parse(tmp_path, content):
         load(folder)
 
 
-def test_the_length_of_what_pylate_encoded_last_is_no_limit(tmp_path):
-    model = load(write_pylate(tmp_path, files={"sentence_bert_config.json": {"max_seq_length": 9, "do_lower_case": False}}))
+@pytest.mark.parametrize("saved_again", [False, True])
+def test_the_length_of_what_pylate_encoded_last_is_no_limit(tmp_path, saved_again):
+    """sentence-transformers makes it the tokenizer's as well, when it loads such a model, and so it is written when that is saved."""
+    files = {"sentence_bert_config.json": {"max_seq_length": 9, "do_lower_case": False}}
+    if saved_again:
+        files["tokenizer_config.json"] = {"mask_token": "[MASK]", "model_max_length": 9}
+    model = load(write_pylate(tmp_path, files=files))
     assert model.tokenizer.max_length == 32 and model.config.document_length == 12
 
 

@@ -60,6 +60,8 @@ BROKEN = {
     "too few bytes for the shape": entry(shape=[3]),
     "a negative size": entry(shape=[-2]),
     "sizes whose product overflows": entry(shape=[2**61, 8]),
+    "nine dimensions": entry(shape=[2] + [1] * 8),
+    "a shape of a hundred thousand": entry(shape=[2**61] * 100_000),
     "a size that is a truth": entry(shape=[True, 2]),
     "a fractional size": entry(shape=[2.0]),
     "no shape": {"a": {"dtype": "F32", "data_offsets": [0, 8]}},

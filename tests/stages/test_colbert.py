@@ -182,7 +182,7 @@ def test_negative_similarities_count(model):
     assert np.abs(found.values - want).max() < 10 * NEAR
 
 
-def test_texts_are_encoded_in_groups(model, monkeypatch):
+def test_texts_are_encoded_once_and_a_bounded_number_at_a_time(model, monkeypatch):
     corpus = rr.Corpus.from_texts([words(i, 1 + i % 5) for i in range(40)])
     rankings = [rr.Ranking.in_order(corpus, np.arange(first, first + 12)) for first in (0, 6, 20, 28, 0)]
     queries = [rr.Query(text) for text in QUERIES]
@@ -193,7 +193,16 @@ def test_texts_are_encoded_in_groups(model, monkeypatch):
     )
     monkeypatch.setattr(colbert, "_DOCUMENTS", 20)
     assert [scores.values.tobytes() for scores in model.score(queries, rankings)] == [scores.values.tobytes() for scores in whole]
-    assert sizes == [18, 20, 12], "the first two share six documents, the next two four"
+    assert sizes == [20, 18], "38 distinct texts in five rankings"
+    for most, want in ((5, [5, 5, 2]), (12, [12]), (1, [1] * 12)):
+        sizes.clear()
+        monkeypatch.setattr(colbert, "_DOCUMENTS", most)
+        (alone,) = model.score(queries[:1], rankings[:1])
+        assert alone.values.tobytes() == whole[0].values.tobytes() and sizes == want, "a single ranking is cut too"
+    repeated = rr.Corpus.from_texts([words(0, 12), "", words(0, 12), "w1"])
+    (found,) = model.score(queries[:1], [rr.Ranking.in_order(repeated)])
+    assert found.values[0] == found.values[2] and found.values[1] == np.float32(LOWEST)
+    assert found.columns["truncated_tokens"].tolist() == [3, 0, 3, 0]
 
 
 def test_as_a_stage(model):
@@ -284,8 +293,18 @@ def test_explanations_of_a_ranking(model):
     for bad in (int(np.setdiff1d(np.arange(6), ranking.ids)[0]), 6, -1, None, "0", True):
         with pytest.raises(UnknownIdError, match=r"ColBERT\.explain: row"):
             model.explain("w1 w5", ranking, bad)
-    with pytest.raises(InputError, match="a row of a text"):
+    with pytest.raises(InputError, match=r"ColBERT\.explain: row: got 0 without a Ranking"):
         model.explain("w1 w5", "w1", 0)
+
+
+def test_explanations_of_a_document(model):
+    document = rr.Document("d", "w5 w2", title="w9")
+    assert model.explain("w1 w5", document) == model.explain("w1 w5", "w9 w5 w2")
+    assert model.explain("w1 w5", document, special=True) == model.explain("w1 w5", "w9 w5 w2", special=True)
+    with pytest.raises(InputError, match="without a Ranking"):
+        model.explain("w1 w5", document, 0)
+    with pytest.raises(InputError, match=r"ColBERT\.explain: text: got 5"):
+        model.explain("w1 w5", 5)
 
 
 @with_bundled
@@ -325,8 +344,9 @@ def test_the_real_model_is_what_its_network_says(shared_data):
         check(row, states(ids, len(ids))[[token not in marks for token in ids]])
     head, *rest = tokenizer.encode("when was it built?").ids
     ids = [head, tokenizer.token_to_id("[unused0]"), *rest]
-    (query,) = model.encode_queries(["when was it built?"])
-    check(query, states(ids + [tokenizer.token_to_id("[MASK]")] * (32 - len(ids)), len(ids)))
+    for expand in (False, True):
+        (query,) = rr.load(REAL, threads=1, expand=expand).encode_queries(["when was it built?"])
+        check(query, states(ids + [tokenizer.token_to_id("[MASK]")] * ((32 - len(ids)) * expand), len(ids)))
 
 
 @with_bundled

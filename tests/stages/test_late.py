@@ -10,6 +10,7 @@ from models import words
 import rerank_engine as rr
 from rerank_engine.core import LOWEST
 from rerank_engine.errors import InputError, UnknownIdError
+from rerank_engine.stages import ColBERT
 
 TEXTS = [words(3 * i, 1 + i % 7) for i in range(30)]
 NEAR = {"float32": 1e-5, "float16": 5e-3, "int8": 0.1}
@@ -61,7 +62,7 @@ def test_documents_of_another_corpus_are_matched_by_their_ids(index, corpus, mod
         ranking = stage("w1 w2", other)
         assert ranking.corpus is other and set(ranking.doc_ids) == {"d9", "d2", "d5"}
         assert np.abs(ranking.scores - exact("w1 w2")[[corpus.row(i) for i in ranking.doc_ids]]).max() < NEAR[index.storage]
-        with pytest.raises(UnknownIdError, match="nobody"):
+        with pytest.raises(UnknownIdError, match=r"token index: got the id 'nobody'.*add the document to the token index"):
             stage("w1", rr.Corpus.from_texts(["w1"], ids=["nobody"]))
 
 
@@ -94,6 +95,28 @@ def test_certified_is_the_head_of_rescore(index, corpus, model):
         assert "facts" in certified.trace[-1].to_dict()
 
 
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8", "2bit"])
+def test_certified_orders_ties_as_rescore_does_over_any_corpus(model, storage):
+    """Most documents share their text with others, some have none; the rankings' corpora have them in other orders than the index."""
+    model = ColBERT(model.runtime, model.tokenizer, model.config, name="bare")  # four dimensions: a byte of codes
+    rng, texts = np.random.default_rng(5), [words(3 * (i % 4), 5) if i % 9 else "" for i in range(60)]
+    ids = [f"d{i}" for i in range(60)]
+    corpus = rr.Corpus.from_texts(texts, ids=ids)
+    index = rr.TokenIndex.build(corpus, model, storage=storage, **({"n_centroids": 4} if storage == "2bit" else {}))
+    rescore = rr.Rescore(rr.MaxSim(index, model, precision="float32"), depth=100)
+    for _ in range(3):
+        order = rng.permutation(60)[: rng.integers(30, 61)]
+        other = rr.Corpus.from_texts([texts[i] for i in order], ids=[ids[i] for i in order])
+        for candidates in (rr.Ranking.in_order(other, rng.permutation(len(other))), rr.Ranking.in_order(corpus, order)):
+            full = rescore("w1 w2", candidates)
+            for k in (1, 3, 14, 15, 29, 55, 100):
+                certified = rr.CertifiedMaxSim(index, model, k=k)("w1 w2", candidates)
+                assert certified.doc_ids == full.doc_ids[:k] and certified.scores.tobytes() == full.scores[:k].tobytes()
+                assert certified.columns["truncated_tokens"].tolist() == full.columns["truncated_tokens"][:k].tolist()
+                assert 0 <= certified.trace[-1].facts["work_saved"] <= 1
+    assert len(rr.CertifiedMaxSim(index, model)("w1", rr.Ranking.in_order(other, []))) == 0
+
+
 def test_documents_without_tokens_come_last(model):
     corpus = rr.Corpus.from_texts(["a", "b", "c"])
     index = rr.TokenIndex.from_embeddings(corpus, [np.empty((0, DIM)), np.array([[0.6, 0.8, 0.0]]), np.empty((0, DIM))])
@@ -121,6 +144,9 @@ def test_wrong_arguments(index, model):
             made("index", model)
         with pytest.raises(InputError, match="encoder: got str"):
             made(index, "model")
+    for made in (rr.MaxSim, rr.LateInteraction):
+        with pytest.raises(InputError, match="precision: got foo; expected one of auto, int16, uint8, float32"):
+            made(index, model, precision="foo")
     for k in (0, -1, True, 1.5):
         with pytest.raises(InputError, match="LateInteraction: k"):
             rr.LateInteraction(index, model, k=k)
@@ -139,8 +165,16 @@ def test_explanations_by_the_index(corpus, model):
     ranking = rr.Rescore(scorer)("w1 w2", corpus)
     by_id, text = scorer.explain("w1 w2", "d3"), corpus.texts(np.array([3]))[0]
     assert by_id == model.explain("w1 w2", text) == scorer.explain("w1 w2", ranking, 3)
-    with pytest.raises(UnknownIdError):
+    for same in (rr.LateInteraction(scorer.index, model), rr.CertifiedMaxSim(scorer.index, model)):
+        assert same.explain("w1 w2", "d3") == same.explain("w1 w2", ranking, 3) == by_id
+    for special in (False, True):
+        assert scorer.explain("w1 w2", rr.Document("d3", "?"), special=special) == model.explain("w1 w2", text, special=special)
+    with pytest.raises(UnknownIdError, match=r"token index: got the id 'nobody'"):
         scorer.explain("w1", "nobody")
+    with pytest.raises(InputError, match=r"MaxSim\.explain: row: got 3 without a Ranking"):
+        scorer.explain("w1", "d3", 3)
+    with pytest.raises(InputError, match=r"MaxSim\.explain: document: got int"):
+        scorer.explain("w1", 3)
     for row in (99, None, True):
         with pytest.raises(UnknownIdError, match=r"MaxSim\.explain: row"):
             scorer.explain("w1", ranking, row)

@@ -1,4 +1,4 @@
-"""ColBERT against PyLate on the same weights: a small random BERT, written by PyLate, its encoder exported to ONNX by torch."""
+"""ColBERT against PyLate and colbert-ai on the same weights: a small random BERT, its encoder exported to ONNX by torch."""
 
 from __future__ import annotations
 
@@ -101,13 +101,30 @@ def close(ours, theirs) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_token_vectors_are_those_of_pylate(pair, case):
     theirs, ours = pair(**CASES[case])
-    queries = QUERIES if case != "no expansion" else QUERIES[:3]
-    close(ours.encode_queries(queries), theirs.encode(queries, is_query=True, show_progress_bar=False))
+    close(ours.encode_queries(QUERIES), theirs.encode(QUERIES, is_query=True, show_progress_bar=False))
     documents, dropped = ours.encode_documents(DOCUMENTS)
     close(list(documents), theirs.encode(DOCUMENTS, is_query=False, show_progress_bar=False))
     if case != "short documents":
         assert (dropped > 0).tolist() == [text.startswith("solars") for text in DOCUMENTS]
     assert ours.dim == 16 and "dim 16" in repr(ours)
+
+
+def test_a_model_that_pylate_has_loaded_and_saved_again(pair, tmp_path):
+    """What it encoded last stands as the tokenizer's length then: a query's, of which documents would be cut."""
+    from pylate import models
+
+    _, ours = pair()
+    for name in ("once", "twice"):
+        theirs = models.ColBERT(str(ours.model), device="cpu")
+        theirs.encode(["river"], is_query=True, show_progress_bar=False)
+        theirs.save(str(tmp_path / name))
+        export(theirs[0].auto_model, tmp_path / name / "model.onnx")
+        ours = rr.load(tmp_path / name, device="cpu", threads=1)
+    assert json.loads((tmp_path / "twice" / "tokenizer_config.json").read_text())["model_max_length"] < 24
+    documents, dropped = ours.encode_documents(DOCUMENTS)
+    close(list(documents), theirs.encode(DOCUMENTS, is_query=False, show_progress_bar=False))
+    close(ours.encode_queries(QUERIES), theirs.encode(QUERIES, is_query=True, show_progress_bar=False))
+    assert max(map(len, documents)) > 16 and (dropped > 0).sum() == 1
 
 
 @pytest.mark.parametrize("case", ["defaults", "attend", "skiplist"])
@@ -142,41 +159,74 @@ def test_several_dense_modules(base, tmp_path):
     close(list(ours.encode_documents(DOCUMENTS)[0]), theirs.encode(DOCUMENTS, is_query=False, show_progress_bar=False))
 
 
-def test_the_format_of_colbert_ai(base, tmp_path):
-    """A checkpoint as colbert-ai saves it, read by PyLate and by us, and what its own code does, written out."""
-    from pylate import models
+@pytest.fixture(scope="module")
+def checkpoint(base, tmp_path_factory):
+    """A folder as colbert-ai saves it, with its encoder exported; `meta` over what its artifact.metadata says."""
     from safetensors.torch import save_file
     from transformers import AutoTokenizer, BertModel
 
     bert, tokenizer = BertModel.from_pretrained(base, attn_implementation="eager").eval(), AutoTokenizer.from_pretrained(base)
     linear = torch.nn.Linear(32, 16, bias=False).requires_grad_(False)
-    tokenizer.save_pretrained(tmp_path)
-    config = {**json.loads((base / "config.json").read_text()), "architectures": ["HF_ColBERT"]}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    weights = {"bert." + name: tensor for name, tensor in bert.state_dict().items()}
-    save_file({**weights, "linear.weight": linear.weight}, str(tmp_path / "model.safetensors"), metadata={"format": "pt"})
-    meta = {"query_maxlen": 16, "doc_maxlen": 24, "dim": 16, "mask_punctuation": True, "attend_to_mask_tokens": False}
-    meta.update({"query_token_id": "[unused0]", "doc_token_id": "[unused1]", "similarity": "cosine"})
-    (tmp_path / "artifact.metadata").write_text(json.dumps(meta))
-    export(bert, tmp_path / "model.onnx")
-    ours = rr.load(tmp_path, device="cpu", threads=1)
 
-    def vectors(batch, marker, keep, fill=False):
-        ids = torch.cat([batch["input_ids"][:, :1], torch.full((len(batch["input_ids"]), 1), marker), batch["input_ids"][:, 1:]], 1)
-        mask = torch.cat([torch.ones(len(ids), 1, dtype=torch.long), batch["attention_mask"]], 1)
-        if fill:
-            ids[ids == tokenizer.pad_token_id] = tokenizer.mask_token_id
-        with torch.no_grad():
-            states = torch.nn.functional.normalize(linear(bert(ids, attention_mask=mask).last_hidden_state), p=2, dim=2)
-        return [row[[keep(i) for i in one.tolist()]].numpy() for row, one in zip(states, ids)]
+    def make(**meta):
+        folder = tmp_path_factory.mktemp("checkpoint")
+        tokenizer.save_pretrained(folder)
+        config = {**json.loads((base / "config.json").read_text()), "architectures": ["HF_ColBERT"]}
+        (folder / "config.json").write_text(json.dumps(config))
+        weights = {"bert." + name: tensor for name, tensor in bert.state_dict().items()}
+        save_file({**weights, "linear.weight": linear.weight}, str(folder / "model.safetensors"), metadata={"format": "pt"})
+        told = {"query_maxlen": 16, "doc_maxlen": 24, "dim": 16, "mask_punctuation": True, "attend_to_mask_tokens": False}
+        told.update({"query_token_id": "[unused0]", "doc_token_id": "[unused1]", "similarity": "cosine"})
+        (folder / "artifact.metadata").write_text(json.dumps({**told, **meta}))
+        export(bert, folder / "model.onnx")
+        return folder
 
-    asked = tokenizer(QUERIES, padding="max_length", truncation=True, max_length=15, return_tensors="pt")
-    queries = vectors(asked, tokenizer.convert_tokens_to_ids("[unused0]"), lambda token: True, fill=True)
-    skipped = {tokenizer.encode(symbol, add_special_tokens=False)[0] for symbol in string.punctuation} | {tokenizer.pad_token_id}
-    read = tokenizer(DOCUMENTS, padding="longest", truncation="longest_first", max_length=23, return_tensors="pt")
-    documents = vectors(read, tokenizer.convert_tokens_to_ids("[unused1]"), lambda token: token not in skipped)
-    close(ours.encode_queries(QUERIES), queries)
-    close(list(ours.encode_documents(DOCUMENTS)[0]), documents)
-    theirs = models.ColBERT(str(tmp_path), device="cpu")
+    return make
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("attend", [False, True])
+def test_token_vectors_are_those_of_colbert_ai(checkpoint, attend, skip, monkeypatch):
+    pytest.importorskip("colbert", reason="colbert-ai is not installed")
+    from colbert.infra import ColBERTConfig
+    from colbert.modeling.checkpoint import Checkpoint
+    from transformers.modeling_utils import PreTrainedModel
+
+    # transformers 5 asks for it where colbert-ai's model, of transformers 4, does not set it
+    monkeypatch.setattr(PreTrainedModel, "all_tied_weights_keys", {}, raising=False)
+    folder = checkpoint(attend_to_mask_tokens=attend, mask_punctuation=skip)
+    ours = rr.load(folder, device="cpu", threads=1)
+    theirs = Checkpoint(str(folder), colbert_config=ColBERTConfig.load_from_checkpoint(str(folder)), verbose=0)
+    close(ours.encode_queries(QUERIES), list(theirs.queryFromText(QUERIES).numpy()))
+    if not skip:
+        theirs.skiplist = {}  # colbert-ai sets none then, and stumbles over it
+    documents = theirs.docFromText(DOCUMENTS, keep_dims=False)
+    close(list(ours.encode_documents(DOCUMENTS)[0]), [document.numpy() for document in documents])
+
+
+@pytest.mark.parametrize("attend", [False, True])
+def test_the_format_of_colbert_ai_as_pylate_reads_it(checkpoint, attend):
+    from pylate import models
+
+    folder = checkpoint(attend_to_mask_tokens=attend)
+    ours, theirs = rr.load(folder, device="cpu", threads=1), models.ColBERT(str(folder), device="cpu")
+    close(ours.encode_queries(QUERIES), theirs.encode(QUERIES, is_query=True, show_progress_bar=False))
+    close(list(ours.encode_documents(DOCUMENTS)[0]), theirs.encode(DOCUMENTS, is_query=False, show_progress_bar=False))
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"query_length": 12, "document_prefix": "[SEP]"}, {"attend_to_expansion_tokens": False, "skiplist_words": ["river"]}]
+)
+def test_a_folder_with_the_files_of_both(checkpoint, told):
+    """PyLate's own settings first, then those of artifact.metadata, but for whether punctuation is skipped."""
+    from pylate import models
+
+    folder = checkpoint(attend_to_mask_tokens=True, mask_punctuation=False)
+    (folder / "modules.json").write_text(
+        json.dumps([{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}])
+    )
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"similarity_fn_name": "MaxSim", **told}))
+    ours, theirs = rr.load(folder, device="cpu", threads=1), models.ColBERT(str(folder), device="cpu")
+    assert (ours.config.query_prefix, ours.config.document_prefix) == (theirs.query_prefix, theirs.document_prefix)
     close(ours.encode_queries(QUERIES), theirs.encode(QUERIES, is_query=True, show_progress_bar=False))
     close(list(ours.encode_documents(DOCUMENTS)[0]), theirs.encode(DOCUMENTS, is_query=False, show_progress_bar=False))
