@@ -113,7 +113,7 @@ def _index_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--variant", help="of BM25, instead of the index' own; so for --k1 and --b")
     sub.add_argument("--k1", type=float)
     sub.add_argument("--b", type=float)
-    sub.add_argument("--model", help="of a token index")
+    sub.add_argument("--model", help="of a token index (default: the one that made it)")
     sub.add_argument("--threads", type=int, help="threads of that model and of scoring (default: what this process may use)")
     sub.add_argument("--rm3", action="store_true", help="expand the query by feedback from the first results")
     sub.add_argument("--explain", action="store_true", help="each term's part in each score; of a token index, a heat map")
@@ -213,15 +213,21 @@ def _index_tokens(args: argparse.Namespace) -> None:
     from .indexes import TokenIndex
 
     storage, output = args.storage or "float16", args.output
-    exists = args.folder and _is_filled(args, args.storage is not None)
+    exists = args.folder and _is_filled(args, False)
+    there = TokenIndex.open(output) if exists else None
+    if there is not None and args.storage not in (None, there.storage):
+        _is_filled(args, True)
     encoder = _late_model(args.tokens, args.threads)
-    if exists:
+    if there is not None:
         made = TokenIndex.open(output, encoder=encoder)
         _add(made, Corpus.stream(args.corpus), args, exists)
     else:
         documents = Corpus(Corpus.stream(args.corpus))
         if args.folder:
-            codec = TokenIndex.train_codec(documents, encoder, storage) if storage.endswith("bit") else None
+            codec = None
+            if storage.endswith("bit"):
+                with Bar("documents for the codec") as progress:
+                    codec = TokenIndex.train_codec(documents, encoder, storage, progress=progress)
             made = TokenIndex.create(output, encoder, storage=storage, codec=codec)
             _add(made, documents, args, exists)
         else:
@@ -246,10 +252,13 @@ def _search_tokens(args: argparse.Namespace) -> None:
     from .stages import LateInteraction
     from .stages.explain import page
 
-    if args.model is None or args.rm3 or args.variant or args.k1 is not None or args.b is not None:
-        raise InputError("search", got="a token index", expected="--model, and no settings of BM25")
+    if args.rm3 or args.variant or args.k1 is not None or args.b is not None:
+        raise InputError("search", got="a token index and settings of BM25", expected="none of --rm3, --variant, --k1, --b")
     _require_text("QUERY", args.query)
-    encoder, opened = _late_model(args.model, args.threads), TokenIndex.open(args.index)
+    opened = TokenIndex.open(args.index)
+    if args.model is None and opened.made_by is None:
+        raise InputError("search", got="a token index that does not say its model", expected="--model")
+    encoder = _late_model(args.model or str((opened.made_by or {})["model"]), args.threads)
     stage = LateInteraction(opened, encoder, k=args.k, num_threads=args.threads)
     ranking = stage(args.query)
     told = [stage.explain(args.query, document) for document in (ranking.documents if args.explain or args.html else [])]

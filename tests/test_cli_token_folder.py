@@ -55,6 +55,10 @@ def test_a_folder_takes_more(capsys: pytest.CaptureFixture[str], corpus: str, ou
     more = jsonl(tmp_path / "more.jsonl", MORE)
     assert "the id 'a'" in fails(capsys, "index", more, out, "--tokens", "m", "--folder")
     assert "settings for a new one" in fails(capsys, "index", more, out, "--tokens", "m", "--folder", "--storage", "2bit")
+    assert "the id 'a'" in fails(
+        capsys, "index", more, out, "--tokens", "m", "--folder", "--storage", "1bit"
+    )  # its own storage may be named
+    assert "--model" in fails(capsys, "search", out, "red apple")  # an encoder that does not say what it is
     assert run(capsys, "index", more, out, "--tokens", "m", "--folder", "--update")["documents"] == 4
     assert TokenIndex.open(out, verify=True).corpus.row("d") >= 0
 

@@ -31,7 +31,7 @@ def test_search_and_explain(made: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert abs(best["explanation"]["score"] - best["score"]) < 1e-3 and best["explanation"]["relevant_spans"]
     assert "Vaccines" in {best["text"][span["start"] : span["end"]] for span in best["explanation"]["relevant_spans"]}
     assert {match["query_token"] for match in best["explanation"]["matches"] if match["shown"]} == {"how", "do", "vaccines", "work"}
-    assert main(["search", str(made / "t"), "how do vaccines work", "--model", MODEL, "--explain"]) == 0
+    assert main(["search", str(made / "t"), "how do vaccines work", "--explain"]) == 0  # the index knows its model
     shown = capsys.readouterr().out
     assert "d0" in shown and "[Vaccines]" in shown and "\x1b" not in shown
 
@@ -45,7 +45,6 @@ def test_check_knows_both_kinds(made: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["search", "{t}", "x"], "--model"),
         (["search", "{t}", "x", "--model", MODEL, "--k1", "1"], "BM25"),
         (["search", "{b}", "x", "--model", MODEL], "--model"),
         (["search", "{t}", "x", "--model", "bge-small-en-v1.5"], "late-interaction"),

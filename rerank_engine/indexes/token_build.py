@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -23,7 +23,7 @@ from .files import Writer
 from .token_members import KIND, STORAGES, TokenFiles, TokenMember, columns_of, fingerprint, nbits_of, norms_of, require_unit
 
 BATCH = 256  # documents that are encoded at a time
-SAMPLE = 1 << 20  # tokens that a codec is trained on, at most
+SAMPLE = 1 << 27  # numbers of the tokens that a codec is trained on, at most: half a gigabyte
 Encoded = tuple[Packed, NDArray[np.int32]]  # tokens of documents, and how many of each the encoder cut off
 
 
@@ -33,22 +33,62 @@ class Encoder(Protocol):
     def encode_documents(self, texts: Sequence[str], *, progress: Progress | None = None) -> tuple[Packed, NDArray[np.int32]]: ...
 
 
-def encodes(what: str, encoder: Encoder | None, texts: Iterable[Sequence[str]]) -> Iterator[Encoded]:
-    """Batches of texts, encoded when they are asked for. Raises InputError at once for what is no encoder."""
+def encodes(
+    what: str,
+    encoder: Encoder | None,
+    texts: Iterable[Sequence[str]],
+    *,
+    progress: Progress | None = None,
+    done: int = 0,
+    total: int = 0,
+) -> Iterator[Encoded]:
+    """Batches of texts, encoded when they are asked for. progress(done, total) counts documents, from `done` on. Raises InputError at once
+    for what is no encoder."""
     if not callable(getattr(encoder, "encode_documents", None)):
         expected = "one with encode_documents, such as rr.load(...) of a ColBERT model"
         raise InputError(f"{what}: encoder", got=type(encoder).__name__, expected=expected)
 
     def run() -> Iterator[Encoded]:
+        nonlocal done
         assert encoder is not None
         for batch in texts:
-            packed, dropped = encoder.encode_documents(batch)
+            packed, dropped = encoder.encode_documents(batch, **_inside(progress, done, total))
             if len(packed) != len(batch) or len(dropped) != len(batch):
                 got = f"tokens of {len(packed)} documents and {len(dropped)} counts of what was cut off"
                 raise InputError(f"{what}: encoder", got=got, expected=f"{len(batch)} of each, one a text")
+            done += len(batch)
+            if progress:
+                progress(done, total)
             yield packed, dropped
 
     return run()
+
+
+def _inside(progress: Progress | None, done: int, total: int) -> dict[str, Progress]:
+    """What tells an encoder to report from within a batch."""
+    return {} if progress is None else {"progress": lambda n, _: progress(done + n, total)}
+
+
+def maker_of(encoder: Encoder | None) -> dict[str, str] | None:
+    """What an index keeps of its encoder, where that says what it is: {"model", "fingerprint"}."""
+    fingerprint, model = getattr(encoder, "fingerprint", None), getattr(encoder, "model", "")
+    return {"model": str(model), "fingerprint": fingerprint} if isinstance(fingerprint, str) else None
+
+
+def require_maker(what: str, maker: Mapping[str, str] | None, dim: int, encoder: Any) -> None:
+    """Raises InputError for an encoder whose vectors would mean nothing to those of an index, as far as both say what they are."""
+    own = getattr(encoder, "dim", dim)
+    if own != dim:
+        raise InputError(f"{what}: encoder", got=f"vectors of dimension {own}", expected=f"{dim}, as the index has")
+    other = maker_of(encoder)
+    if maker is not None and other is not None and other["fingerprint"] != maker["fingerprint"]:
+        got, hint = (
+            f"'{other['model']}' ({other['fingerprint']})",
+            "Another model or settings of documents would compare what means nothing.",
+        )
+        raise InputError(
+            f"{what}: encoder", got=got, expected=f"'{maker['model']}' ({maker['fingerprint']}), which made the index", hint=hint
+        )
 
 
 def given(what: str, rows: Any) -> Iterator[Encoded]:
@@ -93,20 +133,46 @@ def sample_rows(n: int) -> NDArray[np.int64]:
     return np.random.default_rng(0).permutation(n)[: 1 + int(16 * np.sqrt(120 * n))]
 
 
-def trained(encoded: Iterable[Encoded], n: int, nbits: int, n_centroids: int | None) -> ResidualCodec:
-    """A codec for n documents from a sample of them, of which it takes no more than SAMPLE tokens and the batch that brings them there."""
-    parts, n_rows, n_tokens = list[NDArray[np.float32]](), 0, 0
-    for packed, _ in encoded:
-        values = tokens_of(packed, parts[0].shape[1] if parts else None)
-        n_rows, n_tokens = n_rows + len(packed), n_tokens + len(values)
-        if len(values):
-            require_unit(values)
-            parts.append(values)
-        if n_tokens >= SAMPLE:
-            break
-    if not parts:
-        raise InputError("TokenIndex: tokens", got="none in the documents of the sample", expected="some, to train a codec with")
-    return ResidualCodec.train(np.concatenate(parts), nbits, n_centroids, n_tokens=int(n_tokens * n / n_rows))
+class Sample:
+    """Documents that a codec is trained on: no more than SAMPLE numbers and the batch that brings them there. Kept, so that a build need
+    not encode them again. encoded: the documents of sample_rows(n), as far as they are asked for."""
+
+    def __init__(self, encoded: Iterable[Encoded], n: int) -> None:
+        parts, lengths, truncated, size = list[NDArray[np.float32]](), list[NDArray[np.int64]](), list[NDArray[np.int32]](), 0
+        for packed, cut in encoded:
+            values = tokens_of(packed, parts[0].shape[1] if parts else None)
+            lengths.append(packed.lengths)
+            truncated.append(cut)
+            if len(values):
+                require_unit(values)
+                parts.append(values)
+            size += values.size
+            if size >= SAMPLE:
+                break
+        if not parts:
+            raise InputError("TokenIndex: tokens", got="none in the documents of the sample", expected="some, to train a codec with")
+        self.tokens, self._n = Packed(np.concatenate(parts), np.concatenate([[0], *lengths]).cumsum()), n
+        self._truncated = np.concatenate(truncated)
+        self._places = {row: place for place, row in enumerate(sample_rows(n)[: len(self.tokens)].tolist())}
+
+    def codec(self, nbits: int, n_centroids: int | None) -> ResidualCodec:
+        n_tokens = int(len(self.tokens.values) * self._n / len(self.tokens))
+        return ResidualCodec.train(self.tokens.values, nbits, n_centroids, n_tokens=n_tokens)
+
+    def completed(self, what: str, encoder: Encoder, corpus: Corpus, progress: Progress | None) -> Iterator[Encoded]:
+        """All documents in their order, the others encoded now."""
+        batches = [rows.tolist() for rows in pieces(np.arange(self._n))]
+        new = ([row for row in rows if row not in self._places] for rows in batches)
+        texts = (corpus.texts(np.array(rows, np.int64)) for rows in new if rows)
+        encoded = encodes(what, encoder, texts, progress=progress, done=len(self._places), total=self._n)
+        fresh: Iterator[tuple[NDArray[np.float32], int]] = iter(())
+        for rows in batches:
+            if any(row not in self._places for row in rows):
+                packed, cut = next(encoded)
+                fresh = zip(packed, cut.tolist())
+            places = [self._places.get(row) for row in rows]
+            tokens, cuts = zip(*(next(fresh) if at is None else (self.tokens[at], self._truncated[at]) for at in places))
+            yield packed_rows(what, tokens), np.array(cuts, np.int32)
 
 
 def tokens_of(packed: Packed, dim: int | None) -> NDArray[np.float32]:
@@ -140,8 +206,16 @@ def tokens_first(encoded: Iterator[Encoded]) -> Iterator[Encoded]:
 class Columns(Iterator[dict[str, NDArray[Any]]]):
     """The columns of batches of encoded documents. When it is at its end, it knows offsets and truncated. Checks what comes."""
 
-    def __init__(self, encoded: Iterator[Encoded], storage: str, codec: ResidualCodec | None, n: int, dim: int | None = None) -> None:
-        self._encoded = encoded if dim is not None else tokens_first(encoded)
+    def __init__(
+        self,
+        encoded: Iterator[Encoded],
+        storage: str,
+        codec: ResidualCodec | None,
+        n: int,
+        dim: int | None = None,
+        maker: Mapping[str, str] | None = None,
+    ) -> None:
+        self._encoded, self._maker = encoded if dim is not None else tokens_first(encoded), maker
         self._storage, self._codec, self._n, self._dim, self._n_rows = storage, codec, n, dim, 0
         self._lengths, self._truncated = list[NDArray[np.int64]](), list[NDArray[np.int32]]()
         self._norms = list[NDArray[np.float32]]()
@@ -192,7 +266,7 @@ class Columns(Iterator[dict[str, NDArray[Any]]]):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"storage": self._storage, "dim": self.dim, "codec": fingerprint(self._codec)}
+        return {"storage": self._storage, "dim": self.dim, "codec": fingerprint(self._codec), "encoder": self._maker}
 
     @property
     def codec(self) -> ResidualCodec | None:
@@ -234,9 +308,9 @@ def require_codec(storage: str, dim: int, codec: ResidualCodec | None) -> None:
     if codec is not None:
         checks.instance("TokenIndex: codec", codec, ResidualCodec)
     if (codec is None) == bool(nbits) or (codec is not None and (codec.nbits, codec.dim) != (nbits, dim)):
-        expected = f"one of {nbits} bits and dimension {dim}" if nbits else f"none for {storage}"
+        expected = f"one of {nbits} bits{f' and dimension {dim}' if dim else ''}" if nbits else f"none for {storage}"
         raise InputError(
-            "TokenIndex: codec", got=repr(codec), expected=expected, hint="ResidualCodec.train makes one of a sample of tokens."
+            "TokenIndex: codec", got=repr(codec), expected=expected, hint="TokenIndex.train_codec(corpus, encoder, storage) makes one."
         )
 
 

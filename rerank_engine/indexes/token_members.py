@@ -76,7 +76,8 @@ def norms_of(columns: Mapping[str, NDArray[Any]], lengths: NDArray[np.int64]) ->
 @dataclass(frozen=True, eq=False)
 class TokenMember:
     """columns: see `layout`; offsets int64 [n + 1]; truncated int32 [n]: tokens that the encoder cut off; norms float32 [n]: the
-    length of the longest token, or a little more, empty for residual codes, whose tokens are of length 1; dead: bool [n] or None; verify: see files.Stored."""
+    length of the longest token, or a little more, empty for residual codes, whose tokens are of length 1; dead: bool [n] or None;
+    verify: see files.Stored."""
 
     storage: str
     dim: int

@@ -28,14 +28,16 @@ from .token_build import (
     Columns,
     Encoded,
     Encoder,
+    Sample,
     counted,
     encodes,
     given,
+    maker_of,
     pieces,
     prepared,
     require_codec,
+    require_maker,
     sample_rows,
-    trained,
     write_stream,
 )
 from .token_members import CODES, KIND, STORAGES, TokenFiles, TokenMember, fingerprint, write_codec
@@ -70,8 +72,10 @@ class TokenIndex(SegmentedIndex):
         encoder: Encoder | None = None,
         folder: Folder | None = None,
         files: TokenFiles | None = None,
+        made_by: dict[str, str] | None = None,
     ) -> None:
         super().__init__(folder)
+        self.made_by = made_by  # {"model", "fingerprint"} of the encoder, where that says what it is
         self.storage, self.dim, self.codec, self.encoder = storage, dim, codec, encoder
         self.kind = files or TokenFiles()
         self._codec_print = fingerprint(codec)
@@ -94,15 +98,21 @@ class TokenIndex(SegmentedIndex):
         """Encodes every passage (title and text), a batch at a time. progress(done, total) counts documents.
 
         path: write the index there as it is made, so that memory stays bounded, and map it. For residual codes a codec is given, or trained
-        first, on about 16 sqrt(120 n) documents as colbert-ai does, of 2^20 tokens at most; n_centroids: as in ResidualCodec.train.
+        first, on about 16 sqrt(120 n) documents as colbert-ai does, of half a gigabyte at most; n_centroids: as in ResidualCodec.train.
         Raises InputError (an unknown storage, an empty corpus, no encoder; tokens of several dimensions, or, for codes, not of unit length)
         and NonFiniteError.
         """
-        nbits = prepared("TokenIndex.build", corpus, storage, codec, path)
-        encoded = encodes("TokenIndex.build", encoder, (corpus.texts(rows) for rows in pieces(np.arange(len(corpus)))))
+        what, told = "TokenIndex.build", {"progress": progress, "total": len(corpus)}
+        nbits = prepared(what, corpus, storage, codec, path)
         if nbits and codec is None:
-            codec = cls.train_codec(corpus, encoder, storage, n_centroids=n_centroids)
-        index = cls._made(corpus, counted(encoded, len(corpus), progress), storage, codec, path)
+            rows = pieces(sample_rows(len(corpus)))
+            sample = Sample(encodes(what, encoder, (corpus.texts(part) for part in rows), **told), len(corpus))  # type: ignore[arg-type]
+            codec = sample.codec(nbits, n_centroids)
+            encoded = sample.completed(what, encoder, corpus, progress)
+        else:
+            texts = (corpus.texts(rows) for rows in pieces(np.arange(len(corpus))))
+            encoded = encodes(what, encoder, texts, **told)  # type: ignore[arg-type]
+        index = cls._made(corpus, encoded, storage, codec, path, maker_of(encoder))
         index.encoder = encoder
         return index
 
@@ -134,7 +144,7 @@ class TokenIndex(SegmentedIndex):
                     "TokenIndex.from_embeddings: codec", got=got, expected=expected, hint="ResidualCodec.train makes one of a sample."
                 )
             chosen = sample_rows(len(corpus)).tolist()
-            codec = trained(given("TokenIndex.from_embeddings", (documents[i] for i in chosen)), len(corpus), nbits, n_centroids)
+            codec = Sample(given("TokenIndex.from_embeddings", (documents[i] for i in chosen)), len(corpus)).codec(nbits, n_centroids)
         return cls._made(corpus, counted(encoded, len(corpus), progress), storage, codec, path)
 
     @classmethod
@@ -187,12 +197,17 @@ class TokenIndex(SegmentedIndex):
         return cls.from_residual_tokens(tokens, corpus)
 
     @classmethod
-    def train_codec(cls, corpus: Corpus, encoder: Encoder, storage: str, *, n_centroids: int | None = None) -> ResidualCodec:
-        """The codec that `build` trains for this corpus and storage: for `create`. Raises InputError, NonFiniteError."""
+    def train_codec(
+        cls, corpus: Corpus, encoder: Encoder, storage: str, *, n_centroids: int | None = None, progress: Progress | None = None
+    ) -> ResidualCodec:
+        """The codec that `build` trains for this corpus and storage: for `create`. progress(done, total) counts documents that are encoded
+        for it. Raises InputError, NonFiniteError."""
         what = "TokenIndex.train_codec"
         nbits = prepared(what, corpus, checks.one_of(f"{what}: storage", storage, CODES), None, None)
-        sample = encodes(what, encoder, (corpus.texts(rows) for rows in pieces(sample_rows(len(corpus)))))
-        return trained(sample, len(corpus), int(nbits or 0), n_centroids)
+        sample = encodes(
+            what, encoder, (corpus.texts(rows) for rows in pieces(sample_rows(len(corpus)))), progress=progress, total=len(corpus)
+        )
+        return Sample(sample, len(corpus)).codec(int(nbits or 0), n_centroids)
 
     @classmethod
     def create(
@@ -217,7 +232,7 @@ class TokenIndex(SegmentedIndex):
                 raise InputError("TokenIndex.create: dim", got="none", expected="the dimension of the tokens, or an encoder")
             dim = codec.dim if codec is not None else int(next(encodes("TokenIndex.create", encoder, [["a"]]))[0].values.shape[-1])
         checks.count("TokenIndex.create: dim", dim)
-        index = cls([], storage, dim, codec, encoder=encoder, files=TokenFiles(codec))
+        index = cls([], storage, dim, codec, encoder=encoder, files=TokenFiles(codec), made_by=maker_of(encoder))
         first = None if codec is None else lambda path: write_codec(path, codec)
         index._folder = Folder.create(Path(folder), index._settings(), index.kind, first)
         return index
@@ -236,18 +251,30 @@ class TokenIndex(SegmentedIndex):
                 raise ValueError(f"{storage!r} of dimension {dim!r}")
             if (codec is None) == storage.endswith("bit") or settings["codec"] != fingerprint(codec):
                 raise ValueError("another codec than the tokens were made with")
+            made_by = settings["encoder"]
+            if made_by is not None and not all(type(made_by[key]) is str for key in ("model", "fingerprint")):
+                raise TypeError("an encoder that is none")
         except (KeyError, TypeError, ValueError) as error:
             raise FileFormatError(str(path), got=f"a damaged index ({error})", expected="a token index as it was written") from error
-        return cls(parts, storage, dim, codec, encoder=encoder, folder=folder, files=files if folder is not None else None)
+        if encoder is not None:
+            require_maker("TokenIndex.open", made_by, dim, encoder)
+        files = files if folder is not None else TokenFiles()
+        return cls(parts, storage, dim, codec, encoder=encoder, folder=folder, files=files, made_by=made_by)
 
     @classmethod
     def _made(
-        cls, corpus: Corpus, encoded: Iterator[Encoded], storage: str, codec: ResidualCodec | None, path: str | Path | None
+        cls,
+        corpus: Corpus,
+        encoded: Iterator[Encoded],
+        storage: str,
+        codec: ResidualCodec | None,
+        path: str | Path | None,
+        made_by: dict[str, str] | None = None,
     ) -> TokenIndex:
-        columns = Columns(encoded, storage, codec, len(corpus))
+        columns = Columns(encoded, storage, codec, len(corpus), maker=made_by)
         if path is None:
             member = columns.member(corpus)
-            return cls([member], storage, member.dim, codec)
+            return cls([member], storage, member.dim, codec, made_by=made_by)
         write_stream(Path(path), columns, corpus, TokenFiles())
         return cls.open(path)
 
@@ -256,7 +283,12 @@ class TokenIndex(SegmentedIndex):
         return TokenFiles()
 
     def _settings(self) -> dict[str, Any]:
-        return {"storage": self.storage, "dim": self.dim, "codec": self._codec_print}
+        return {"storage": self.storage, "dim": self.dim, "codec": self._codec_print, "encoder": self.made_by}
+
+    def require_encoder(self, what: str, encoder: Any) -> None:
+        """Raises InputError for an encoder of another dimension, or of another model or settings of documents than the index was made with,
+        as far as both say what they are."""
+        require_maker(what, self.made_by, self.dim, encoder)
 
     def _set(self, parts: Sequence[TokenMember]) -> None:
         whole = len(parts) == 1 and parts[0].dead is None
@@ -374,7 +406,7 @@ class TokenIndex(SegmentedIndex):
         In a folder what is added goes to disk batch by batch, so memory stays bounded. progress(done, 0) is called now and then. Raises
         DuplicateIdError, InputError (no encoder, another dimension), NonFiniteError.
         """
-        make = self._maker("add")
+        make = self._maker("add", progress)
         with self._changing():
             parts, n = self._added(self._members, batches(documents, "TokenIndex.add"), make, progress)
             self._set(parts)
@@ -396,7 +428,7 @@ class TokenIndex(SegmentedIndex):
 
     def update(self, documents: Iterable[Document], *, progress: Progress | None = None) -> int:
         """Replaces the documents that have these ids, and adds those that are new, behind all others. All or none of them."""
-        make = self._maker("update")
+        make = self._maker("update", progress)
         with self._changing():
             new, state = Corpus(documents), self._state
             rows = [state.corpus.row(document.id) for document in new if document.id in state.corpus]
@@ -404,20 +436,25 @@ class TokenIndex(SegmentedIndex):
             self._set(parts)
         return n
 
-    def _maker(self, verb: str) -> Callable[[list[Document]], TokenMember]:
-        what, encoder = f"TokenIndex.{verb}", self.encoder
+    def _maker(self, verb: str, progress: Progress | None) -> Callable[[list[Document]], TokenMember]:
+        what, encoder, done = f"TokenIndex.{verb}", self.encoder, 0
         if encoder is None:
             hint = "Pass encoder= to `open` or `create`, or use add_embeddings."
             raise InputError(what, got="no encoder", expected="one", hint=hint)
+        self.require_encoder(what, encoder)
+        if self.made_by is None and not self._members:
+            self.made_by = maker_of(encoder)
 
         def make(batch: list[Document]) -> TokenMember:
-            texts = [document.passage for document in batch]
-            return self._member(batch, encodes(what, encoder, pieces(texts)))
+            nonlocal done
+            encoded = encodes(what, encoder, pieces([document.passage for document in batch]), progress=progress, done=done)
+            done += len(batch)
+            return self._member(batch, encoded)
 
         return make
 
     def _member(self, batch: list[Document], encoded: Iterator[Encoded]) -> TokenMember:
-        columns, corpus = Columns(encoded, self.storage, self.codec, len(batch), self.dim), Corpus(batch)
+        columns, corpus = Columns(encoded, self.storage, self.codec, len(batch), self.dim, self.made_by), Corpus(batch)
         if self._folder is None or len(batch) <= token_build.BATCH:
             return columns.member(corpus)
         path = self._folder.new_file()

@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 from ..backends import implementation
 from ..cpus import resolve_threads
 from ..errors import InputError
-from ..packed import Packed
 from . import checks
 from .tokens import PackedTokens, TokenSpans, array, batch_of, of_queries, picked, query_tokens, refuse_non_finite
 from .tokens import documents as token_documents

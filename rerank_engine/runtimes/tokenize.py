@@ -50,6 +50,11 @@ class Tokenizer:
         """One more than the highest token: the embeddings that the model needs."""
         return max(self._tokenizer.get_vocab().values(), default=-1) + 1
 
+    @property
+    def content(self) -> bytes:
+        """All that decides what it makes of a text."""
+        return str(self._tokenizer.to_str()).encode()
+
     def token_id(self, token: str) -> int | None:
         found: int | None = self._tokenizer.token_to_id(token)
         return found

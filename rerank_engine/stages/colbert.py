@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -79,6 +81,18 @@ class ColBERT(Scorer):
         self._document_length = min(config.document_length, tokenizer.max_length)
         self.dim = len(self.projections[-1].weight) if self.projections else states_width(runtime, tokenizer, name)
         self.backend = f"{describe(runtime)}+{choose('maxsim')}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digits that stand for how documents become vectors: tokenizer, markers, lengths, skip-list, projections. Not for the weights
+        of the network, so that an index built in one precision is searched in another. An index keeps it, and refuses other ones."""
+        read = (self.config.document_prefix, self._document_length, self._skipped.tolist(), self.config.lower, self.dim)
+        digest = hashlib.sha256(self.tokenizer.content + repr(read).encode())
+        for projection in self.projections:
+            digest.update(repr(projection.activation).encode())
+            for array in (projection.weight, projection.bias, projection.residual):
+                digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
 
     def _token(self, word: str) -> int | None:
         if not word:

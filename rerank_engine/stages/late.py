@@ -33,6 +33,7 @@ class MaxSim(Scorer):
     def __init__(self, index: TokenIndex, encoder: ColBERT, *, precision: str = "auto", num_threads: int | None = None) -> None:
         checks.instance("MaxSim: index", index, TokenIndex)
         checks.instance("MaxSim: encoder", encoder, ColBERT)
+        index.require_encoder("MaxSim", encoder)
         checks.one_of("MaxSim: precision", precision, tuple(PRECISIONS))
         self.index, self.encoder, self.precision, self.num_threads = index, encoder, precision, num_threads
         self.backend = f"{describe(encoder.runtime)}+{choose('residual' if index.codec is not None else 'maxsim')}"

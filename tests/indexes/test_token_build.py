@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from damage import QUERIES, corpus
-from tokens_of_words import LONGEST, STORAGES, Words, codec_of, ranked_tokens, vectors
+from tokens_of_words import LONGEST, STORAGES, WORD_DIM, Words, codec_of, ranked_tokens, vectors
 
 import rerank_engine as rr
 from rerank_engine.codec import ResidualCodec
@@ -52,6 +52,62 @@ def test_every_way_to_build_makes_one_index(tmp_path: Path, monkeypatch: pytest.
     assert (stats["documents"], stats["tokens"], stats["segments"], stats["centroids"]) == (40, sum(map(len, rows)), 1, 6 if codec else 0)
     for said in (storage, f"{stats['bytes_per_token']:.1f} bytes a token", f"{stats['bytes_per_document']:.0f} a document"):
         assert said in repr(opened)
+
+
+class Named(Words):
+    """An encoder that says what it is."""
+
+    def __init__(self, fingerprint: str, dim: int = WORD_DIM) -> None:
+        super().__init__()
+        self.model, self.fingerprint, self.dim = "m", fingerprint, dim
+
+
+@pytest.mark.parametrize("storage", ["float16", "2bit"])
+def test_an_index_knows_what_made_it(tmp_path: Path, storage: str) -> None:
+    ours, other, codec = Named("a"), Named("b"), codec_of(storage)
+    kept = {"model": "m", "fingerprint": "a"}
+    TokenIndex.build(corpus(5), ours, storage=storage, codec=codec).save(tmp_path / "saved")
+    TokenIndex.build(corpus(5), ours, storage=storage, codec=codec, path=tmp_path / "streamed")
+    assert (tmp_path / "saved").read_bytes() == (tmp_path / "streamed").read_bytes()
+    folder = TokenIndex.create(tmp_path / "folder", dim=WORD_DIM, storage=storage, codec=codec)
+    folder.encoder = ours
+    folder.add(corpus(5))
+    folder.commit()
+    for name in ("saved", "streamed", "folder"):
+        assert TokenIndex.open(tmp_path / name).made_by == kept
+        for wrong, said in ((other, "'m' \\(b\\).*'m' \\(a\\), which made the index"), (Named("a", 3), "dimension 3")):
+            with pytest.raises(InputError, match=said):
+                TokenIndex.open(tmp_path / name, encoder=wrong)
+        index = TokenIndex.open(tmp_path / name, encoder=Words())  # which does not say
+        index.encoder = other
+        with pytest.raises(InputError, match="which made the index"):
+            index.add([rr.Document("new", "w1")])
+        assert len(index) == 5 and other.batches == []
+    assert TokenIndex.from_embeddings(corpus(1), [vectors("w1")]).made_by is None
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_certified_tops_are_the_first_of_all(storage: str) -> None:
+    """Of many documents and query tokens, so that documents are dropped; through an index of two segments, with deletions."""
+    rng = np.random.default_rng(0)
+    words = [f"w{i}" for i in range(40)]
+    texts = [" ".join(rng.choice(words, rng.integers(0, 30))) for _ in range(700)]
+    index = TokenIndex.build(
+        rr.Corpus.from_texts(texts[:400], ids=[f"a{i}" for i in range(400)]), Words(), storage=storage, codec=codec_of(storage)
+    )
+    index.add(rr.Document(f"b{i}", text) for i, text in enumerate(texts[400:]))
+    index.delete([f"a{i}" for i in range(0, 400, 7)])
+    query = np.concatenate([vectors(" ".join(rng.choice(words, 48))), 0.2 * vectors("w1 w2 w3")])
+    every = index.score(query, precision="float32")
+    every[np.arange(0, 400, 7)] = -np.inf
+    for k in (1, 10):
+        got = index.top(query, k)
+        want = np.lexsort((np.arange(700), -every.astype(np.float64)))[:k]
+        assert got.rows.tolist() == want.tolist() and got.scores.tobytes() == every[want].tobytes()
+        allowed = rng.random(700) < 0.5
+        [(rows, scores)] = index.search([query], 700, filters=[allowed], precision="float32")  # a filter together with deletions
+        assert set(rows.tolist()) == set(np.flatnonzero(allowed & (every > -np.inf)).tolist())
+        assert scores.tobytes() == every[rows].tobytes()
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -178,7 +234,7 @@ def test_a_codec_is_trained_on_a_sample_that_is_bounded(monkeypatch: pytest.Monk
     again = TokenIndex.build(documents, Words(), storage="2bit")
     assert ranked_tokens(again, QUERIES) == ranked_tokens(whole, QUERIES)
     monkeypatch.setattr(token_build, "BATCH", 10)
-    monkeypatch.setattr(token_build, "SAMPLE", 250)
+    monkeypatch.setattr(token_build, "SAMPLE", 250 * WORD_DIM)
     seen = list[tuple[int, int | None]]()
     train = ResidualCodec.train
 
@@ -187,8 +243,13 @@ def test_a_codec_is_trained_on_a_sample_that_is_bounded(monkeypatch: pytest.Monk
         return train(tokens, *args, n_tokens=n_tokens, **options)
 
     monkeypatch.setattr(ResidualCodec, "train", told)
-    TokenIndex.build(documents, encoder, storage="2bit")
-    assert encoder.batches == [10] * 43  # 3 for the sample
+    calls = list[tuple[int, int]]()
+    sampled = TokenIndex.build(documents, encoder, storage="2bit", progress=lambda *counts: calls.append(counts))
+    assert encoder.batches[:3] == [10, 10, 10] and sum(encoder.batches) == 400  # the sample is not encoded twice
+    assert calls == sorted(calls) and calls[0] == (10, 400) and calls[-1] == (400, 400)
+    same = TokenIndex.build(documents, Words(), storage="2bit", codec=sampled.codec)
+    assert ranked_tokens(same, QUERIES) == ranked_tokens(sampled, QUERIES)
+    assert same.truncated_tokens.tolist() == sampled.truncated_tokens.tolist()
     rows = [vectors(text) for text in documents.texts()]
     few = TokenIndex.from_embeddings(documents, rows, storage="4bit", n_centroids=5)
     TokenIndex.from_embeddings(documents, Packed.from_rows(rows), storage="1bit")

@@ -170,6 +170,9 @@ BAD: list[tuple[str, str, Callable[[TokenMember], TokenMember]]] = [
     ("1bit", "centroid_ids out of range", lambda m: first(m, "centroid_ids", 6)),
     ("2bit", "centroid_ids out of range", lambda m: first(m, "centroid_ids", 65535)),
     ("float16", "norms out of range", lambda m: replace(m, norms=np.array([np.nan, 1, 1], np.float32))),
+    ("float32", "norms that are not those", lambda m: replace(m, norms=m.norms * np.float32(0.9))),
+    ("int8", "norms that are not those", lambda m: replace(m, norms=m.norms * np.float32(0.9))),
+    ("float32", "offsets that step back", lambda m: replace(m, offsets=np.array([0, 2**63 - 1, -2, 6], np.int64))),
     ("float16", "less than no token", lambda m: replace(m, truncated=np.array([-1, 0, 0], np.int32))),
 ]
 
@@ -225,6 +228,24 @@ def test_a_token_that_is_not_finite_is_the_files_fault_or_the_querys(tmp_path: P
     for wrong in (query * np.nan, query * np.float32(3e38)):
         with pytest.raises(rr.errors.NonFiniteError):
             index.score(wrong)
+
+
+@pytest.mark.parametrize("name", ["float32", "2bit", "folder-2bit/00000001-1.segment"])
+def test_damage_is_not_copied_into_a_sound_index(copy: Path, name: str) -> None:
+    target = copy / name.split("/")[0]
+    tokens = TokenIndex.open(target)._members[0].columns["values" if name == "float32" else "residuals"].tobytes()
+    data = bytearray((copy / name).read_bytes())
+    data[bytes(data).index(tokens)] ^= 1
+    (copy / name).write_bytes(data)
+    for change in (lambda index: index.save(copy / "new"), lambda index: (index.delete(["c"]), index.save(copy / "new"))):
+        with pytest.raises(FileFormatError, match="checksum"):
+            change(TokenIndex.open(target))
+    if target != copy / name:
+        index = TokenIndex.open(target)
+        with pytest.raises(FileFormatError, match="checksum"):
+            index.merge()
+        index.rollback()
+    assert not (copy / "new").exists()
 
 
 def test_what_is_no_token_index_is_refused(tmp_path: Path, whole: Path) -> None:

@@ -155,9 +155,20 @@ def test_wrong_arguments(index, model):
 def test_an_index_of_another_dimension(model):
     corpus = rr.Corpus.from_texts(["a"])
     index = rr.TokenIndex.from_embeddings(corpus, [np.ones((2, DIM + 1))])
-    for stage in (rr.Rescore(rr.MaxSim(index, model)), rr.CertifiedMaxSim(index, model)):
+    for stage in (rr.MaxSim, rr.CertifiedMaxSim, rr.LateInteraction):
         with pytest.raises(InputError, match=f"dimension {DIM}; expected {DIM + 1}"):
-            stage("w1", corpus)
+            stage(index, model)
+
+
+def test_an_index_of_other_settings(corpus, model):
+    assert model.fingerprint == model.fingerprint and len(model.fingerprint) == 16
+    index = rr.TokenIndex.build(corpus, model)
+    other = rr.TokenIndex.build(corpus, model)
+    other.made_by = {**index.made_by, "fingerprint": "0" * 16}
+    for stage in (rr.MaxSim, rr.CertifiedMaxSim, rr.LateInteraction):
+        stage(index, model)
+        with pytest.raises(InputError, match="which made the index"):
+            stage(other, model)
 
 
 def test_explanations_by_the_index(corpus, model):
