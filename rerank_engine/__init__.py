@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import errors, ops
     from .api import Result, rerank
+    from .codec import ResidualCodec, ResidualTokens
     from .core import Pipeline, Query, Ranking, Rescore, Scorer, Scores, Stage, Step, Top
     from .corpus import Corpus, Document
     from .evaluation import evaluate, measures
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 # Where each public name lives: a module is loaded when the first of its names is used, so that the import itself costs next to nothing.
 _HOME = {
     "api": "Result rerank",
+    "codec": "ResidualCodec ResidualTokens",
     "core": "Pipeline Query Ranking Rescore Scorer Scores Stage Step Top",
     "corpus": "Corpus Document",
     "evaluation": "evaluate measures",

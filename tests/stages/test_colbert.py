@@ -65,6 +65,13 @@ def score_of(query, document) -> float:
     return float((query @ document.T).max(1).sum())
 
 
+def test_the_fingerprint_is_of_how_documents_become_vectors(load, model):
+    alike = [load(), load(options={"query_length": 9, "expand": False})]
+    assert {other.fingerprint for other in alike} == {model.fingerprint}
+    options = [{"document_length": 9}, {"skiplist": ["w1"]}, {"document_prefix": "[Q] "}]
+    assert len({model.fingerprint, *(load(options=told).fingerprint for told in options)}) == 4
+
+
 def test_queries_are_marked_and_filled_up_with_masks_that_are_not_attended(model):
     close(model.encode_queries(QUERIES), [query_vectors(text) for text in QUERIES])
     assert [len(query) for query in model.encode_queries(QUERIES)] == [10] * 5
