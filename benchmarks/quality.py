@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import sys
-from datetime import date
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from benchmarks.machine import facts
 from rerank_engine.cli import bar
-from rerank_engine.cpus import available_cpus
 from rerank_engine.demo import Demo, load_demo
 from rerank_engine.packed import Packed
 from rerank_engine.stages import CrossEncoder
@@ -48,26 +44,13 @@ def main() -> None:
     args = parser.parse_args()
     demo = load_demo()
     stages = demo.evaluate(demo.questions(args.questions), bar("questions"))
-    sha = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     result = {
-        "date": date.today().isoformat(),
-        "git": sha,
-        "machine": {"processor": processor(), "system": platform.platform(terse=True), "threads": available_cpus()},
-        "versions": {name: version(name) for name in ("rerank-engine", "onnxruntime", "numpy", "tokenizers")},
+        **facts(),
         "demo": {"questions": args.questions, "stages": stages},
         "int8": int8_batches(demo),
     }
     json.dump(result, sys.stdout, indent=1)
     print()
-
-
-def processor() -> str:
-    """The processor's name as Linux tells it."""
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
 
 
 if __name__ == "__main__":

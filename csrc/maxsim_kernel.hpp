@@ -65,13 +65,16 @@ static inline void maxsim_tile(const float* rows, std::size_t d, const float* qu
                                VecOf<I>& poison) {
     VecOf<I> sum[R][NV] = {};
     tile_products<I, NV, R, D>(rows, d, query, ahead, sum);
+    VecOf<I> wrong[R];  // chains of their own, so that they do not wait for one another
     for (int r = 0; r < R; ++r) {
-        for (int v = 0; v < NV; ++v) {
-            if (scales) sum[r][v] *= all<I>(scales[r]);
-            best[v] = I::max(sum[r][v], best[v]);
-            poison += sum[r][v] * 0.0f;  // NaN for ever, once a product is not finite
-        }
+        if (scales)
+            for (int v = 0; v < NV; ++v) sum[r][v] *= all<I>(scales[r]);
+        wrong[r] = sum[r][0] * 0.0f;
+        for (int v = 1; v < NV; ++v) wrong[r] += sum[r][v] * 0.0f;
+        for (int v = 0; v < NV; ++v) best[v] = I::max(sum[r][v], best[v]);
     }
+    for (int r = 1; r < R; ++r) wrong[0] += wrong[r];
+    poison += wrong[0];  // NaN for ever, once a product is not finite
 }
 
 template <class I, int NV, int D, int R>

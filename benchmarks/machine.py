@@ -1,0 +1,42 @@
+"""What figures were measured on: `python -m benchmarks.machine > benchmarks/results/<machine>/machine.json`."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from rerank_engine import _native
+from rerank_engine.cpus import available_cpus
+
+VERSIONS = ("rerank-engine", "onnxruntime", "numpy", "tokenizers", "torch", "maxsim-cpu", "numkong", "pylate", "colbert-ai")
+
+
+def facts() -> dict[str, Any]:
+    """{"date", "git", "machine", "versions"}, of what is installed."""
+    versions = {}
+    for name in VERSIONS:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    sha = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    named = f"{processor()} ({_native.usable_isas()[-1]})"
+    machine = {"processor": named, "system": platform.platform(terse=True), "threads": available_cpus()}
+    return {"date": date.today().isoformat(), "git": sha, "machine": machine, "versions": versions}
+
+
+def processor() -> str:
+    """The processor's name as Linux tells it."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+if __name__ == "__main__":
+    print(json.dumps(facts(), indent=1))
