@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions, version
 from typing import Any
 
 from rerank_engine import _native
@@ -17,12 +17,8 @@ VERSIONS = ("rerank-engine", "onnxruntime", "numpy", "tokenizers", "torch", "max
 
 def facts() -> dict[str, Any]:
     """{"date", "git", "machine", "versions"}, of what is installed."""
-    versions = {}
-    for name in VERSIONS:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    installed = {distribution.name for distribution in distributions()}
+    versions = {name: version(name) for name in VERSIONS if name in installed}
     sha = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     named = f"{processor()} ({_native.usable_isas()[-1]})"
     machine = {"processor": named, "system": platform.platform(terse=True), "threads": available_cpus()}
