@@ -109,7 +109,9 @@ LATE_ROWS = (
         for nbits in (4, 2, 1)
         for form, words in (("given", "centroid products given"), ("incall", "computed in the call"))
     ),
-    ("2-bit codes, given, against our float32", "2bit-given{tail}", "own-fp32", "int16"),
+    ("2-bit codes against our float32, products given", "2bit-given{tail}", "own-fp32", "int16"),
+    ("4-bit codes against our float32, products given", "4bit-given{tail}", "own-fp32", "int16"),
+    ("4-bit codes against our float32, computed in the call", "4bit-incall{tail}", "own-fp32", "int16"),
 )
 
 

@@ -259,7 +259,7 @@ std::size_t by_bytes(const ResidualCall& call, const Dot8Kernel& kernel, const f
                 bases[i] = centroids + centroid_of(store, doc.first + i) * stride + block.first;
                 __builtin_prefetch(bases[i]);
                 __builtin_prefetch(bases[i] + 16);
-                *largest = std::max(*largest, store.inverse_norms[doc.first + i]);
+                *largest = std::max(*largest, std::fabs(store.inverse_norms[doc.first + i]));
             }
             return kernel.scan(block, {rows.data(), bases.data(), store.inverse_norms + doc.first}, doc.n, maxima);
         };
@@ -270,7 +270,8 @@ std::size_t by_bytes(const ResidualCall& call, const Dot8Kernel& kernel, const f
 
 std::size_t residual_maxsim(const ResidualCall& call, std::span<float> scores, std::span<float> slack, ResidualWork& work) {
     const ResidualStore& store = call.store;
-    const Kernels table = kernels(call.isa);
+    Kernels table = kernels(call.isa);
+    if (store.dim > most_byte_dim) table.dot8 = {};
     std::size_t tokens = 0;
     for (const TokenRange& doc : call.docs) tokens += doc.n;
     const bool all = tokens >= 4 * store.n_centroids, list = !call.centroid_scores && !all && call.path != ResidualPath::decode;

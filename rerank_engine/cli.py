@@ -219,7 +219,8 @@ def _index_tokens(args: argparse.Namespace) -> None:
         _is_filled(args, True)
     encoder = _late_model(args.tokens, args.threads)
     if there is not None:
-        made = TokenIndex.open(output, encoder=encoder)
+        there.require_encoder("--tokens", encoder)
+        made, there.encoder = there, encoder
         _add(made, Corpus.stream(args.corpus), args, exists)
     else:
         documents = Corpus(Corpus.stream(args.corpus))
@@ -249,6 +250,7 @@ def _late_model(name: str, threads: int | None) -> Any:
 
 def _search_tokens(args: argparse.Namespace) -> None:
     from .indexes import TokenIndex
+    from .runtimes.files import BUNDLED
     from .stages import LateInteraction
     from .stages.explain import page
 
@@ -256,9 +258,11 @@ def _search_tokens(args: argparse.Namespace) -> None:
         raise InputError("search", got="a token index and settings of BM25", expected="none of --rm3, --variant, --k1, --b")
     _require_text("QUERY", args.query)
     opened = TokenIndex.open(args.index)
-    if args.model is None and opened.made_by is None:
-        raise InputError("search", got="a token index that does not say its model", expected="--model")
-    encoder = _late_model(args.model or str((opened.made_by or {})["model"]), args.threads)
+    made_by = (opened.made_by or {}).get("model", "")
+    if args.model is None and made_by not in BUNDLED and not os.path.isdir(made_by):  # a name in a file of others downloads nothing
+        hint = f"It was made by '{made_by}'." if made_by else ""
+        raise InputError("search", got="a token index whose model is not at hand", expected="--model", hint=hint)
+    encoder = _late_model(args.model or made_by, args.threads)
     stage = LateInteraction(opened, encoder, k=args.k, num_threads=args.threads)
     ranking = stage(args.query)
     told = [stage.explain(args.query, document) for document in (ranking.documents if args.explain or args.html else [])]
@@ -285,7 +289,7 @@ def _search_tokens(args: argparse.Namespace) -> None:
 def search(args: argparse.Namespace) -> None:
     from .core import Query
     from .indexes import BM25Index
-    from .indexes.tokens import is_token_index
+    from .indexes.token_members import is_token_index
     from .stages import BM25, RM3
 
     count("-k", args.k)
@@ -324,7 +328,7 @@ def search(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     from .indexes import BM25Index, TokenIndex
-    from .indexes.tokens import is_token_index
+    from .indexes.token_members import is_token_index
 
     with Bar("segments") as progress:
         found = (TokenIndex if is_token_index(args.index) else BM25Index).check(args.index, progress)

@@ -84,7 +84,8 @@ class ResidualCodec:
 
         tokens: float [n, dim], a sample, usually of unit length. n_centroids: 2^floor(log2(16 sqrt(n_tokens))) by default, at most the
         number of tokens; n_tokens: how many the whole collection has, n by default. backend: "faiss", "numpy" or "auto", the first that
-        is there. centroids: those of another codec, such as one of other bits, in place of k-means. Raises InputError, NonFiniteError.
+        is there. centroids: those of another codec, such as one of other bits, in place of k-means and all that is
+        said of it. Raises InputError, NonFiniteError.
         """
         if nbits not in NBITS:
             raise InputError("ResidualCodec.train: nbits", got=nbits, expected="1, 2 or 4")

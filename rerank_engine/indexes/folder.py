@@ -24,12 +24,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from ..errors import FileFormatError, InputError
-from .files import sync_folder
+from .files import kind_of, sync_folder
 
 FORMAT, MANIFEST, LOCK = 1, "manifest.json", "lock"
 TIER = 8  # segments of one tier, each up to TIER times as large as the tier below, before they are merged
 _OURS = re.compile(r"(\d{8,}-\d+\.(segment|deleted))|\..*\.tmp")
-_BEFORE = re.compile(r"codec|\..*\.tmp")  # what a crash may leave of `create`, before there is a manifest
 
 
 class AnyMember(Protocol):
@@ -69,7 +68,8 @@ class Folder:
     @classmethod
     def create(cls, path: Path, settings: Mapping[str, Any], kind: Kind, first: Callable[[Path], None] | None = None) -> Folder:
         """first: writes what the members of this folder share (`codec`), before it is an index."""
-        if path.exists() and (not path.is_dir() or any(not _BEFORE.fullmatch(file.name) for file in path.iterdir())):
+        left = _left(path)
+        if left is None:
             raise InputError(
                 f"index folder {path}",
                 got="something that is there already",
@@ -83,6 +83,8 @@ class Folder:
             path.mkdir(parents=True, exist_ok=True)
             for place in new:
                 sync_folder(place.parent)
+            for file in left:
+                file.unlink()
             if first is not None:
                 first(path)
             folder._write_manifest(folder._manifest)
@@ -237,6 +239,18 @@ class Folder:
         for file in self.path.iterdir():
             if _OURS.fullmatch(file.name) and file.name not in wanted:
                 file.unlink(missing_ok=True)
+
+
+def _left(path: Path) -> list[Path] | None:
+    """What a crash may have left of `create`, before there was a manifest: nothing in most cases. None for anything else that is there."""
+    if not path.exists():
+        return []
+    found = list(path.iterdir()) if path.is_dir() else [path]
+    try:
+        ours = all(file.name.endswith(".tmp") or (file.name == "codec" and kind_of(file) == "token-codec") for file in found)
+    except FileFormatError:
+        return None
+    return found if ours else None
 
 
 def _crc(body: Mapping[str, Any]) -> int:

@@ -206,7 +206,7 @@ def write_dead(path: Path, member: Member) -> None:
 
 
 def read_dead(path: Path, member: Member, name: str, *, verify: bool = False, in_memory: bool = False) -> Member:
-    stored = open_file(path, DEAD_KIND, verify=verify, in_memory=in_memory)
+    stored = open_file(path, DEAD_KIND, verify=True, in_memory=in_memory)  # it is small, and is not verified again when it is merged
     segment, sections = member.part.segment, stored.sections
     right = {"dead": ((len(segment) + 7) // 8, np.dtype(np.uint8)), "dead_df": (segment.n_terms, np.dtype(np.int32))}
     if stored.meta.get("segment") != member.file or any(

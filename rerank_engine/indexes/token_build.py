@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -72,7 +73,8 @@ def _inside(progress: Progress | None, done: int, total: int) -> dict[str, Progr
 def maker_of(encoder: Encoder | None) -> dict[str, str] | None:
     """What an index keeps of its encoder, where that says what it is: {"model", "fingerprint"}."""
     fingerprint, model = getattr(encoder, "fingerprint", None), getattr(encoder, "model", "")
-    return {"model": str(model), "fingerprint": fingerprint} if isinstance(fingerprint, str) else None
+    place = os.path.abspath(model) if os.path.isdir(str(model)) else str(model)
+    return {"model": place, "fingerprint": fingerprint} if isinstance(fingerprint, str) else None
 
 
 def require_maker(what: str, maker: Mapping[str, str] | None, dim: int, encoder: Any) -> None:

@@ -22,7 +22,8 @@ from ..ops.maxsim import quantize_int8
 from ..ops.tokens import PackedTokens, ranges
 from ..packed import Packed
 from .documents import StoredCorpus, problem_of, write_documents
-from .files import Stored, Writer, open_file, require_sound
+from .files import Stored, Writer, kind_of, open_file, require_sound
+from .folder import Folder
 
 KIND, DEAD_KIND, CODEC_KIND, CODEC_FILE = "token-segment", "token-deleted", "token-codec", "codec"
 CODES = ("4bit", "2bit", "1bit")
@@ -211,7 +212,7 @@ class TokenFiles:
             file.meta = {"segment": member.file}
 
     def read_dead(self, path: Path, member: TokenMember, name: str, *, verify: bool = False, in_memory: bool = False) -> TokenMember:
-        stored = open_file(path, DEAD_KIND, verify=verify, in_memory=in_memory)
+        stored = open_file(path, DEAD_KIND, verify=True, in_memory=in_memory)  # it is small, and is not verified again when it is merged
         bits = stored.sections.get("dead")
         if stored.meta.get("segment") != member.file or bits is None or bits.dtype != np.uint8 or len(bits) != (member.n_rows + 7) // 8:
             raise FileFormatError(str(path), got="deletions of another segment", expected=f"those of {member.file}")
@@ -323,3 +324,9 @@ def _norms_problem(member: TokenMember) -> str:
     if member.codec is None and (member.norms < norms_of(member.columns, np.diff(member.offsets)) * (1 - 2.0**-11)).any():
         return "norms that are not those of the tokens"
     return ""
+
+
+def is_token_index(path: str | Path) -> bool:
+    """Whether an index file or folder holds tokens. Raises FileFormatError for what is no index."""
+    path = Path(path)
+    return "storage" in Folder.open(path, TokenFiles()).settings if path.is_dir() else kind_of(path) == KIND

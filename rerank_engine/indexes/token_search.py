@@ -16,7 +16,7 @@ from ..ops import checks
 from ..ops.certified import CertifiedTop, certified_top
 from ..ops.maxsim import maxsim
 from ..ops.residual import centroid_scores, residual_maxsim
-from ..ops.tokens import picked, ranges
+from ..ops.tokens import batch_of, picked, ranges
 from ..ops.topk import Hits, topk
 from .token_members import TokenMember
 
@@ -27,6 +27,8 @@ def score(
     members: Sequence[TokenMember], query: Any, rows: ArrayLike | None, *, precision: str = "auto", centroids: Any = None, **options: Any
 ) -> NDArray[np.float32]:
     """See TokenIndex.score. centroids: the query's products with all centroids, where they are known."""
+    if batch_of(query) is not None:
+        raise InputError("TokenIndex: query", got="a batch", expected="float [q, dim], one query")
     chosen = picked("TokenIndex.score", rows, sum(member.n_rows for member in members))
 
     def of(member: TokenMember, own: NDArray[np.int64] | None) -> NDArray[np.float32]:
@@ -86,7 +88,7 @@ def search(
     for query, mask in zip(queries, masks):
         wanted = live if mask is None else mask if live is None else mask & live
         rows = np.arange(n) if wanted is None else np.flatnonzero(wanted)
-        known = _centroids(members, query, len(rows), num_threads)
+        known = None if batch_of(query) is not None else _centroids(members, query, len(rows), num_threads)
         options: dict[str, Any] = {"num_threads": num_threads, "precision": precision, "centroids": known}
         scores = score(members, query, None if wanted is None else rows, **options)
         found = scores > -np.inf

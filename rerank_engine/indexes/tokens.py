@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ from ..packed import Packed
 from ..progress import Progress
 from . import token_build, token_search
 from .documents import batches
-from .files import kind_of
 from .folder import Folder, parts_of
 from .segmented import SegmentedIndex, checked, joined, without
 from .token_build import (
@@ -40,7 +40,7 @@ from .token_build import (
     sample_rows,
     write_stream,
 )
-from .token_members import CODES, KIND, STORAGES, TokenFiles, TokenMember, fingerprint, write_codec
+from .token_members import CODES, STORAGES, TokenFiles, TokenMember, fingerprint, write_codec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -201,12 +201,11 @@ class TokenIndex(SegmentedIndex):
         cls, corpus: Corpus, encoder: Encoder, storage: str, *, n_centroids: int | None = None, progress: Progress | None = None
     ) -> ResidualCodec:
         """The codec that `build` trains for this corpus and storage: for `create`. progress(done, total) counts documents that are encoded
-        for it. Raises InputError, NonFiniteError."""
+        for it, which may be fewer than total. Raises InputError, NonFiniteError."""
         what = "TokenIndex.train_codec"
         nbits = prepared(what, corpus, checks.one_of(f"{what}: storage", storage, CODES), None, None)
-        sample = encodes(
-            what, encoder, (corpus.texts(rows) for rows in pieces(sample_rows(len(corpus)))), progress=progress, total=len(corpus)
-        )
+        rows = sample_rows(len(corpus))
+        sample = encodes(what, encoder, (corpus.texts(part) for part in pieces(rows)), progress=progress, total=len(rows))
         return Sample(sample, len(corpus)).codec(int(nbits or 0), n_centroids)
 
     @classmethod
@@ -407,7 +406,7 @@ class TokenIndex(SegmentedIndex):
         DuplicateIdError, InputError (no encoder, another dimension), NonFiniteError.
         """
         make = self._maker("add", progress)
-        with self._changing():
+        with self._changing(), self._adopting():
             parts, n = self._added(self._members, batches(documents, "TokenIndex.add"), make, progress)
             self._set(parts)
         return n
@@ -429,12 +428,29 @@ class TokenIndex(SegmentedIndex):
     def update(self, documents: Iterable[Document], *, progress: Progress | None = None) -> int:
         """Replaces the documents that have these ids, and adds those that are new, behind all others. All or none of them."""
         make = self._maker("update", progress)
-        with self._changing():
+        with self._changing(), self._adopting():
             new, state = Corpus(documents), self._state
             rows = [state.corpus.row(document.id) for document in new if document.id in state.corpus]
             parts, n = self._added(without(state.members, rows), batches(new, "TokenIndex.update"), make, progress)
             self._set(parts)
         return n
+
+    def rollback(self) -> None:
+        super().rollback()
+        assert self._folder is not None
+        self.made_by = self._folder.settings["encoder"]
+
+    @contextlib.contextmanager
+    def _adopting(self) -> Iterator[None]:
+        """The encoder of the first documents of an index is the one that made it, unless they fail."""
+        before = self.made_by
+        if before is None and not self._members:
+            self.made_by = maker_of(self.encoder)
+        try:
+            yield
+        except BaseException:
+            self.made_by = before
+            raise
 
     def _maker(self, verb: str, progress: Progress | None) -> Callable[[list[Document]], TokenMember]:
         what, encoder, done = f"TokenIndex.{verb}", self.encoder, 0
@@ -442,8 +458,6 @@ class TokenIndex(SegmentedIndex):
             hint = "Pass encoder= to `open` or `create`, or use add_embeddings."
             raise InputError(what, got="no encoder", expected="one", hint=hint)
         self.require_encoder(what, encoder)
-        if self.made_by is None and not self._members:
-            self.made_by = maker_of(encoder)
 
         def make(batch: list[Document]) -> TokenMember:
             nonlocal done
@@ -479,9 +493,3 @@ class TokenIndex(SegmentedIndex):
         parts = f", {told['segments']} segments" if told["segments"] != 1 else ""
         per = f", {told['bytes_per_token']:.1f} bytes a token, {told['bytes_per_document']:.0f} a document" if told["tokens"] else ""
         return f"TokenIndex({told['documents']} documents, {told['tokens']} tokens x {self.dim}, {self.storage}{codec}{parts}{per})"
-
-
-def is_token_index(path: str | Path) -> bool:
-    """Whether an index file or folder holds tokens. Raises FileFormatError for what is no index."""
-    path = Path(path)
-    return "storage" in Folder.open(path, TokenFiles()).settings if path.is_dir() else kind_of(path) == KIND

@@ -74,7 +74,8 @@ def certified_top(
     Residual codes are scored by tables, whose error has a bound e: only documents with score + e >= the k-th best exact score are decoded.
     Other tokens are scored by 16 query tokens at a time; what the rest can add is at most sum over it of |weight_i| |q_i| * norm, by
     Cauchy and Schwarz; a document is dropped once that cannot lift it to the k-th best. Where a sample of the rows says that this would
-    drop few, all are scored in one go. Both compare with room for the rounding of float32 sums.
+    drop few, for fewer than 8 k rows, and for at most 16 query tokens, all are scored in one go. Both compare with room for the rounding
+    of float32 sums.
 
     query float [q, dim]; tokens: a Packed (int8 with scales) or ResidualTokens. norms: what `token_norms` returned, one a document of
     tokens; computed for the rows where it is not given, which costs about as much as it saves. Raises InputError, NonFiniteError.
@@ -152,9 +153,11 @@ def _of_vectors(q: Any, w: Any, store: Any, rows: Any, lengths: Any, norms: Any,
     # Documents scored in full, and the others. A sample tells first whether the bound would drop any: two passes cost more than one.
     whole = np.arange(0, len(rows), _SAMPLE) if len(rows) >= _SAMPLE * k and n > _SLICE else np.arange(len(rows))
     alive = np.setdiff1d(np.arange(len(rows)), whole)
-    add(0, min(_SLICE, n), whole)
+    first_slice = _SLICE if len(alive) else n
+    add(0, first_slice, whole)
     half = totals[whole]
-    add(min(_SLICE, n), n, whole)
+    if len(alive):
+        add(_SLICE, n, whole)
     step = _SLICE if len(alive) and hopeful(whole, half, _SLICE, whole).mean() < _WORTH else max(n, 1)
     for first in range(0, n, step):
         stop = min(first + step, n)

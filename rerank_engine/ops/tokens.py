@@ -193,11 +193,10 @@ def picked(name: str, rows: ArrayLike | None, n: int) -> NDArray[np.int64] | Non
 
 def of_queries(name: str, rows: Any, n: int) -> Sequence[Any]:
     """For a batch: the rows of each of its n queries, from a sequence of arrays, a Packed, or one array for all."""
-    if rows is None or isinstance(rows, np.ndarray) or (isinstance(rows, (list, tuple)) and (not rows or np.isscalar(rows[0]))):
+    if not isinstance(rows, (list, tuple, Packed)) or not len(rows) or np.isscalar(rows[0]):
         return [rows] * n
-    if not isinstance(rows, (list, tuple, Packed)) or len(rows) != n:
-        got = f"rows of {len(rows)} queries" if isinstance(rows, (list, tuple, Packed)) else repr(rows)
-        raise InputError(f"{name}: rows", got=got, expected=f"those of {n} queries, or one array for all")
+    if len(rows) != n:
+        raise InputError(f"{name}: rows", got=f"rows of {len(rows)} queries", expected=f"those of {n}, or one array for all")
     return list(rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class Tokenizer:
             raise CorruptModelError(str(path), got=f"a file that does not parse ({error})", expected="a tokenizer.json") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self.max_length = max_length
+        self.max_length, self._path = max_length, path
 
     @property
     def vocabulary_size(self) -> int:
@@ -52,8 +53,9 @@ class Tokenizer:
 
     @property
     def content(self) -> bytes:
-        """All that decides what it makes of a text."""
-        return str(self._tokenizer.to_str()).encode()
+        """What of its file decides what it makes of a text, the same for every version of the package."""
+        told = json.loads(self._path.read_text(encoding="utf-8"))
+        return json.dumps({key: told[key] for key in told if key not in ("padding", "truncation")}, sort_keys=True).encode()
 
     def token_id(self, token: str) -> int | None:
         found: int | None = self._tokenizer.token_to_id(token)

@@ -88,7 +88,7 @@ class Explanation:
 
     def _rest(self) -> str:
         share = f" ({self.special_score / self.score:.0%})" if 0 <= self.special_score <= self.score and self.score else ""
-        return f"special tokens, not shown: {self.special_score:.3f} of {self.score:.3f}{share}"
+        return f"special tokens and punctuation, not shown: {self.special_score:.3f} of {self.score:.3f}{share}"
 
 
 def page(title: str, explanations: Iterable[tuple[str, Explanation]]) -> str:

@@ -118,8 +118,8 @@ class CertifiedMaxSim(Stage):
     """The k best candidates by an index, without scoring all of them in full.
 
     The same, ties and documents without tokens included, as Rescore(MaxSim(index, encoder, precision="float32")) >> Top(k) gives where its
-    depth takes in all candidates: residual codes are scored at float32. The facts of its step: {"certified": True, "work_saved": ...}, see
-    rr.ops.certified_top.
+    depth takes in all candidates: residual codes are scored at float32. The facts of its step: {"certified": whether
+    any was left out, "work_saved": ...}, see rr.ops.certified_top.
     """
 
     def __init__(self, index: TokenIndex, encoder: ColBERT, k: int = 10, *, num_threads: int | None = None) -> None:

@@ -84,6 +84,30 @@ def test_an_index_knows_what_made_it(tmp_path: Path, storage: str) -> None:
             index.add([rr.Document("new", "w1")])
         assert len(index) == 5 and other.batches == []
     assert TokenIndex.from_embeddings(corpus(1), [vectors("w1")]).made_by is None
+    empty = TokenIndex.create(tmp_path / "empty", dim=WORD_DIM)
+    empty.encoder = ours
+    with pytest.raises(InputError):
+        empty.add([rr.Document("x", "w1"), "text"])  # type: ignore[list-item]
+    assert empty.made_by is None
+    empty.add([rr.Document("x", "w1")])
+    assert empty.made_by == kept
+    empty.rollback()
+    assert empty.made_by is None and len(empty) == 0
+
+
+def test_what_a_crash_left_of_create_is_no_obstacle(tmp_path: Path) -> None:
+    """The codec is there, the manifest is not. A file of that name that is none of ours stays."""
+    TokenIndex.create(tmp_path / "f", storage="2bit", codec=codec_of("2bit"))
+    (tmp_path / "f" / "manifest.json").unlink()
+    index = TokenIndex.create(tmp_path / "f", Words(), dim=WORD_DIM, storage="float32")
+    index.add(corpus(3))
+    index.commit()
+    assert TokenIndex.open(tmp_path / "f", verify=True).storage == "float32"
+    (tmp_path / "g").mkdir()
+    (tmp_path / "g" / "codec").write_text("mine")
+    with pytest.raises(InputError, match="something that is there"):
+        TokenIndex.create(tmp_path / "g", dim=WORD_DIM)
+    assert (tmp_path / "g" / "codec").read_text() == "mine"
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -149,6 +173,8 @@ def test_bad_questions() -> None:
         (lambda: index.tokens(0.5), "dtype float64"),  # type: ignore[arg-type]
         (lambda: index.score(query, precision="best"), "precision") if index.codec else (lambda: index.top(query, 0), "k"),
         (lambda: index.score(query * np.nan), "query"),
+        (lambda: index.score([query]), "a batch"),
+        (lambda: index.search([[query]], 2), "a batch"),
     ]
     for call, said in cases:
         with pytest.raises(InputError, match=said):

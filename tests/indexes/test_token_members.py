@@ -230,6 +230,15 @@ def test_a_token_that_is_not_finite_is_the_files_fault_or_the_querys(tmp_path: P
             index.score(wrong)
 
 
+def test_damaged_deletions_are_seen_when_they_are_read(copy: Path) -> None:
+    dead = copy / "folder-2bit" / "00000002-1.deleted"
+    data = bytearray(dead.read_bytes())
+    data[64] ^= 2
+    dead.write_bytes(data)
+    with pytest.raises(FileFormatError, match="checksum"):
+        TokenIndex.open(copy / "folder-2bit")
+
+
 @pytest.mark.parametrize("name", ["float32", "2bit", "folder-2bit/00000001-1.segment"])
 def test_damage_is_not_copied_into_a_sound_index(copy: Path, name: str) -> None:
     target = copy / name.split("/")[0]

@@ -284,6 +284,9 @@ def test_a_batch_is_a_packed_or_a_list(backend: str) -> None:
         got = maxsim(batch, documents, [[0], [1, 0]], backend=backend)
         assert got[0].tolist() == maxsim(queries[0], documents, [0], backend=backend).tolist()
         assert got[1].tolist() == maxsim(queries[1], documents, [1, 0], backend=backend).tolist()
+    assert [a.tolist() for a in maxsim(queries, documents, range(2), backend=backend)] == [
+        maxsim(query, documents, [0, 1], backend=backend).tolist() for query in queries
+    ]
     for rows in (3, [[0]], {0}):
         with pytest.raises(InputError, match="rows"):
             maxsim(queries, documents, rows, backend=backend)

@@ -226,21 +226,24 @@ def test_a_terminal_gets_colours_and_none_of_the_texts_control_characters(model)
     *shown, last = found.to_terminal().split("\n")
     plain = re.sub(r"\x1b\[(?:0|30;48;5;\d{3})m", "", "\n".join(shown))
     assert "\n".join(shown) != plain == PLAIN
-    assert last == f"special tokens, not shown: {found.special_score:.3f} of {found.score:.3f} ({found.special_score / found.score:.0%})"
-    assert by_hand("one", [(0, 0), (0, 3)], [0]).to_terminal() == "one\nspecial tokens, not shown: 1.000 of 1.000 (100%)"
-    assert by_hand("one", [(0, 3)], [0], [-1.0]).to_terminal() == "one\nspecial tokens, not shown: 0.000 of -1.000"
+    assert (
+        last
+        == f"special tokens and punctuation, not shown: {found.special_score:.3f} of {found.score:.3f} ({found.special_score / found.score:.0%})"
+    )
+    assert by_hand("one", [(0, 0), (0, 3)], [0]).to_terminal() == "one\nspecial tokens and punctuation, not shown: 1.000 of 1.000 (100%)"
+    assert by_hand("one", [(0, 3)], [0], [-1.0]).to_terminal() == "one\nspecial tokens and punctuation, not shown: 0.000 of -1.000"
 
 
 def test_a_terminal_without_colours_gets_brackets():
     found = by_hand("one two\nthree", [(0, 3), (4, 7), (8, 13)], [0, 2], [1.0, 0.5])
-    assert found.to_terminal(color=False) == "[one] two\n[three]\nspecial tokens, not shown: 0.000 of 1.500 (0%)"
+    assert found.to_terminal(color=False) == "[one] two\n[three]\nspecial tokens and punctuation, not shown: 0.000 of 1.500 (0%)"
 
 
 def test_html_has_no_control_characters_and_says_what_special_tokens_add(model):
     found = model.explain("w1\x1b w2", CONTROLS)
     reader = Reader()
     reader.feed(found.to_html())
-    assert PLAIN in reader.text and "w1  w2" in reader.text and "special tokens, not shown: " in reader.text
+    assert PLAIN in reader.text and "w1  w2" in reader.text and "special tokens and punctuation, not shown: " in reader.text
     assert all(c.isprintable() or c == "\u200d" for c in found.to_html())
 
 
