@@ -111,7 +111,7 @@ def test_heat_maps_are_coloured_on_a_terminal_only(
     assert cli.main([*tokens, "w1 w2", "--explain", "--threads", "1"]) == 0
     plain = capsys.readouterr().out
     assert plain.count("[in brackets]: what a word adds to the score") == 1 and re.search(r"\[w\d\]", plain) and "\x1b" not in plain
-    assert plain.count("special tokens, not shown: ") == 4
+    assert plain.count("special tokens and punctuation, not shown: ") == 4
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert cli.main([*tokens, "w1 w2", "--explain"]) == 0
     shown = capsys.readouterr().out

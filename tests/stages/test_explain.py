@@ -226,10 +226,8 @@ def test_a_terminal_gets_colours_and_none_of_the_texts_control_characters(model)
     *shown, last = found.to_terminal().split("\n")
     plain = re.sub(r"\x1b\[(?:0|30;48;5;\d{3})m", "", "\n".join(shown))
     assert "\n".join(shown) != plain == PLAIN
-    assert (
-        last
-        == f"special tokens and punctuation, not shown: {found.special_score:.3f} of {found.score:.3f} ({found.special_score / found.score:.0%})"
-    )
+    share = found.special_score / found.score
+    assert last == f"special tokens and punctuation, not shown: {found.special_score:.3f} of {found.score:.3f} ({share:.0%})"
     assert by_hand("one", [(0, 0), (0, 3)], [0]).to_terminal() == "one\nspecial tokens and punctuation, not shown: 1.000 of 1.000 (100%)"
     assert by_hand("one", [(0, 3)], [0], [-1.0]).to_terminal() == "one\nspecial tokens and punctuation, not shown: 0.000 of -1.000"
 
