@@ -29,6 +29,7 @@ from .files import kind_of, sync_folder
 FORMAT, MANIFEST, LOCK = 1, "manifest.json", "lock"
 TIER = 8  # segments of one tier, each up to TIER times as large as the tier below, before they are merged
 _OURS = re.compile(r"(\d{8,}-\d+\.(segment|deleted))|\..*\.tmp")
+_TEMPORARY = re.compile(r"\.(codec\.[0-9a-f]{16}|manifest\.json\.\d+)\.tmp")
 
 
 class AnyMember(Protocol):
@@ -243,11 +244,11 @@ class Folder:
 
 def _left(path: Path) -> list[Path] | None:
     """What a crash may have left of `create`, before there was a manifest: nothing in most cases. None for anything else that is there."""
-    if not path.exists():
-        return []
-    found = list(path.iterdir()) if path.is_dir() else [path]
+    if not path.is_dir():
+        return None if path.exists() else []
+    found = list(path.iterdir())
     try:
-        ours = all(file.name.endswith(".tmp") or (file.name == "codec" and kind_of(file) == "token-codec") for file in found)
+        ours = all(_TEMPORARY.fullmatch(file.name) or (file.name == "codec" and kind_of(file) == "token-codec") for file in found)
     except FileFormatError:
         return None
     return found if ours else None
