@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import facts
-from rerank_engine.cli import bar
+from rerank_engine.cli import Bar
 from rerank_engine.demo import Demo, load_demo
 from rerank_engine.packed import Packed
 from rerank_engine.stages import CrossEncoder
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=50)
     args = parser.parse_args()
     demo = load_demo()
-    stages = demo.evaluate(demo.questions(args.questions), bar("questions"))
+    stages = demo.evaluate(demo.questions(args.questions), Bar("questions"))
     result = {
         **facts(),
         "demo": {"questions": args.questions, "stages": stages},

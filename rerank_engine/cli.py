@@ -432,9 +432,6 @@ class Bar:
             self.shown.close()
 
 
-bar = Bar  # as the demo's builder and the benchmarks call it
-
-
 def _require_text(name: str, text: str) -> None:
     if not text.strip():
         raise InputError(name, got="an empty text", expected="a question")

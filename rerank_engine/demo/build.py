@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cli import bar
+from ..cli import Bar
 from ..corpus import Corpus, Document
 from ..evaluation.beir import Collection, load_beir
 from ..indexes import BM25Index, VectorIndex
@@ -63,7 +63,7 @@ def main(folder: str) -> None:
     encoder = load(ENCODER)
     if not isinstance(encoder, BiEncoder):
         raise SystemExit(f"{ENCODER} is not a bi-encoder")
-    index = VectorIndex.build(corpus, encoder, progress=bar("passages"))
+    index = VectorIndex.build(corpus, encoder, progress=Bar("passages"))
     np.save(DATA / "vectors.npy", index.vectors.astype(np.float16))
     manifest = {
         "encoder": ENCODER,

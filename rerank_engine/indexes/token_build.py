@@ -84,13 +84,9 @@ def require_maker(what: str, maker: Mapping[str, str] | None, dim: int, encoder:
         raise InputError(f"{what}: encoder", got=f"vectors of dimension {own}", expected=f"{dim}, as the index has")
     other = maker_of(encoder)
     if maker is not None and other is not None and other["fingerprint"] != maker["fingerprint"]:
-        got, hint = (
-            f"'{other['model']}' ({other['fingerprint']})",
-            "Another model or settings of documents would compare what means nothing.",
-        )
-        raise InputError(
-            f"{what}: encoder", got=got, expected=f"'{maker['model']}' ({maker['fingerprint']}), which made the index", hint=hint
-        )
+        got, expected = (f"'{one['model']}' ({one['fingerprint']})" for one in (other, maker))
+        hint = "Another model or settings of documents would compare what means nothing."
+        raise InputError(f"{what}: encoder", got=got, expected=f"{expected}, which made the index", hint=hint)
 
 
 def given(what: str, rows: Any) -> Iterator[Encoded]:

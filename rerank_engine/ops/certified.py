@@ -153,13 +153,15 @@ def _of_vectors(q: Any, w: Any, store: Any, rows: Any, lengths: Any, norms: Any,
     # Documents scored in full, and the others. A sample tells first whether the bound would drop any: two passes cost more than one.
     whole = np.arange(0, len(rows), _SAMPLE) if len(rows) >= _SAMPLE * k and n > _SLICE else np.arange(len(rows))
     alive = np.setdiff1d(np.arange(len(rows)), whole)
-    first_slice = _SLICE if len(alive) else n
-    add(0, first_slice, whole)
-    half = totals[whole]
+    step = max(n, 1)
     if len(alive):
+        add(0, _SLICE, whole)
+        half = totals[whole]
         add(_SLICE, n, whole)
-    step = _SLICE if len(alive) and hopeful(whole, half, _SLICE, whole).mean() < _WORTH else max(n, 1)
-    for first in range(0, n, step):
+        step = _SLICE if hopeful(whole, half, _SLICE, whole).mean() < _WORTH else n
+    else:
+        add(0, n, whole)
+    for first in range(0, n if len(alive) else 0, step):
         stop = min(first + step, n)
         add(first, stop, alive)
         if stop < n:
