@@ -1,9 +1,12 @@
 # `make` lists the targets. Each sets up what it needs in .venv, from nothing, and is fast the second time.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# The kernels are tested in Triton's interpreter, on tensors of a CPU build of torch, which PyTorch's own index has: PyPI's brings CUDA along.
+# With a GPU it is that one. `make test TORCH=` leaves both out, and the tests of the kernels skip.
+TORCH ?= $(if $(shell command -v nvidia-smi),torch,--extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu triton==3.9.0)
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*)
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format peers bench sanitize package aarch64 wheel demo-data clean
+.PHONY: help demo test lint format peers bench kernels bench-gpu sanitize package aarch64 wheel demo-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,6 +20,7 @@ help: ## list the targets
 	@touch $@
 
 .venv/.dev: .venv/.base
+	$(if $(TORCH),$(BIN)/python -m pip install -q --disable-pip-version-check --retries 1 $(TORCH))
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[demo,dev]'
 	@touch $@
 
@@ -44,6 +48,9 @@ peers: .venv/.peers ## the [peers] extra into .venv, then the tests against them
 
 bench: .venv/.peers ## the benchmarks of all ops and the measures against their peers
 	@for op in topk fuse mmr bm25 maxsim residual measures; do $(BIN)/python -m benchmarks.bench_$$op $(ARGS) || exit 1; done
+
+kernels: .venv/.dev ## compile every Triton kernel for every GPU it is made for, with no GPU, and hold the machine code to its record
+	env -u TRITON_INTERPRET $(BIN)/python -m benchmarks.kernel_report --check
 
 sanitize: .venv/.base ## the C++ core under address, undefined-behaviour and thread sanitizers
 	@for kind in address thread; do \

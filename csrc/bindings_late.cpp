@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "centroid.hpp"
 #include "maxsim.hpp"
 #include "residual.hpp"
 
@@ -177,6 +178,24 @@ py::array_t<float> py_centroid_scores(const py::array& query, const py::array& c
     return out;
 }
 
+// table: float32 [K, stride], stride a multiple of 32. (scores, first document with a score that is not finite or n)
+py::tuple py_centroid_maxsim(const py::array& table, const py::array& weights, const py::array& ids, const py::array& starts, const py::array& lengths, int threads) {
+    const auto t = view<float>(table, "table"), w = view<float>(weights, "weights");
+    if (table.ndim() != 2 || table.shape(1) % residual_lanes || w.size() > static_cast<std::size_t>(table.shape(1)))
+        throw py::value_error("table: expected [K, query tokens rounded up to 32]");
+    const bool wide = py::isinstance<py::array_t<std::int32_t>>(ids);
+    const void* id = wide ? static_cast<const void*>(view<std::int32_t>(ids, "centroid_ids").data()) : view<std::uint16_t>(ids, "centroid_ids").data();
+    const std::vector<TokenRange> docs = ranges_of(starts, lengths, ids.size());
+    const CentroidCall call{t.data(), static_cast<std::size_t>(table.shape(1)), w, id, wide, static_cast<std::size_t>(table.shape(0)), docs, threads};
+    std::vector<float> scores(docs.size());
+    std::size_t bad = 0;
+    {
+        py::gil_scoped_release release;
+        bad = centroid_maxsim(call, scores);
+    }
+    return py::make_tuple(to_numpy(std::move(scores)), bad);
+}
+
 }  // namespace
 
 namespace rerank {
@@ -188,6 +207,7 @@ void bind_late(py::module_& m) {
     m.def("maxsim_list", &py_maxsim_list, "query"_a, "weights"_a, "documents"_a, "threads"_a, "isa"_a = "");
     m.def("residual_maxsim", &py_residual, "query"_a, "weights"_a, "centroids"_a, "bucket_weights"_a, "radius"_a, "centroid_ids"_a, "residuals"_a, "inverse_norms"_a,
           "starts"_a, "lengths"_a, "centroid_scores"_a, "path"_a, "threads"_a, "isa"_a = "");
+    m.def("centroid_maxsim", &py_centroid_maxsim, "table"_a, "weights"_a, "centroid_ids"_a, "starts"_a, "lengths"_a, "threads"_a);
     m.def("centroid_scores", &py_centroid_scores, "query"_a, "centroids"_a, "threads"_a, "isa"_a = "");
 }
 

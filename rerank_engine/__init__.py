@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .corpus import Corpus, Document
     from .evaluation import evaluate, measures
     from .indexes import BM25Index, TokenIndex, VectorIndex
+    from .ops.tensors import DeviceTokens
     from .packed import Packed
     from .runtimes import load  # type: ignore[no-redef]
     from .stages import BM25, MMR, RM3, BiEncoder, CertifiedMaxSim, ColBERT, CrossEncoder, Dedup, Dense, Fuse, LateInteraction
@@ -27,6 +28,7 @@ _HOME = {
     "corpus": "Corpus Document",
     "evaluation": "evaluate measures",
     "indexes": "BM25Index TokenIndex VectorIndex",
+    "ops.tensors": "DeviceTokens",
     "packed": "Packed",
     "runtimes": "load",
     "stages": "BM25 MMR RM3 BiEncoder CertifiedMaxSim ColBERT CrossEncoder Dedup Dense Fuse LateInteraction LostInTheMiddle MaxSim Rules",

@@ -73,6 +73,14 @@ def residual_maxsim(
     threads: int,
     isa: str = "",
 ) -> tuple[NDArray[float32], int, NDArray[float32], str, int, int]: ...
+def centroid_maxsim(
+    table: NDArray[float32],
+    weights: NDArray[float32],
+    centroid_ids: NDArray[Any],
+    starts: NDArray[int64],
+    lengths: NDArray[int64],
+    threads: int,
+) -> tuple[NDArray[float32], int]: ...
 def centroid_scores(query: NDArray[float32], centroids: NDArray[float32], threads: int, isa: str = "") -> NDArray[float32]: ...
 
 class Segment:

@@ -18,12 +18,21 @@ from .errors import BackendUnavailable
 # Fastest first; every op ends with its reference, which needs only numpy.
 OPS: dict[str, dict[str, str]] = {
     "bm25": {"cpp": "rerank_engine.ops.bm25:bm25_cpp", "reference": "rerank_engine.ops.bm25:bm25_reference"},
+    "centroid": {"cpp": "rerank_engine.ops.centroid:centroid_cpp", "reference": "rerank_engine.ops.centroid:centroid_reference"},
     "fuse": {"cpp": "rerank_engine.ops.fuse:fuse_cpp", "reference": "rerank_engine.ops.fuse:fuse_reference"},
-    "maxsim": {"cpp": "rerank_engine.ops.maxsim:maxsim_cpp", "reference": "rerank_engine.ops.maxsim:maxsim_reference"},
+    "maxsim": {
+        "triton": "rerank_engine.ops.device:maxsim_triton",
+        "torch": "rerank_engine.ops.device:maxsim_torch",
+        "cpp": "rerank_engine.ops.maxsim:maxsim_cpp",
+        "reference": "rerank_engine.ops.maxsim:maxsim_reference",
+    },
     "mmr": {"cpp": "rerank_engine.ops.mmr:mmr_cpp", "reference": "rerank_engine.ops.mmr:mmr_reference"},
     "residual": {"cpp": "rerank_engine.ops.residual:residual_cpp", "reference": "rerank_engine.ops.residual:residual_reference"},
     "topk": {"cpp": "rerank_engine.ops.topk:topk_cpp", "reference": "rerank_engine.ops.topk:topk_reference"},
 }
+
+# They score torch tensors where these lie; the others take arrays of numpy.
+ON_TENSORS = ("triton", "torch")
 
 # runtime -> the devices it can be asked for, and the module that holds it
 RUNTIMES: dict[str, dict[str, str]] = {
@@ -45,24 +54,32 @@ def _native_built() -> str | None:
 
 
 def _cuda_and_triton() -> str | None:
-    """torch with a CUDA device that our kernels are compiled for, and triton."""
+    """torch with a CUDA device that our kernels are compiled for, and triton; or Triton's interpreter, when it was asked for."""
     for package in ("torch", "triton"):
         if (reason := try_import(package)) is not None:
             return reason
     import torch
+    from rerank_kernels.launch import interpreting
 
+    if interpreting():
+        return None
     if not torch.cuda.is_available():
         return "no CUDA device (torch.cuda.is_available() is False)"
-    from rerank_kernels.config import TARGETS
+    from rerank_kernels.config import LIKE, TARGETS
 
     major, minor = torch.cuda.get_device_capability()
-    if f"sm_{major}{minor}" not in TARGETS:
+    if f"sm_{major}{minor}" not in {**TARGETS, **LIKE}:
         return f"the device is sm_{major}{minor}; the kernels are built and checked for {', '.join(TARGETS)}"
     return None
 
 
 # backend -> None, or why it cannot run here
-NEEDS: dict[str, Callable[[], str | None]] = {"triton": _cuda_and_triton, "cpp": _native_built, "reference": _always}
+NEEDS: dict[str, Callable[[], str | None]] = {
+    "triton": _cuda_and_triton,
+    "torch": lambda: try_import("torch"),
+    "cpp": _native_built,
+    "reference": _always,
+}
 
 
 def try_import(package: str) -> str | None:
@@ -78,21 +95,31 @@ def try_import(package: str) -> str | None:
     return None
 
 
-def choose(op: str, backend: str = "auto") -> str:
-    """The name of the backend that will run `op`. Raises BackendUnavailable when a named one cannot."""
+def choose(op: str, backend: str = "auto", device: str | None = None) -> str:
+    """The name of the backend that will run `op`. device: the type of the device of the torch tensors it gets, None for arrays of numpy.
+
+    Raises BackendUnavailable when a named one cannot. Triton's interpreter runs only when "triton" is asked for by name.
+    """
     table = OPS[op]
+    fitting = [name for name in table if (name in ON_TENSORS) == (device is not None)]
     if backend == "auto":
-        return next(name for name in table if NEEDS[name]() is None)
-    reason = NEEDS[backend]() if backend in table else "it has no such backend"
+        return next(name for name in fitting if (name, device) != ("triton", "cpu") and NEEDS[name]() is None)
+    if backend not in table:
+        reason: str | None = "it has no such backend"
+    elif backend not in fitting:
+        reason = "the documents are arrays of numpy" if device is None else f"the documents are tensors on {device}"
+    else:
+        reason = NEEDS[backend]()
     if reason is not None:
-        available = ", ".join(name for name in table if NEEDS[name]() is None)
-        raise BackendUnavailable(f"{op}: backend '{backend}' asked for, but {reason}", hint=f"Available here: {available}.")
+        available = ", ".join(name for name in fitting if NEEDS[name]() is None)
+        hint = " Tensors on a device: DeviceTokens.of(documents, 'cuda')." if device is None and backend in ON_TENSORS else ""
+        raise BackendUnavailable(f"{op}: backend '{backend}' asked for, but {reason}", hint=f"Available here: {available}.{hint}")
     return backend
 
 
-def implementation(op: str, backend: str = "auto") -> Callable[..., Any]:
+def implementation(op: str, backend: str = "auto", device: str | None = None) -> Callable[..., Any]:
     """The function that runs `op` on the chosen backend."""
-    return _load(OPS[op][choose(op, backend)])
+    return _load(OPS[op][choose(op, backend, device)])
 
 
 @functools.cache
@@ -144,7 +171,7 @@ LIBRARIES = {
     "onnxruntime": "runs ONNX models",
     "tokenizers": "tokenises for models",
     "huggingface_hub": "loads models by hub name",
-    "torch": "needed by the triton backend only",
+    "torch": "scores tensors on a device",
     "triton": "GPU kernels",
     "faiss": "approximate vector search",
 }

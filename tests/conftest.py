@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-import rerank_engine
-from rerank_engine.backends import NEEDS, OPS
+
+def _cuda_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+# Triton reads it once, when it is imported. Without a driver the kernels' tests run in its interpreter.
+if not _cuda_driver():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import rerank_engine  # noqa: E402
+from rerank_engine.backends import NEEDS, ON_TENSORS, OPS  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,8 +36,8 @@ def thorough(request: pytest.FixtureRequest) -> bool:
 
 
 def backends(op: str) -> list[str]:
-    """The backends of `op` that can run here: `@pytest.mark.parametrize("backend", backends("topk"))`."""
-    return [name for name in OPS[op] if NEEDS[name]() is None]
+    """The backends of `op` that can run here on arrays of numpy: `@pytest.mark.parametrize("backend", backends("topk"))`."""
+    return [name for name in OPS[op] if name not in ON_TENSORS and NEEDS[name]() is None]
 
 
 @pytest.fixture

@@ -94,7 +94,10 @@ def test_triton_asks_for_a_device_that_the_kernels_are_built_for(monkeypatch: py
     torch = types.ModuleType("torch")
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setitem(sys.modules, "triton", types.ModuleType("triton"))
-    for state, expected in ((cuda(False, (0, 0)), "no CUDA device"), (cuda(True, (7, 5)), "sm_75"), (cuda(True, (9, 0)), "None")):
+    launch = types.ModuleType("rerank_kernels.launch")
+    launch.interpreting = lambda: False  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rerank_kernels.launch", launch)
+    for state, expected in ((cuda(False, (0, 0)), "no CUDA device"), (cuda(True, (7, 5)), "sm_75"), (cuda(True, (8, 6)), "None")):
         torch.cuda = state  # type: ignore[attr-defined]
         assert expected in str(backends.NEEDS["triton"]())
 

@@ -8,6 +8,7 @@ the naive error of mmr and fails when its entry is not about twice of it.
     topk   scores are copied: exact
     fuse   sums in float64, rounded once to float32: half a unit in the last place, twice
     bm25   as fuse; down to the smallest weights that float32 has
+    centroid  as fuse
     mmr    a float32 dot product of up to 384 terms, summed in one go
     maxsim, per query token of length 1 and document tokens of length 1 (`scale`: the sum of the query tokens' lengths times the longest
            document token): a float32 dot product of up to 384 terms; float16 and int8 hold what they hold, the products are the same, but
@@ -40,6 +41,7 @@ TABLE: dict[tuple[str, str], Tolerance] = {
     ("mmr", "float32"): Tolerance(2 * 4 * HALF_ULP, 1e-30),
     ("maxsim", "float32"): Tolerance(2 * 4 * HALF_ULP, 1e-30),
     ("maxsim", "int8"): Tolerance(3e-4, 1e-30),
+    ("centroid", "float32"): Tolerance(2 * HALF_ULP, 1e-30),
     ("residual", "float32"): Tolerance(2 * 8 * HALF_ULP, 1e-30),
     ("residual", "int16"): Tolerance(0.0, 2e-3),
     ("residual", "uint8"): Tolerance(0.0, 2e-2),

@@ -1,6 +1,7 @@
 """Every op: its contract, its numpy reference, and the dispatch to the backend that runs it (see rerank_engine/backends.py)."""
 
 from .bm25 import BM25Parameters, Searcher, bm25
+from .centroid import centroid_maxsim
 from .certified import certified_top, token_norms
 from .fuse import fuse, fuse_explained
 from .maxsim import matches, maxsim, quantize_int8
@@ -10,7 +11,7 @@ from .residual import centroid_scores, residual_maxsim, residual_maxsim_explaine
 from .topk import topk
 
 __all__ = [
-    "BM25Parameters", "Searcher", "Segment", "bm25", "centroid_scores",
+    "BM25Parameters", "Searcher", "Segment", "bm25", "centroid_maxsim", "centroid_scores",
     "certified_top", "fuse", "fuse_explained", "matches", "maxsim", "mmr", "quantize_int8",
     "residual_maxsim", "residual_maxsim_explained",
     "token_norms", "topk",

@@ -11,6 +11,8 @@ from ..backends import implementation
 from ..cpus import resolve_threads
 from ..errors import InputError
 from . import checks
+from .device import maxsim_on_device
+from .tensors import DeviceTokens
 from .tokens import PackedTokens, TokenSpans, array, batch_of, of_queries, picked, query_tokens, refuse_non_finite
 from .tokens import documents as token_documents
 
@@ -35,14 +37,20 @@ def maxsim(
     query: float [q, dim]; or a batch, a Packed of query tokens [total, dim] or a list of arrays [q, dim].
     documents: a Packed (values float32 or float16 [total, dim], or int8 with `scales` float32 [total]); or a list of arrays
         [length, dim]; or padded [n, longest, dim] with document_mask bool [n, longest]. Any array on the CPU will do (numpy, DLPack);
-        other floats and arrays that are not contiguous are converted, which copies all of them.
+        other floats and arrays that are not contiguous are converted, which copies all of them. Or DeviceTokens, on a device.
     rows: integers [m], the documents to score, in any order, twice if need be; None for all. For a batch: one such array for all queries,
         or a list with one for each.
     query_mask: bool [q], False: the token does not count. query_weights: float [q], 1 by default. Both of one query only.
     num_threads: None for what this process may use (affinity, cgroup quota); 1 starts no thread. The scores are the same bit by bit.
     Returns float32 [m]; for a batch a list of them. Products and their maxima are float32, the sum over query tokens is rounded once.
+    Of DeviceTokens, tensors on their device, where the query has their type first and the sum is float32 (docs/gpu.md).
     Raises InputError and NonFiniteError (NaN or infinity in the query or a scored document, products beyond float32).
     """
+    if isinstance(documents, DeviceTokens):
+        if scales is not None or document_mask is not None:
+            raise InputError("maxsim", got="scales or a document_mask for tokens on a device", expected="DeviceTokens, which hold them")
+        run = implementation("maxsim", backend, documents.device.type)
+        return maxsim_on_device(query, documents, rows, query_mask, query_weights, run)
     threads, docs = resolve_threads(num_threads), token_documents("maxsim", documents, scales, document_mask)
     run = implementation("maxsim", backend)
     if (batch := batch_of(query)) is not None:

@@ -3,6 +3,7 @@
 #include <bit>
 #include <thread>
 
+#include "centroid.hpp"
 #include "check.hpp"
 #include "maxsim.hpp"
 #include "residual.hpp"
@@ -180,9 +181,45 @@ void check_threads(Random& random, Isa isa) {
         expect(same_bits(codes(path, 1), codes(path, 4)), "residual: the same on four threads");
 }
 
+void check_centroid(Random& random) {
+    constexpr std::size_t n_centroids = 9, n = 400;
+    for (const std::size_t q : {1, 31, 32, 33, 70}) {
+        const std::size_t stride = (q + residual_lanes - 1) / residual_lanes * residual_lanes;
+        const auto table = eighths(random, n_centroids * stride), weights = eighths(random, q);
+        std::vector<TokenRange> docs;
+        std::size_t total = 0;
+        for (std::size_t i = 0; i < n; total += docs.back().n, ++i) docs.push_back({total, random.below(90)});
+        std::vector<std::uint16_t> ids(total);
+        for (auto& id : ids) id = static_cast<std::uint16_t>(random.below(n_centroids));
+        std::vector<std::int32_t> wide(ids.begin(), ids.end());
+        const auto scored = [&](bool is_wide, int threads) {
+            std::vector<float> scores(n, 99);
+            const void* held = is_wide ? static_cast<const void*>(wide.data()) : ids.data();
+            expect(centroid_maxsim({table.data(), stride, weights, held, is_wide, n_centroids, docs, threads}, scores) == n, "centroid: all are finite");
+            return scores;
+        };
+        std::vector<float> want;
+        for (const TokenRange doc : docs) {
+            double sum = doc.n ? 0 : -std::numeric_limits<double>::infinity();
+            for (std::size_t i = 0; doc.n && i < q; ++i) {
+                float best = -std::numeric_limits<float>::infinity();
+                for (std::size_t j = 0; j < doc.n; ++j) best = std::max(best, table[ids[doc.first + j] * stride + i]);
+                sum += static_cast<double>(weights[i]) * best;
+            }
+            want.push_back(static_cast<float>(sum));
+        }
+        for (const bool is_wide : {false, true})
+            for (const int threads : {1, 4}) expect(same_bits(scored(is_wide, threads), want), "centroid: q=" + std::to_string(q));
+        wide[total / 2] = -1;
+        expect_throw<std::out_of_range>([&] { scored(true, 4); }, "centroid: an id out of range");
+    }
+    report("centroid");
+}
+
 }  // namespace
 
 void check_late(Random& random) {
+    check_centroid(random);
     for (const Isa isa : usable_isas()) {
         check_maxsim(random, isa);
         check_residual(random, isa);
