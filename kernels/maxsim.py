@@ -129,15 +129,6 @@ def matched(
         return best_matches(q_ptr, q_n, values_ptr, scales_ptr, first, last, n, DIM, FIRST, REST, BQ, BD, KIND, DOCUMENT_FIRST)
 
 
-@triton.jit
-def scale_ptr(scales_ptr, lo, KIND: tl.constexpr):
-    """Where a document's scales begin, for a kind that has them."""
-    if KIND == "int8":
-        return scales_ptr + lo
-    else:
-        return scales_ptr
-
-
 @triton.jit(do_not_specialize=["n_query", "n_documents"])
 def maxsim_kernel(
     q_ptr, q_offsets_ptr, pairs_ptr, weights_ptr, values_ptr, scales_ptr, offsets_ptr, rows_ptr, out_ptr, n_query, n_documents,
@@ -153,7 +144,7 @@ def maxsim_kernel(
     total = 0.0
     for k in range(0, q_n, BQ):
         best = matched(
-            q_ptr + (q_lo + k) * stride, q_n - k, values_ptr + lo * DIM, scale_ptr(scales_ptr, lo, KIND), 0, n, n,
+            q_ptr + (q_lo + k) * stride, q_n - k, values_ptr + lo * DIM, scales_ptr + lo if KIND == "int8" else None, 0, n, n,
             DIM, FIRST, REST, BQ, BD, KIND, DOCUMENT_FIRST,
         )  # fmt: skip
         total += weighed(best, weights_ptr, q_lo + k, q_n - k, BQ, WEIGHTED)
@@ -215,7 +206,7 @@ def maxsim_split_kernel(
             total = 0.0
             for k in range(0, q_n, BQ):
                 best = matched(
-                    q_ptr + (q_lo + k) * stride, q_n - k, values_ptr + lo * DIM, scale_ptr(scales_ptr, lo, KIND),
+                    q_ptr + (q_lo + k) * stride, q_n - k, values_ptr + lo * DIM, scales_ptr + lo if KIND == "int8" else None,
                     (a - begin) * BD, (upto - begin) * BD, n, DIM, FIRST, REST, BQ, BD, KIND, DOCUMENT_FIRST,
                 )  # fmt: skip
                 if whole:
@@ -296,7 +287,8 @@ def maxsim(
     pick is. It is brought to the type of the values (int8: to 15 bits).
     values: float16, bfloat16 or float32 [total, dim], or int8 with scales float32 [total]. offsets: int64 [documents + 1].
     rows: int32 or int64 [m]; -1 is padding. weights: float32 [q]; a token of weight 0 takes no part.
-    split: see above; None: where one query has few picks for the device. With pairs it wants a workspace for the longest query.
+    split: see above. None: for few picks of one query, when there is a workspace; to make one costs the host more than a split spares the
+    device, if the call is not recorded. With pairs the workspace is of the longest query.
     top: buffers (float32 [k], int64 [k]) for the k best; needs split.
     """
     m, dim = len(rows), values.shape[1]
@@ -309,7 +301,7 @@ def maxsim(
     form, options = constants(target_of(values.device), kind, dim, longest, pairs is not None, weights is not None)
     args = (query, query_offsets, pairs, weights, values, scales, offsets, rows, out, len(query), len(offsets) - 1)
     programs = multiprocessors(values.device) * PROGRAMS
-    if not (pairs is None and m < 2 * programs if split is None else split):
+    if not (workspace is not None and pairs is None and m < 2 * programs if split is None else split):
         maxsim_kernel[(m,)](*args, **form, **options)
         return out
     space = Workspace.of(m, len(query), values.device) if workspace is None else workspace

@@ -61,7 +61,7 @@ def topk(scores: torch.Tensor, rows: torch.Tensor, k: int, *, out: tuple[torch.T
     values, best = out
     lists, m = scores.numel() // max(1, scores.shape[-1]) if scores.dim() > 1 else 1, scores.shape[-1]
     if lists and k:
-        topk_kernel[(lists,)](scores, rows, values, best, m, k, **constants(m, k), num_warps=4)
+        topk_kernel[(lists,)](scores, rows, values, best, m, k, **constants(m, k), num_warps=8)
     return values, best
 
 
@@ -73,4 +73,4 @@ def constants(m: int, k: int) -> dict[str, int]:
 
 def builds(target: str) -> list[Build]:
     types = {"scores_ptr": "*fp32", "rows_ptr": "*i32", "best_scores_ptr": "*fp32", "best_rows_ptr": "*i64", "m": "i32", "k": "i32"}
-    return [Build("topk", f"k{k}", topk_kernel, types, constants(1000, k), 4, 1, tensor_cores=False) for k in (10, 100, 1000)]
+    return [Build("topk", f"k{k}", topk_kernel, types, constants(1000, k), 8, 1, tensor_cores=False) for k in (10, 100, 1000)]
