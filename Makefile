@@ -6,10 +6,10 @@ BIN := .venv/bin
 TORCH ?= $(if $(shell command -v nvidia-smi),torch,--extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu triton==3.9.0)
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*)
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format peers bench kernels bench-gpu sanitize package aarch64 wheel demo-data clean
+.PHONY: help demo test lint format peers bench kernels kernels-record venv-kernel-peers bench-gpu sanitize package aarch64 wheel demo-data clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .venv/.base: pyproject.toml $(NATIVE)
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
@@ -47,10 +47,22 @@ peers: .venv/.peers ## the [peers] extra into .venv, then the tests against them
 	$(BIN)/python -m pytest tests -k peers $(ARGS)
 
 bench: .venv/.peers ## the benchmarks of all ops and the measures against their peers
-	@for op in topk fuse mmr bm25 maxsim residual measures; do $(BIN)/python -m benchmarks.bench_$$op $(ARGS) || exit 1; done
+	@for op in topk fuse mmr bm25 maxsim residual centroid measures; do $(BIN)/python -m benchmarks.bench_$$op $(ARGS) || exit 1; done
 
 kernels: .venv/.dev ## compile every Triton kernel for every GPU it is made for, with no GPU, and hold the machine code to its record
-	env -u TRITON_INTERPRET $(BIN)/python -m benchmarks.kernel_report --check
+	env -u TRITON_INTERPRET $(BIN)/python -m benchmarks.kernel_report --check --targets sm_80,sm_89,sm_90,sm_100 $(ARGS)
+
+kernels-record: venv-kernel-peers ## the same for AMD and the peers' kernels too, recorded; then the tables of kernels/README.md
+	env -u TRITON_INTERPRET $(BIN)/python -m benchmarks.kernel_report --record --peers
+	$(BIN)/python -m benchmarks.render benchmarks/results/kernels
+
+venv-kernel-peers: .venv/.dev
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps late-interaction-kernels==0.4.5 flash-maxsim==0.3.0
+
+bench-gpu: venv-kernel-peers ## on a CUDA machine: the kernels' tests, then their times, into benchmarks/results/<gpu>/
+	@folder=benchmarks/results/$$($(BIN)/python -m benchmarks.gpu --name) && mkdir -p $$folder && \
+	$(BIN)/python -m benchmarks.gpu --json $(ARGS) > $$folder/gpu.json.new && mv $$folder/gpu.json.new $$folder/gpu.json && \
+	$(BIN)/python -m benchmarks.machine > $$folder/machine.json
 
 sanitize: .venv/.base ## the C++ core under address, undefined-behaviour and thread sanitizers
 	@for kind in address thread; do \

@@ -1,5 +1,5 @@
-"""Scores from centroids alone: 32 query tokens, ragged documents (mean 116 tokens), 16,384 centroids, the products of query and centroids at
-hand; ms of CPU per query, one thread.
+"""Scores from centroids alone: 32 query tokens, ragged documents (mean 116 tokens), 16,384 centroids, products of query and centroids
+given; ms of CPU per query, one thread.
 
 Peers: numpy (gather, then maxima by `reduceat`) and torch (gather, then `segment_reduce`), as one would write PLAID's candidate stage.
 """

@@ -12,7 +12,20 @@ from typing import Any
 from rerank_engine import _native
 from rerank_engine.cpus import available_cpus
 
-VERSIONS = ("rerank-engine", "onnxruntime", "numpy", "tokenizers", "torch", "maxsim-cpu", "numkong", "pylate", "colbert-ai")
+VERSIONS = (
+    "rerank-engine",
+    "onnxruntime",
+    "numpy",
+    "tokenizers",
+    "torch",
+    "triton",
+    "maxsim-cpu",
+    "numkong",
+    "pylate",
+    "colbert-ai",
+    "late-interaction-kernels",
+    "flash-maxsim",
+)
 
 
 def facts() -> dict[str, Any]:
@@ -22,6 +35,11 @@ def facts() -> dict[str, Any]:
     sha = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     named = f"{processor()} ({_native.usable_isas()[-1]})"
     machine = {"processor": named, "system": platform.platform(terse=True), "threads": available_cpus()}
+    if "torch" in installed:
+        import torch
+
+        if torch.cuda.is_available():
+            machine["gpu"] = torch.cuda.get_device_name()
     return {"date": date.today().isoformat(), "git": sha, "machine": machine, "versions": versions}
 
 

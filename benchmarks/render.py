@@ -1,6 +1,7 @@
 """Writes measured figures into the documents: `python -m benchmarks.render benchmarks/results/<machine>`.
 
 A folder need not hold every file of results: what it holds is written, and `machine.json` (or quality.json) says what was measured on.
+In results/kernels nothing is: it holds what was compiled and what is predicted.
 A table stands between `<!-- BEGIN name -->` and `<!-- END name -->`. A second run changes nothing; a missing marker is an error (exit 1).
 """
 
@@ -11,6 +12,8 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+
+from benchmarks import roofline
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -134,6 +137,51 @@ def late_quality_table(data: Any, about: str) -> str:
     return "\n".join([*lines, "", f"{text}; {top} (`python -m benchmarks.quality_late FOLDER...`), {about}."])
 
 
+def kernel_table(data: Any, about: str) -> str:
+    """Machine code of ours beside the peers', then of all of ours by target."""
+    lines = [
+        "| kernel | form | for | registers | spills | shared memory | loop: tensor-core instructions | loads | of them 16 bytes wide | "
+        "bytes a token | instructions a token |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for kernel in ("maxsim", "residual"):
+        for target in ("sm_80", "sm_90", "sm_100"):
+            for r in data:
+                if (r["kernel"], r["target"]) == (kernel, target) and (r["peer"] or r["variant"] in BESIDE_PEERS):
+                    whose = f"{r['peer']} {r['peer_version']}" if r["peer"] else "**ours**"
+                    form = f"{kernel} {r['variant']}" + (f", {r['tile']}, {r['warps']} warps" if r["tile"] else "")
+                    cells = f"{r['registers']} | {r['spills']} | {r['smem']:,} | {r['loop_mma']} | {r['loop_loads']}"
+                    loads = f"{100 * r['loads_16b_share']:.0f} % | {r['bytes_per_token']:.0f}"
+                    lines.append(f"| {whose} | {form} | {target} | {cells} | {loads} | {r['instr_per_token']:.1f} |")
+    how = f"Compiled by Triton {data[0]['triton']} without a GPU, all in one run (`python -m benchmarks.kernel_report --record --peers`)"
+    what = "static counts, not times; a token: what the loads of the loop ask for and what it issues, all warps of a block"
+    theirs = "A peer's row is the one with the shortest loop of the configurations that its autotuner would try for 32 query tokens"
+    note = f"{how}: {what}. {theirs}."
+    return "\n".join([*lines, "", note, "", *kernel_summary([r for r in data if not r["peer"]])])
+
+
+BESIDE_PEERS = ("fp16-d128-q32", "fp16-d128-q32-split", *(f"2bit-{form}-d128-q32" for form in ("raw", "norm", "table", "int8")))
+
+
+def kernel_summary(rows: Any) -> list[str]:
+    """A line for each kernel and target."""
+    lines = ["| kernel | for | forms | most registers | spills | most shared memory |", "|---|---|---|---|---|---|"]
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for r in rows:
+        groups.setdefault((r["kernel"], r["target"]), []).append(r)
+    for (kernel, target), found in sorted(groups.items(), key=lambda group: group[0][0]):
+        good = [r for r in found if not r["error"]]
+        most = {name: max((r[name] for r in good), default=0) for name in ("registers", "smem")}
+        failed = f", {len(found) - len(good)} more do not compile" if len(good) < len(found) else ""
+        spills = sum(r["spills"] for r in good)
+        lines.append(f"| {kernel} | {target} | {len(good)}{failed} | {most['registers']} | {spills} | {most['smem']:,} |")
+    return lines
+
+
+def roofline_table(data: Any, about: str) -> str:
+    return roofline.markdown(data)
+
+
 # name of the marker -> the document, the file of results, and what makes the text of it
 PLACES = {
     "demo": ("README.md", "quality.json", demo_table),
@@ -142,12 +190,14 @@ PLACES = {
     "int8": ("docs/numerics.md", "quality.json", int8_sentence),
     "late-speed": ("docs/late-interaction.md", "late.json", late_speed_table),
     "late-quality": ("docs/late-interaction.md", "late-quality.json", late_quality_table),
+    "kernels": ("kernels/README.md", "triton-3.9.json", kernel_table),
+    "roofline": ("kernels/README.md", "roofline.json", roofline_table),
 }
 
 
 def main(folder: str) -> int:
-    machine = next(path for path in (Path(folder) / "machine.json", Path(folder) / "quality.json") if path.exists())
-    about = source(json.loads(machine.read_text()))
+    machines = [path for path in (Path(folder) / "machine.json", Path(folder) / "quality.json") if path.exists()]
+    about = source(json.loads(machines[0].read_text())) if machines else "nothing measured"
     for name, (document, file, render) in PLACES.items():
         if not (Path(folder) / file).exists():
             continue

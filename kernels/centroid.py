@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from .common import of_nothing, reduced, span, weighed
-from .launch import Build, ceil_div, power_of_2
+from .launch import Build, ceil_div, on_its_device, power_of_2
 
 WIDEST = 64  # query tokens of a block
 
@@ -57,6 +57,7 @@ def centroid_table(query: torch.Tensor, centroids: torch.Tensor, out: torch.Tens
     return out
 
 
+@on_its_device
 def centroid_maxsim(
     table: torch.Tensor,
     n_query: int,

@@ -12,7 +12,7 @@ import triton.language as tl
 
 @triton.jit
 def span(offsets_ptr, row, n_documents):
-    """(first token int64, number of tokens int32) of a document; none where there is no such row"""
+    """(first token int64, number of tokens int32) of a document, which has fewer than 2^31 values; none where there is no such row"""
     known = (row >= 0) & (row < n_documents)
     lo = tl.load(offsets_ptr + row, mask=known, other=0)
     return lo, (tl.load(offsets_ptr + row + 1, mask=known, other=0) - lo).to(tl.int32)

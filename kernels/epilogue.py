@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import Build, ceil_div, power_of_2
+from .launch import Build, ceil_div, on_its_device, power_of_2
 from .varlen_attention import dot, kind_of
 
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "silu", "relu", "tanh")
@@ -180,6 +180,7 @@ def expect_name(name: str) -> None:
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
 
 
+@on_its_device
 def activate(
     x: torch.Tensor, bias: torch.Tensor | None = None, *, activation: str = "gelu", gated: bool = False, out: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -209,6 +210,7 @@ def activate_constants(n: int, activation: str, gated: bool, biased: bool) -> tu
     return form, {"num_warps": 4, "num_stages": 1}
 
 
+@on_its_device
 def add_norm(
     x: torch.Tensor,
     gamma: torch.Tensor,
@@ -251,6 +253,7 @@ def add_norm_constants(n: int, biased: bool, residual: bool, beta: bool, total: 
     return form, {"num_warps": max(1, cols // 1024), "num_stages": 1}
 
 
+@on_its_device
 def classify(
     x: torch.Tensor,
     dense: torch.Tensor,

@@ -24,15 +24,22 @@ class Graph:
     def __init__(self, launches: Callable[[], object], device: torch.device) -> None:
         self._launches, self._graph = launches, None
         if device.type == "cuda":
-            side = torch.cuda.Stream(device)
-            side.wait_stream(torch.cuda.current_stream(device))
-            with torch.cuda.stream(side):  # compiles the kernels, which a recording must not
-                for _ in range(3):
-                    launches()
-            torch.cuda.current_stream(device).wait_stream(side)
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            with torch.cuda.device(device):
+                self._graph = self._recorded(launches)
+
+    @staticmethod
+    def _recorded(launches: Callable[[], object]) -> torch.cuda.CUDAGraph:
+        """On the current device, on a stream of its own; other threads may go on with theirs."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # compiles the kernels, which a recording must not
+            for _ in range(3):
                 launches()
+        side.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+            launches()
+        return graph
 
     def replay(self) -> None:
         if self._graph is None:
@@ -94,8 +101,11 @@ class Replays:
         held_weights[n:] = 0
         held_rows[:m] = rows
         held_rows[m:] = -1
-        slot.graph.replay()
         if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()
+            with torch.cuda.device(self._device):
+                slot.graph.replay()
+                torch.cuda.current_stream().synchronize()
+        else:
+            slot.graph.replay()
         k = min(m, len(best_rows))
         return best_rows[:k].copy(), best_scores[:k].copy()

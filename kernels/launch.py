@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import triton
 
 from .config import DEFAULT_TARGET
+
+Launches = TypeVar("Launches", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,19 @@ class Build:
     tokens: float = 0
     tensor_cores: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def on_its_device(function: Launches) -> Launches:
+    """For a function that launches kernels: they run on the device of its first argument, whichever is the current one."""
+
+    @functools.wraps(function)
+    def wrapped(first: torch.Tensor, *args: Any, **options: Any) -> Any:
+        if first.device.type != "cuda" or first.device.index == torch.cuda.current_device():
+            return function(first, *args, **options)
+        with torch.cuda.device(first.device):
+            return function(first, *args, **options)
+
+    return wrapped  # type: ignore[return-value]
 
 
 def interpreting() -> bool:

@@ -11,6 +11,7 @@ differ much. It loses where there are many short documents: a prefix sum comes b
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,9 @@ import triton.language as tl
 
 from .common import of_nothing, ordered, query_span, query_tile, reduced, span, token_tile, weighed
 from .config import tiles
-from .launch import Build, ceil_div, interpreting, multiprocessors, power_of_2, split_dim, target_of
+from .launch import Build, ceil_div, interpreting, multiprocessors, on_its_device, power_of_2, split_dim, target_of
 from .topk import constants as topk_constants
-from .topk import store_best
+from .topk import store_best, topk
 
 PROGRAMS = 4  # of the split kernel, a multiprocessor
 
@@ -243,8 +244,9 @@ def quantize_query_kernel(q_ptr, q8_ptr, weights_ptr, scaled_ptr, n, DIM: tl.con
     cols = tl.arange(0, COLS)
     q = tl.load(q_ptr + i * DIM + cols, mask=cols < DIM, other=0).to(tl.float32)
     scale = tl.max(tl.abs(q), 0) / 32258
+    scale = tl.where(scale == 0, 1.0, scale)  # a weight of 0 would hide a NaN
     bad = tl.max((q != q).to(tl.int32), 0) > 0
-    steps = tl.floor(q / tl.where(scale > 0, scale, 1.0) + 0.5)
+    steps = tl.floor(q / scale + 0.5)
     high = tl.floor(steps / 254 + 0.5)
     tl.store(q8_ptr + i * 2 * DIM + cols, high.to(tl.int8), mask=cols < DIM)
     tl.store(q8_ptr + i * 2 * DIM + DIM + cols, (steps - 254 * high).to(tl.int8), mask=cols < DIM)
@@ -266,6 +268,7 @@ class Workspace:
         return cls(torch.empty(m + 1, dtype=torch.int32, device=device), part, torch.zeros(m + 1, dtype=torch.int32, device=device))
 
 
+@on_its_device
 def maxsim(
     query: torch.Tensor,
     values: torch.Tensor,
@@ -292,8 +295,12 @@ def maxsim(
     top: buffers (float32 [k], int64 [k]) for the k best; needs split.
     """
     m, dim = len(rows), values.shape[1]
+    if top is not None and not split:
+        raise ValueError("maxsim: got buffers for the best without split=True, expected both: they are filled by the split kernel")
     out = torch.empty(m, dtype=torch.float32, device=values.device) if out is None else out
     if m == 0:
+        if top is not None:
+            topk(out, rows, len(top[0]), out=top)
         return out
     kind = kind_of(values)
     query, weights = prepared(query, weights, kind)
@@ -335,6 +342,7 @@ def prepared(query: torch.Tensor, weights: torch.Tensor | None, kind: str) -> tu
     return digits, scaled
 
 
+@functools.cache
 def constants(target: str, kind: str, dim: int, query: int, pairs: bool, weighted: bool) -> tuple[dict[str, Any], dict[str, int]]:
     """(compile-time arguments, options) of both kernels."""
     t = tiles(target, {"bf16": "fp16", "upcast": "fp16"}.get(kind, kind), dim, query)
@@ -345,24 +353,30 @@ def constants(target: str, kind: str, dim: int, query: int, pairs: bool, weighte
 
 
 def builds(target: str) -> list[Build]:
-    """What is compiled ahead of time: each storage at ColBERT's dim, and the dims, queries and options that make another form."""
-    cases = [(kind, 128, 32, False, False) for kind in ("fp16", "bf16", "fp32", "int8")]
-    cases += [("fp16", 128, 16, False, False), ("fp16", 128, 64, False, False), ("fp16", 128, 32, True, True)]
-    cases += [
-        (kind, dim, 32, False, False)
-        for kind, dim in (("fp16", 64), ("fp16", 96), ("fp16", 100), ("fp16", 256), ("fp16", 768), ("fp32", 64), ("int8", 96))
-    ]
-    made = []
-    for kind, dim, query, pairs, weighted in cases:
-        form, options = constants(target, kind, dim, query, pairs, weighted)
-        name = f"{kind}-d{dim}-q{query}" + ("-pairs" if pairs else "")
-        made.append(_build(name, maxsim_kernel, kind, form, options))
-        if (dim, query, pairs) == (128, 32, False) and kind != "bf16":
-            made.append(_build(f"{name}-split", maxsim_split_kernel, kind, form | {"K": 0, "BLOCK": 0}, options))
-    form, options = constants(target, "fp16", 128, 32, False, False)
+    """What is compiled ahead of time: a form for each entry of the table of tiles, for dims that are read in parts, and of each storage
+    those with pairs, with weights and split. Rows are int64 for a program a pick, int32 for the split kernel, as callers have them."""
+    cases = [(kind, dim, query) for kind in ("fp16", "fp32", "int8") for dim in (64, 128, 256, 768) for query in (32, 16, 64)]
+    cases += [("bf16", 128, 32), ("fp16", 96, 32), ("fp16", 100, 32), ("int8", 96, 32)]
+    forms = {}
+    for kind, dim, query in cases:
+        form, options = constants(target, kind, dim, query, False, False)
+        forms.setdefault(str((form, options)), _build(f"{kind}-d{dim}-q{query}", maxsim_kernel, kind, form, options))
+    made = list(forms.values())
+    for kind in ("fp16", "fp32", "int8"):
+        for name, pairs, weighted in (("pairs", True, False), ("split", False, False), ("split-weighted", False, True)):
+            form, options = constants(target, kind, 128, 32, pairs, weighted)
+            split = {"K": 0, "BLOCK": 0} if not pairs else {}
+            if name != "split-weighted" or kind != "int8":  # which always has weights
+                function = maxsim_kernel if pairs else maxsim_split_kernel
+                made.append(_build(f"{kind}-d128-q32-{name}", function, kind, form | split, options))
+    form, options = constants(target, "fp16", 128, 32, False, True)
     made.append(_build("fp16-d128-q32-split-top10", maxsim_split_kernel, "fp16", form | topk_constants(1000, 10), options))
     more = {"offsets_ptr": "*i64", "rows_ptr": "*i32", "prefix_ptr": "*i32", "out_ptr": "*fp32", "m": "i32", "n_documents": "i32"}
-    return [*made, Build("maxsim", "prefix", prefix_kernel, more, {"BD": 64, "BLOCK": 1024}, 4, 1, tensor_cores=False)]
+    made.append(Build("maxsim", "prefix", prefix_kernel, more, {"BD": 64, "BLOCK": 1024}, 4, 1, tensor_cores=False))
+    more = {"q_ptr": "*fp32", "q8_ptr": "*i8", "weights_ptr": "*fp32", "scaled_ptr": "*fp32", "n": "i32"}
+    form = {"DIM": 128, "COLS": 128, "WEIGHTED": True}
+    made.append(Build("maxsim", "quantize", quantize_query_kernel, more, form, 1, 3, tensor_cores=False))
+    return made
 
 
 def _build(variant: str, function: Any, kind: str, form: dict[str, Any], options: dict[str, int]) -> Build:

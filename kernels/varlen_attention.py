@@ -27,7 +27,7 @@ import triton.language as tl
 
 from .common import span
 from .config import LIKE, TARGETS
-from .launch import Build, interpreting, power_of_2, target_of
+from .launch import Build, interpreting, on_its_device, power_of_2, target_of
 
 # (target, head dims up to) -> (rows of a block, keys of a trip, warps, stages): few warp-instructions on pairs of 20 to 360 tokens and on
 # 512, by compiled machine code, not by a clock. sm_100: blocks of 32 rows; with 64, Triton takes tcgen05 instructions, and the code around
@@ -212,6 +212,7 @@ def kind_of(dtype: torch.dtype) -> str:
     return kinds[dtype]
 
 
+@on_its_device
 def varlen_attention(
     qkv: torch.Tensor,
     offsets: torch.Tensor,

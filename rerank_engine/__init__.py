@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from .codec import ResidualCodec, ResidualTokens
     from .core import Pipeline, Query, Ranking, Rescore, Scorer, Scores, Stage, Step, Top
     from .corpus import Corpus, Document
+    from .device import DeviceReranker
     from .evaluation import evaluate, measures
     from .indexes import BM25Index, TokenIndex, VectorIndex
+    from .ops.device_codes import DeviceCodes
     from .ops.tensors import DeviceTokens
     from .packed import Packed
     from .runtimes import load  # type: ignore[no-redef]
@@ -26,8 +28,10 @@ _HOME = {
     "codec": "ResidualCodec ResidualTokens",
     "core": "Pipeline Query Ranking Rescore Scorer Scores Stage Step Top",
     "corpus": "Corpus Document",
+    "device": "DeviceReranker",
     "evaluation": "evaluate measures",
     "indexes": "BM25Index TokenIndex VectorIndex",
+    "ops.device_codes": "DeviceCodes",
     "ops.tensors": "DeviceTokens",
     "packed": "Packed",
     "runtimes": "load",

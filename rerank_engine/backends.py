@@ -18,7 +18,12 @@ from .errors import BackendUnavailable
 # Fastest first; every op ends with its reference, which needs only numpy.
 OPS: dict[str, dict[str, str]] = {
     "bm25": {"cpp": "rerank_engine.ops.bm25:bm25_cpp", "reference": "rerank_engine.ops.bm25:bm25_reference"},
-    "centroid": {"cpp": "rerank_engine.ops.centroid:centroid_cpp", "reference": "rerank_engine.ops.centroid:centroid_reference"},
+    "centroid": {
+        "triton": "rerank_engine.ops.device_codes:centroid_triton",
+        "torch": "rerank_engine.ops.device_codes:centroid_torch",
+        "cpp": "rerank_engine.ops.centroid:centroid_cpp",
+        "reference": "rerank_engine.ops.centroid:centroid_reference",
+    },
     "fuse": {"cpp": "rerank_engine.ops.fuse:fuse_cpp", "reference": "rerank_engine.ops.fuse:fuse_reference"},
     "maxsim": {
         "triton": "rerank_engine.ops.device:maxsim_triton",
@@ -27,7 +32,12 @@ OPS: dict[str, dict[str, str]] = {
         "reference": "rerank_engine.ops.maxsim:maxsim_reference",
     },
     "mmr": {"cpp": "rerank_engine.ops.mmr:mmr_cpp", "reference": "rerank_engine.ops.mmr:mmr_reference"},
-    "residual": {"cpp": "rerank_engine.ops.residual:residual_cpp", "reference": "rerank_engine.ops.residual:residual_reference"},
+    "residual": {
+        "triton": "rerank_engine.ops.device_codes:residual_triton",
+        "torch": "rerank_engine.ops.device_codes:residual_torch",
+        "cpp": "rerank_engine.ops.residual:residual_cpp",
+        "reference": "rerank_engine.ops.residual:residual_reference",
+    },
     "topk": {"cpp": "rerank_engine.ops.topk:topk_cpp", "reference": "rerank_engine.ops.topk:topk_reference"},
 }
 
@@ -98,23 +108,38 @@ def try_import(package: str) -> str | None:
 def choose(op: str, backend: str = "auto", device: str | None = None) -> str:
     """The name of the backend that will run `op`. device: the type of the device of the torch tensors it gets, None for arrays of numpy.
 
-    Raises BackendUnavailable when a named one cannot. Triton's interpreter runs only when "triton" is asked for by name.
+    Raises BackendUnavailable when a named one cannot. "auto" never takes Triton's interpreter.
     """
     table = OPS[op]
-    fitting = [name for name in table if (name in ON_TENSORS) == (device is not None)]
     if backend == "auto":
-        return next(name for name in fitting if (name, device) != ("triton", "cpu") and NEEDS[name]() is None)
-    if backend not in table:
-        reason: str | None = "it has no such backend"
-    elif backend not in fitting:
-        reason = "the documents are arrays of numpy" if device is None else f"the documents are tensors on {device}"
-    else:
-        reason = NEEDS[backend]()
+        return next(name for name in table if _refusal(name, device) is None and not (name == "triton" and _interpreting()))
+    reason = _refusal(backend, device) if backend in table else "it has no such backend"
     if reason is not None:
-        available = ", ".join(name for name in fitting if NEEDS[name]() is None)
+        available = ", ".join(name for name in table if _refusal(name, device) is None)
         hint = " Tensors on a device: DeviceTokens.of(documents, 'cuda')." if device is None and backend in ON_TENSORS else ""
         raise BackendUnavailable(f"{op}: backend '{backend}' asked for, but {reason}", hint=f"Available here: {available}.{hint}")
     return backend
+
+
+def _refusal(name: str, device: str | None) -> str | None:
+    """Why a backend does not run for what lies there, or None."""
+    if (name in ON_TENSORS) != (device is not None):
+        return "the documents are arrays of numpy" if device is None else f"the documents are tensors on {device}"
+    if name == "triton" and device not in ("cuda", "cpu"):
+        return f"Triton does not run on {device}"
+    reason = NEEDS[name]()
+    if reason is None and name == "triton" and device == "cpu" and not _interpreting():
+        return "the documents are tensors on the CPU, where Triton runs in its interpreter alone (TRITON_INTERPRET=1)"
+    return reason
+
+
+def _interpreting() -> bool:
+    """Whether Triton runs in its interpreter, where it is there at all."""
+    if NEEDS["triton"]() is not None:
+        return False
+    from rerank_kernels.launch import interpreting
+
+    return bool(interpreting())
 
 
 def implementation(op: str, backend: str = "auto", device: str | None = None) -> Callable[..., Any]:

@@ -60,7 +60,7 @@ def test_every_op_ends_with_a_reference_and_every_table_entry_exists(op: str) ->
 
 
 def test_no_kernel_without_an_op() -> None:
-    shared, parts_of_a_forward_pass = {"common", "config", "graph", "launch"}, {"epilogue", "varlen_attention"}
+    shared, parts_of_a_forward_pass = {"codes", "common", "config", "graph", "launch"}, {"epilogue", "varlen_attention"}
     assert {p.stem for p in (ROOT / "kernels").glob("*.py")} - shared - parts_of_a_forward_pass <= set(OPS)
 
 

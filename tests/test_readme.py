@@ -46,6 +46,14 @@ print((rr.Rescore(Newest()) >> DropShort())("q", corpus).doc_ids)
     assert done.stdout == "['2', '0']\n", done.stderr
 
 
+def test_the_example_of_a_gpu_works() -> None:
+    pytest.importorskip("torch", reason="the example is of tensors")
+    text = (Path(__file__).resolve().parents[1] / "docs" / "gpu.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", text, re.S)[0]
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["torch.Size([2])", "torch.Size([2])", "torch.Size([3])"], done.stderr
+
+
 def test_commands_named_exist() -> None:
     from rerank_engine.cli import parser
 

@@ -6,12 +6,15 @@ import importlib.util
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+if importlib.util.find_spec("benchmarks") is None:
+    sys.path.append(str(ROOT))
 RESULTS = sorted(path for path in (ROOT / "benchmarks" / "results").iterdir() if path.is_dir())
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..backends import implementation
+from ..backends import choose, implementation
 from ..cpus import resolve_threads
 from ..errors import FileFormatError, InputError, NonFiniteError
 from . import checks
@@ -31,13 +31,18 @@ def centroid_maxsim(
     (Santhanam et al., CIKM 2022, "centroid interaction"). A document without tokens scores -inf.
 
     centroid_scores: the table float32 [K, q rounded up to 32] that `centroid_scores(query, codec.centroids)` returns.
-    documents: ResidualTokens, of which the centroid ids are read. rows: integers [m], as in `maxsim`.
+    documents: ResidualTokens, of which the centroid ids are read; or DeviceCodes, whose table `centroid_scores(query, documents)` makes.
+    rows: integers [m], as in `maxsim`.
     query_weights: float [q]; None counts every column 1 (those behind the query's last token are 0 and add nothing).
     num_threads: as in `maxsim`. Returns float32 [m]. Raises InputError, NonFiniteError, FileFormatError (a centroid id out of range).
     """
     from ..codec import ResidualTokens  # which needs this package
+    from .device_codes import DeviceCodes, centroid_on_device
 
     name = "centroid_maxsim"
+    if isinstance(documents, DeviceCodes):
+        chosen_backend = choose("centroid", backend, documents.device.type)
+        return centroid_on_device(centroid_scores, documents, rows, query_weights, chosen_backend)
     checks.instance(f"{name}: documents", documents, ResidualTokens)
     table = checks.floats(f"{name}: centroid_scores", array(name, centroid_scores), 2)
     if len(table) != len(documents.codec.centroids) or not table.shape[1] or table.shape[1] % 32:

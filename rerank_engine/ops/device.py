@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError, NonFiniteError
 from . import checks
-from .tensors import DeviceTokens, require_torch
+from .tensors import DeviceTokens, copied, require_torch
 from .tokens import batch_of, of_queries, picked
 
 if TYPE_CHECKING:
@@ -22,10 +22,11 @@ BLOCK_TOKENS = 1 << 17  # document tokens that the torch backend holds at a time
 def query_on(name: str, query: Any, dim: int, device: Any) -> torch.Tensor:
     """float [q, dim] on the device, from a tensor anywhere or what numpy understands."""
     torch = require_torch()
-    q = query if isinstance(query, torch.Tensor) else torch.from_numpy(checks.floats(f"{name}: query", query, 2))
+    on_host = not isinstance(query, torch.Tensor)
+    q = copied(checks.floats(f"{name}: query", query, 2), "cpu") if on_host else query
     if q.ndim != 2 or not q.is_floating_point() or q.shape[1] != dim:
         raise InputError(f"{name}: query", got=f"{q.dtype} {list(q.shape)}", expected=f"float [q, {dim}], as the documents have")
-    return q.detach().to(device)
+    return q.detach().to(device).contiguous()
 
 
 def rows_on(name: str, rows: Any, n: int, device: Any) -> torch.Tensor:
@@ -48,18 +49,29 @@ def weights_on(name: str, mask: Any, weights: Any, n: int, device: Any) -> torch
     torch = require_torch()
     held = []
     for what, given in (("query_weights", weights), ("query_mask", mask)):
-        if given is not None:
-            x = given if isinstance(given, torch.Tensor) else torch.from_numpy(np.array(given))
-            if x.shape != (n,) or (what == "query_weights" and not x.is_floating_point()):
-                raise InputError(f"{name}: {what}", got=f"{x.dtype} {list(x.shape)}", expected=f"[{n}], one a query token")
-            held.append((x.to(device) != 0 if what == "query_mask" else x.to(device)).float())
+        if given is None:
+            continue
+        if not isinstance(given, torch.Tensor):
+            given = torch.from_numpy(
+                checks.floats(f"{name}: {what}", np.array(given, np.float32) if what == "query_mask" else given, 1).copy()
+            )
+        if given.shape != (n,):
+            raise InputError(f"{name}: {what}", got=f"shape {list(given.shape)}", expected=f"[{n}], one a query token")
+        held.append((given.to(device) != 0 if what == "query_mask" else given.to(device)).float())
     return math.prod(held[1:], start=held[0]) if held else None
 
 
-def require_finite(name: str, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Raises NonFiniteError for NaN or +infinity. The one synchronisation of a call; the kernels of rerank_kernels do without."""
-    if len(scores) and not float(scores.max()) < math.inf:
-        bad = int((~(scores < math.inf)).nonzero()[0])
+def require_finite(name: str, scores: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """Raises NonFiniteError for NaN, infinity, or -infinity of a document that has tokens. The one look at the device of a call; the
+    kernels of rerank_kernels do without."""
+    torch = require_torch()
+    low, high = torch.stack(torch.aminmax(scores)).tolist() if len(scores) else (0.0, 0.0)
+    wrong = ~(scores < math.inf)
+    if low == -math.inf and len(offsets) > 1:
+        safe = torch.where((rows >= 0) & (rows < len(offsets) - 1), rows, 0).long()
+        wrong |= (scores == -math.inf) & (offsets[safe + 1] > offsets[safe]) & (rows >= 0)
+    if not (low >= -math.inf and high < math.inf) or (low == -math.inf and bool(wrong.any())):
+        bad = int(wrong.nonzero()[0])
         expected = "finite numbers in the query and the document, and a row that exists"
         raise NonFiniteError(f"{name}: document {int(rows[bad])}", got=f"a score of {float(scores[bad])}", expected=expected)
     return scores
@@ -71,22 +83,51 @@ def maxsim_on_device(query: Any, documents: DeviceTokens, rows: Any, mask: Any, 
     if (batch := batch_of(query)) is not None:
         if mask is not None or weights is not None:
             raise InputError(name, got="a mask or weights for a batch of queries", expected="a batch of the query tokens that count")
-        asked = of_queries(name, rows, len(batch))
-        return [maxsim_on_device(q, documents, row, None, None, run) for q, row in zip(batch, asked)]
+        return in_one_launch(name, batch, rows, documents, run)
     q = query_on(name, query, documents.dim, device)
     chosen = rows_on(name, rows, len(documents), device)
-    return require_finite(name, run(q, weights_on(name, mask, weights, len(q), device), documents, chosen), chosen)
+    w = weights_on(name, mask, weights, len(q), device)
+    return require_finite(name, run(q, w, documents, chosen), chosen, documents.offsets)
 
 
-def maxsim_triton(query: torch.Tensor, weights: torch.Tensor | None, documents: DeviceTokens, rows: torch.Tensor) -> torch.Tensor:
+def in_one_launch(name: str, batch: list[Any], rows: Any, documents: Any, run: Any) -> list[torch.Tensor]:
+    """A batch as pairs of a query and a document. When all queries have the same rows, the pairs of a document follow one another, so that
+    it comes from memory once."""
+    torch, device = require_torch(), documents.device
+    if not batch:
+        return []
+    queries = [query_on(name, q, documents.dim, device) for q in batch]
+    given = of_queries(name, rows, len(batch))
+    shared = all(x is given[0] for x in given)
+    lists = [rows_on(name, x, len(documents), device) for x in (given[:1] if shared else given)]
+    ends = torch.tensor(np.cumsum([0, *map(len, queries)]), device=device)
+    if shared:
+        chosen = lists[0].repeat_interleave(len(batch))
+        pairs = torch.arange(len(batch), dtype=torch.int32, device=device).repeat(len(lists[0]))
+    else:
+        chosen = torch.cat([x.long() for x in lists])
+        pairs = torch.from_numpy(np.repeat(np.arange(len(batch), dtype=np.int32), [len(x) for x in lists])).to(device)
+    scores = require_finite(
+        name, run(torch.cat(queries), None, documents, chosen, query_offsets=ends, pairs=pairs), chosen, documents.offsets
+    )
+    return list(scores.view(-1, len(batch)).T.contiguous()) if shared else list(scores.split([len(x) for x in lists]))
+
+
+def maxsim_triton(
+    query: torch.Tensor, weights: torch.Tensor | None, documents: DeviceTokens, rows: torch.Tensor, **pairs: Any
+) -> torch.Tensor:
     from rerank_kernels.maxsim import maxsim
 
-    scores: torch.Tensor = maxsim(query, documents.values, documents.offsets, rows, scales=documents.scales, weights=weights)
+    scores: torch.Tensor = maxsim(query, documents.values, documents.offsets, rows, scales=documents.scales, weights=weights, **pairs)
     return scores
 
 
-def maxsim_torch(query: torch.Tensor, weights: torch.Tensor | None, documents: DeviceTokens, rows: torch.Tensor) -> torch.Tensor:
+def maxsim_torch(
+    query: torch.Tensor, weights: torch.Tensor | None, documents: DeviceTokens, rows: torch.Tensor, **pairs: Any
+) -> torch.Tensor:
     """As products of float32 over blocks of the candidates' tokens, gathered. The query has the documents' type first, as for Triton."""
+    if pairs:
+        return by_query(lambda q, some: maxsim_torch(q, None, documents, some), query, rows, **pairs)
     q = query.float() if documents.scales is not None else query.to(documents.values.dtype).float()
 
     def similarities(tokens: torch.Tensor) -> torch.Tensor:
@@ -94,6 +135,15 @@ def maxsim_torch(query: torch.Tensor, weights: torch.Tensor | None, documents: D
         return (values if documents.scales is None else values * documents.scales[tokens, None]) @ q.T
 
     return best_sums(similarities, len(q), weights, documents.offsets, rows)
+
+
+def by_query(score: Any, query: torch.Tensor, rows: torch.Tensor, query_offsets: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    """Pairs of a query and a document, one query after the other."""
+    torch = require_torch()
+    scores = torch.empty(len(rows), device=rows.device)
+    for i, (begin, end) in enumerate(zip(query_offsets.tolist(), query_offsets[1:].tolist())):
+        scores[pairs == i] = score(query[begin:end], rows[pairs == i])
+    return scores
 
 
 def best_sums(similarities: Any, n_query: int, weights: torch.Tensor | None, offsets: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -111,7 +161,7 @@ def best_sums(similarities: Any, n_query: int, weights: torch.Tensor | None, off
         w = torch.ones(n_query, device=rows.device) if weights is None else weights
         sums = (torch.where(w != 0, best, 0) * w).sum(1)
         scores[part] = torch.where(counts > 0, sums, -math.inf)
-    return torch.where(known, scores, math.nan)
+    return torch.where(known, scores, torch.where(rows == -1, -math.inf, math.nan))
 
 
 def _blocks(lengths: torch.Tensor) -> Iterator[slice]:

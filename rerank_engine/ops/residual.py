@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..backends import implementation
+from ..backends import choose, implementation
 from ..cpus import resolve_threads
 from ..errors import FileFormatError, InputError, NonFiniteError
 from . import checks
@@ -16,6 +16,7 @@ from .tokens import array, batch_of, of_queries, picked, query_tokens, ranges
 
 if TYPE_CHECKING:
     from ..codec import ResidualTokens
+    from .device_codes import DeviceCodes
 
 PRECISIONS = {"auto": "auto", "int16": "auto", "uint8": "auto8", "float32": "decode"}
 _LANES = 32  # query tokens of a block of the kernels
@@ -38,7 +39,7 @@ class ResidualScores:
 
 def residual_maxsim(
     query: Any,
-    documents: ResidualTokens,
+    documents: ResidualTokens | DeviceCodes,
     rows: Any = None,
     *,
     centroid_scores: ArrayLike | None = None,
@@ -54,13 +55,21 @@ def residual_maxsim(
 
     (Santhanam et al., NAACL 2022). table_q holds what each value of each byte adds for q, computed once per query; no token is decoded.
 
-    query: float [q, dim], or a batch. rows, query_mask, query_weights, num_threads: as in `maxsim`.
+    query: float [q, dim], or a batch. rows, query_mask, query_weights, num_threads: as in `maxsim`. documents: on a device, DeviceCodes.
     centroid_scores: what `centroid_scores(query, codec.centroids)` returned for the query tokens that count, if it is at hand already
         (candidate generation needs it too); else the products are computed, of all centroids or, for a short list, of those in it.
     precision: "int16" sums tables of int16, "uint8" may sum bytes (faster for 4-bit codes), "float32" decodes. "auto" is "int16". A
         short list is decoded where that is cheaper. `residual_maxsim_explained` says which path ran and how far each score may be off.
+        On a device "auto" and "int16" are float16 products, "uint8" may multiply bytes; "float32" is the backend torch.
     Returns float32 [m]; for a batch a list of them. Raises InputError, NonFiniteError, FileFormatError (a centroid id out of range).
     """
+    from .device_codes import DeviceCodes, residual_on_device
+
+    if isinstance(documents, DeviceCodes):
+        checks.one_of("residual_maxsim: precision", precision, tuple(PRECISIONS))
+        decodes = backend == "auto" and precision == "float32"
+        chosen = choose("residual", "torch" if decodes else backend, documents.device.type)
+        return residual_on_device(query, documents, rows, centroid_scores, precision, query_mask, query_weights, chosen)
     options = {"precision": precision, "num_threads": num_threads, "backend": backend}
     if (batch := batch_of(query)) is not None:
         if not (query_mask is None and query_weights is None and centroid_scores is None):
@@ -109,12 +118,17 @@ def residual_maxsim_explained(
     return done
 
 
-def centroid_scores(query: Any, centroids: Any, *, num_threads: int | None = None) -> NDArray[np.float32]:
+def centroid_scores(query: Any, centroids: Any, *, num_threads: int | None = None, backend: str = "auto") -> Any:
     """float32 [K, q rounded up to 32]: <centroid, query token>, the columns behind the last token 0. For `residual_maxsim`, and to find
     candidates.
 
-    query float [q, dim], centroids float [K, dim]. Raises InputError, NonFiniteError.
+    query float [q, dim], centroids float [K, dim]. With DeviceCodes in place of centroids: a tensor on their device, for the same ops there
+    on the same backend. Raises InputError, NonFiniteError.
     """
+    from .device_codes import DeviceCodes, centroid_scores_on_device
+
+    if isinstance(centroids, DeviceCodes):
+        return centroid_scores_on_device(query, centroids, choose("centroid", backend, centroids.device.type))
     q, c = (checks.floats(f"centroid_scores: {name}", array(name, x), 2) for name, x in (("query", query), ("centroids", centroids)))
     if q.shape[1] != c.shape[1] or not q.shape[1]:
         raise InputError("centroid_scores: query", got=f"dimension {q.shape[1]}", expected=f"{c.shape[1]}, as the centroids have")

@@ -43,28 +43,29 @@ class DeviceTokens:
             if (given := getattr(self, name)) is not None or name != "scales":
                 checks.instance(f"{what}: {name}", given, torch.Tensor)
         values, offsets, scales = self.values, self.offsets, self.scales
-        if values.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.int8) or values.ndim != 2 or not values.is_contiguous():
+        types = (torch.float16, torch.bfloat16, torch.float32, torch.int8)
+        if values.dtype not in types or values.ndim != 2 or not values.is_contiguous() or not values.shape[1]:
             got = f"{values.dtype} {list(values.shape)}" + ("" if values.is_contiguous() else ", not contiguous")
-            raise InputError(f"{what}: values", got=got, expected="contiguous float16, bfloat16, float32 or int8 [total, dim]")
+            raise InputError(f"{what}: values", got=got, expected="contiguous float16, bfloat16, float32 or int8 [total, dim > 0]")
         if (values.dtype == torch.int8) != (scales is not None):
             raise InputError(
                 f"{what}: scales", got="none" if scales is None else f"scales for {values.dtype}", expected="those of int8 values"
             )
         if scales is not None and (scales.dtype != torch.float32 or scales.shape != values.shape[:1] or not scales.is_contiguous()):
             raise InputError(f"{what}: scales", got=f"{scales.dtype} {list(scales.shape)}", expected=f"float32 [{len(values)}]")
+        require_one_device(what, [x for x in (values, offsets, scales) if x is not None])
         require_offsets(what, offsets, len(values))
-        places = {str(x.device) for x in (values, offsets, scales) if x is not None}
-        if len(places) > 1:
-            raise InputError(what, got=f"tensors on {', '.join(sorted(places))}", expected="one device")
 
     @classmethod
     def of(cls, documents: Packed, device: Any, *, dtype: Any = None, scales: Any = None) -> DeviceTokens:
         """A Packed, copied to a device. dtype: what floats are held in (torch.float16, ...), as they are by default; scales: for int8."""
-        torch = require_torch()
+        require_torch()
         checks.instance("DeviceTokens.of: documents", documents, Packed)
-        values = torch.from_numpy(checks.contiguous(documents.values)).to(device=device, dtype=dtype)
-        held = None if scales is None else torch.from_numpy(checks.floats("DeviceTokens.of: scales", scales, 1)).to(device)
-        return cls(values, torch.from_numpy(documents.offsets).to(device), held)
+        if not documents.values.size:  # a Packed without a token may not know its dim
+            raise InputError("DeviceTokens.of: documents", got="no tokens", expected="at least one")
+        values = copied(documents.values, device, dtype)
+        held = None if scales is None else copied(checks.floats("DeviceTokens.of: scales", scales, 1), device)
+        return cls(values, copied(documents.offsets, device), held)
 
     @property
     def device(self) -> torch.device:
@@ -81,8 +82,22 @@ class DeviceTokens:
         return f"DeviceTokens({len(self)} documents, {list(self.values.shape)} {self.values.dtype} on {self.device})"
 
 
+def copied(array: np.ndarray[Any, Any], device: Any, dtype: Any = None) -> torch.Tensor:
+    """On the device, in memory of its own. torch warns of arrays that it must not write to, as of a mapped file: they are copied first."""
+    a = checks.contiguous(array)
+    return require_torch().from_numpy(a if a.flags.writeable else a.copy()).to(device=device, dtype=dtype, copy=True)
+
+
+def require_one_device(what: str, tensors: list[torch.Tensor]) -> None:
+    places = sorted({str(x.device) for x in tensors})
+    if len(places) > 1:
+        raise InputError(what, got=f"tensors on {', '.join(places)}", expected="one device")
+
+
 def require_offsets(what: str, offsets: torch.Tensor, total: int) -> None:
     """Raises InputError unless offsets are int64 [n + 1] that rise from 0 to total."""
+    if not offsets.is_contiguous():
+        raise InputError(f"{what}: offsets", got="not contiguous", expected="contiguous int64 [n + 1]", hint="offsets.contiguous()")
     held = offsets.detach().cpu().numpy()
     if held.dtype != np.int64 or held.ndim != 1 or not held.size or held[0] != 0 or held[-1] != total or (np.diff(held) < 0).any():
         got = f"{held.dtype} {list(held.shape)}" + (f" from {held[0]} to {held[-1]}" if held.ndim == 1 and held.size else "")

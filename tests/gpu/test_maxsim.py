@@ -117,6 +117,8 @@ def test_a_nan_is_never_hidden_and_stays_in_its_document(dtype: torch.dtype, spl
     store.values[3 + TILE, 7] = float("nan")
     got = store.score(query, [0, 1, 2], split=split)
     assert got.isnan().tolist() == [False, True, False]
+    query[0] = 0  # hides nothing
+    assert store.score(query, [1], split=split).isnan().all()
     query[2, 5] = float("nan")
     assert store.score(query, [0, 2], split=split).isnan().all()
 
@@ -194,6 +196,11 @@ def test_nothing_to_score() -> None:
     store = Store(32)
     assert store.score(unit(3, 32, 1), []).tolist() == []
     assert store.score(unit(3, 32, 1), [1], split=True).tolist() == [float("-inf")]
+    best = (poisoned(2), poisoned(2, dtype=torch.int64))
+    store.score(unit(3, 32, 1), [], split=True, top=best)
+    assert best[1].tolist() == [-1, -1]
+    with pytest.raises(ValueError, match="split=True"):
+        store.score(unit(3, 32, 1), [0], top=best)
     empty = Store(32, lengths=[])
     assert empty.score(unit(3, 32, 1), [0, -1]).isnan().tolist() == [True, False]
 

@@ -10,6 +10,7 @@ from device import DEVICE, torch
 from tolerances import assert_close
 
 import rerank_engine as rr
+from rerank_engine import backends
 from rerank_engine.backends import choose
 from rerank_engine.errors import BackendUnavailable, InputError, NonFiniteError
 from rerank_engine.ops import maxsim, quantize_int8
@@ -58,13 +59,16 @@ def test_int8_and_a_batch_and_tensors_of_any_place(backend: str) -> None:
     for got, query in zip(maxsim(queries, there, [ROWS, [0]], backend=backend), queries):
         want = maxsim(query, small, ROWS if len(got) > 1 else [0], scales=scales)
         np.testing.assert_allclose(got.cpu().numpy(), want, atol=2e-4)
+    for got, query in zip(maxsim(queries, there, ROWS, backend=backend), queries):  # the same rows for all
+        np.testing.assert_allclose(got.cpu().numpy(), maxsim(query, small, ROWS, scales=scales), atol=2e-4)
     as_tensors = (torch.from_numpy(queries[0]).to(DEVICE), torch.tensor(ROWS, dtype=torch.int32, device=DEVICE))
-    same(maxsim(as_tensors[0], there, as_tensors[1], backend=backend), maxsim(queries[0], small, ROWS, scales=scales), 400)
+    got = maxsim(as_tensors[0], there, as_tensors[1], backend=backend)
+    np.testing.assert_allclose(got.cpu().numpy(), maxsim(queries[0], small, ROWS, scales=scales), atol=2e-4)
+    assert maxsim(rr.Packed(np.zeros((0, 32), np.float32), [0]), there, backend=backend) == []
 
 
 def test_auto_goes_by_the_device_and_a_named_backend_never_falls_back() -> None:
     assert choose("maxsim") == "cpp" and choose("maxsim", device="cpu") == "torch"
-    assert choose("maxsim", device="cuda") == "triton"
     there = rr.DeviceTokens.of(packed(), "cpu")
     with pytest.raises(BackendUnavailable, match="documents are tensors on cpu"):
         maxsim(unit(2, 32, 1), there, backend="cpp")
@@ -77,9 +81,14 @@ def test_without_an_interpreter_a_cpu_tensor_is_no_case_for_triton(monkeypatch: 
     import rerank_kernels.launch
 
     monkeypatch.setattr(rerank_kernels.launch, "interpreting", lambda: False)
-    if DEVICE.type == "cpu":
-        with pytest.raises(BackendUnavailable, match="no CUDA device"):
-            choose("maxsim", "triton", "cpu")
+    monkeypatch.setitem(backends.NEEDS, "triton", lambda: None)  # a machine with a GPU
+    with pytest.raises(BackendUnavailable, match="interpreter alone"):
+        choose("maxsim", "triton", "cpu")
+    with pytest.raises(BackendUnavailable, match="does not run on mps"):
+        choose("maxsim", "triton", "mps")
+    assert [choose("maxsim", device=device) for device in ("cuda", "cpu", "mps")] == ["triton", "torch", "torch"]
+    monkeypatch.setattr(rerank_kernels.launch, "interpreting", lambda: True)
+    assert choose("maxsim", device="cuda") == "torch"
 
 
 @pytest.mark.parametrize("backend", ON_DEVICE)
@@ -89,7 +98,18 @@ def test_a_nan_raises_and_names_the_document(backend: str) -> None:
     there = rr.DeviceTokens(torch.from_numpy(documents.values).to(DEVICE), torch.from_numpy(documents.offsets).to(DEVICE))
     with pytest.raises(NonFiniteError, match="document 2"):
         maxsim(unit(4, 32, 2), there, ROWS, backend=backend)
-    assert len(maxsim(unit(4, 32, 2), there, [0, 4], backend=backend)) == 2
+    assert maxsim(unit(4, 32, 2), there, [0, 4], backend=backend).isfinite().all()
+    held = rr.DeviceTokens(torch.full((2, 32), 1e38, device=DEVICE), torch.tensor([0, 2], device=DEVICE))
+    with pytest.raises(NonFiniteError, match="document 0: got a score of -inf"):
+        maxsim(np.full((1, 32), -1e38, np.float32), held, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ON_DEVICE)
+def test_padding_scores_minus_infinity(backend: str) -> None:
+    there = rr.DeviceTokens.of(packed(), DEVICE)
+    run = backends.implementation("maxsim", backend, DEVICE.type)
+    got = run(torch.ones(2, 32, device=DEVICE), None, there, torch.tensor([-1, 1, 0, 5, -2], device=DEVICE))
+    assert got[:2].tolist() == [float("-inf")] * 2 and got.isnan().tolist() == [False, False, False, True, True]
 
 
 def test_what_does_not_fit_is_refused_before_any_work() -> None:
@@ -98,8 +118,10 @@ def test_what_does_not_fit_is_refused_before_any_work() -> None:
         with pytest.raises(InputError, match="rows from 0 to 4"):
             maxsim(unit(2, 32, 1), there, rows)
     for query in (unit(2, 16, 1), torch.zeros(2, 32, dtype=torch.int32), torch.zeros(32)):
-        with pytest.raises(InputError, match=r"query|float \[q, 32\]"):
+        with pytest.raises(InputError, match=r"query: got .* expected float \[q, 32\]"):
             maxsim(query, there)
+    with pytest.raises(InputError, match="got no tokens"):
+        rr.DeviceTokens.of(rr.Packed(np.zeros((0, 32), np.float32), [0, 0]), DEVICE)
     with pytest.raises(InputError, match="one a query token"):
         maxsim(unit(2, 32, 1), there, query_weights=[1.0])
     with pytest.raises(InputError, match="DeviceTokens, which hold them"):
@@ -115,7 +137,9 @@ def test_what_does_not_fit_is_refused_before_any_work() -> None:
         ({"offsets": offsets.flip(0)}, "rise from 0 to 138"),
         ({"offsets": offsets.int()}, "int32"),
         ({"values": documents.values}, "ndarray"),
-        ({"offsets": offsets.to("meta")} if DEVICE.type == "cuda" else {"offsets": offsets[None]}, "offsets|device"),
+        ({"offsets": offsets.to("meta")}, "tensors on cpu, meta: expected one device|got tensors on cpu, meta"),
+        ({"offsets": torch.stack([offsets, offsets], 1)[:, 0]}, "offsets: got not contiguous"),
+        ({"values": values[:, :0]}, "dim > 0"),
     ):
         with pytest.raises(InputError, match=match):
             rr.DeviceTokens(**{"values": values, "offsets": offsets, **bad})
