@@ -20,7 +20,7 @@ help: ## list the targets
 	@touch $@
 
 .venv/.dev: .venv/.base
-	$(if $(TORCH),$(BIN)/python -m pip install -q --disable-pip-version-check --retries 1 $(TORCH))
+	$(if $(TORCH),$(BIN)/python -m pip install -q --disable-pip-version-check --retries 0 $(TORCH))
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[demo,dev]'
 	@touch $@
 

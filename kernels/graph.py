@@ -96,7 +96,8 @@ class Replays:
         n, m = len(query), len(rows)
         slot = self._slots[next(size for size in self._slots if size[0] >= m and size[1] >= n)]
         held, held_weights, held_rows, best_scores, best_rows = slot.views
-        held[:n] = query
+        with np.errstate(over="ignore"):  # what float16 does not hold gives a score that is not finite
+            held[:n] = query
         held_weights[:n] = 1 if weights is None else weights
         held_weights[n:] = 0
         held_rows[:m] = rows

@@ -295,6 +295,8 @@ def maxsim(
     top: buffers (float32 [k], int64 [k]) for the k best; needs split.
     """
     m, dim = len(rows), values.shape[1]
+    if query.shape[1] != dim:
+        raise ValueError(f"maxsim: got a query of dimension {query.shape[1]}, expected {dim}, as the values have")
     if top is not None and not split:
         raise ValueError("maxsim: got buffers for the best without split=True, expected both: they are filled by the split kernel")
     out = torch.empty(m, dtype=torch.float32, device=values.device) if out is None else out

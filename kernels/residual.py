@@ -313,6 +313,8 @@ def residual_maxsim(
     possible = FORMS if codes.norms is not None else FORMS[:1]
     if form not in possible:
         raise ValueError(f"residual_maxsim: got form {form!r}, expected one of {', '.join(possible)} for these codes")
+    if query.shape[1] != codes.dim:
+        raise ValueError(f"residual_maxsim: got a query of dimension {query.shape[1]}, expected {codes.dim}, as the codes have")
     m = len(rows)
     out = torch.empty(m, dtype=torch.float32, device=codes.offsets.device) if out is None else out
     if m == 0:

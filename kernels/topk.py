@@ -56,6 +56,8 @@ def topk(scores: torch.Tensor, rows: torch.Tensor, k: int, *, out: tuple[torch.T
 
     Or [m] to [k]. Places that are left are row -1, score -inf; entries of row -1 are left out. Ties by row. k: at most LARGEST (1024).
     """
+    if scores.dtype != torch.float32 or rows.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"topk: got {scores.dtype} with {rows.dtype}, expected float32 with int32 or int64")
     if k > LARGEST:
         raise ValueError(f"topk: got k = {k}, expected at most {LARGEST}")
     shape = (*scores.shape[:-1], k)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .codec import ResidualCodec, ResidualTokens
     from .core import Pipeline, Query, Ranking, Rescore, Scorer, Scores, Stage, Step, Top
     from .corpus import Corpus, Document
-    from .device import DeviceReranker
+    from .device import DeviceReranker, to_device
     from .evaluation import evaluate, measures
     from .indexes import BM25Index, TokenIndex, VectorIndex
     from .ops.device_codes import DeviceCodes
@@ -28,7 +28,7 @@ _HOME = {
     "codec": "ResidualCodec ResidualTokens",
     "core": "Pipeline Query Ranking Rescore Scorer Scores Stage Step Top",
     "corpus": "Corpus Document",
-    "device": "DeviceReranker",
+    "device": "DeviceReranker to_device",
     "evaluation": "evaluate measures",
     "indexes": "BM25Index TokenIndex VectorIndex",
     "ops.device_codes": "DeviceCodes",

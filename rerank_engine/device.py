@@ -1,19 +1,79 @@
-"""The best of a list of candidates on a GPU, at the price of one CUDA graph: what a service calls for each query."""
+"""From an index to a GPU, and the best of a list of candidates there by one CUDA graph: what a service calls for each query."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .backends import choose
-from .errors import InputError, NonFiniteError
+from .codec import ResidualTokens
+from .errors import BackendUnavailable, InputError, NonFiniteError
 from .ops import checks
 from .ops.device_codes import DeviceCodes
 from .ops.tensors import DeviceTokens, require_torch
-from .ops.tokens import array, picked, query_tokens
+from .ops.tokens import PackedTokens, array, picked, query_tokens
+from .packed import Packed
+
+if TYPE_CHECKING:
+    from .indexes import TokenIndex
+
+
+def to_device(
+    documents: Packed | ResidualTokens | TokenIndex, device: Any, *, dtype: Any = None, norms: bool = True
+) -> DeviceTokens | DeviceCodes:
+    """Documents copied to a device, for `rr.ops` and `DeviceReranker`: DeviceTokens of vectors, DeviceCodes of residual codes.
+
+    Of a TokenIndex, of a file or in memory, all segments together; rows are those of its corpus, deleted ones among them. dtype: what
+    floats are held in there (torch.float16, ...); norms: see `DeviceCodes.of`. Raises InputError, NonFiniteError, MissingDependency.
+    """
+    from .indexes import TokenIndex
+
+    if dtype is not None and not isinstance(documents, Packed) and getattr(documents, "storage", "codes") not in ("float32", "float16"):
+        got = f"{dtype} for {getattr(documents, 'storage', 'residual codes')}"
+        raise InputError("to_device: dtype", got=got, expected="None: it is for documents held as floats")
+    if isinstance(documents, Packed):
+        return DeviceTokens.of(documents, device, dtype=dtype)
+    if isinstance(documents, ResidualTokens):
+        return DeviceCodes.of(documents, device, norms=norms)
+    if not isinstance(documents, TokenIndex):
+        expected, hint = "a Packed, ResidualTokens or TokenIndex", "Open a file with TokenIndex.open(path)."
+        raise InputError("to_device: documents", got=type(documents).__name__, expected=expected, hint=hint)
+    parts = [member.tokens for member in documents._members]
+    if not parts:
+        raise InputError("to_device: documents", got="an index without documents", expected="at least one")
+    if isinstance(parts[0], ResidualTokens):
+        codes = [DeviceCodes.of(part, device, norms=norms) for part in parts if isinstance(part, ResidualTokens)]
+        held = None if codes[0].inverse_norms is None else _joined([x.inverse_norms for x in codes])
+        ids = _joined([x.centroid_ids for x in codes])
+        return DeviceCodes(codes[0].codec, ids, _joined([x.residuals for x in codes]), held, _offsets(codes))
+    given = [part for part in parts if isinstance(part, PackedTokens)]
+    made = [
+        DeviceTokens.of(Packed(x.values, x.offsets), device, dtype=dtype, scales=x.scales if len(x.scales) else None)
+        for x in given
+        if len(x.values) or len(given) == 1
+    ]
+    scales = None if made[0].scales is None else _joined([x.scales for x in made])
+    return DeviceTokens(_joined([x.values for x in made]), _offsets(given, made[0].device), scales)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """One tensor; torch.cat knows no uint16."""
+    torch = require_torch()
+    if len(parts) == 1:
+        return parts[0]
+    narrow = parts[0].dtype == torch.uint16
+    whole = torch.cat([part.view(torch.int16) if narrow else part for part in parts])
+    return whole.view(torch.uint16) if narrow else whole
+
+
+def _offsets(parts: Sequence[Any], device: Any = None) -> Any:
+    """int64 [all documents + 1] of parts behind one another."""
+    torch = require_torch()
+    lengths = [np.diff(np.asarray(part.offsets if isinstance(part, PackedTokens) else part.offsets.cpu())) for part in parts]
+    return torch.from_numpy(np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64)).to(device or parts[0].offsets.device)
 
 
 class DeviceReranker:
@@ -39,12 +99,16 @@ class DeviceReranker:
         what = "DeviceReranker"
         if not isinstance(documents, (DeviceTokens, DeviceCodes)):
             raise InputError(f"{what}: documents", got=type(documents).__name__, expected="DeviceTokens or DeviceCodes")
-        choose("residual" if isinstance(documents, DeviceCodes) else "maxsim", "triton", documents.device.type)
         self.documents, self.k = documents, checks.count(f"{what}: k", k)
         self.candidates, self.query_tokens = _sizes(f"{what}: candidates", candidates), _sizes(f"{what}: query_tokens", query_tokens)
         checks.one_of(f"{what}: precision", precision, ("auto", "uint8"))
         if k > 1024:
             raise InputError(f"{what}: k", got=k, expected="at most 1024")
+        try:
+            choose("residual" if isinstance(documents, DeviceCodes) else "maxsim", "triton", documents.device.type)
+        except BackendUnavailable as error:
+            hint = "Where Triton's kernels do not run, score with rr.ops.maxsim or residual_maxsim and take rr.ops.topk."
+            raise BackendUnavailable(f"{what} replays Triton's kernels: {error}", hint=hint) from error
         self._empty = (documents.offsets[1:] == documents.offsets[:-1]).cpu().numpy()
         torch = require_torch()
         dtype = torch.float32

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from device import DEVICE, torch
+from device import DEVICE, torch, unit
 
 import rerank_engine as rr
 from rerank_engine.errors import BackendUnavailable, InputError, NonFiniteError
@@ -12,11 +14,6 @@ from rerank_engine.ops import maxsim, quantize_int8, residual_maxsim
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of NaN in the interpreter
 LENGTHS = [7, 0, 33, 1, 65, 12]
-
-
-def unit(n: int, dim: int, seed: int) -> np.ndarray:
-    x = np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def documents(kind: str) -> rr.DeviceTokens | rr.DeviceCodes:
@@ -88,5 +85,45 @@ def test_without_triton_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from rerank_engine import backends
 
     monkeypatch.setitem(backends.NEEDS, "triton", lambda: "no CUDA device")
-    with pytest.raises(BackendUnavailable, match="no CUDA device"):
+    with pytest.raises(BackendUnavailable, match=r"replays Triton's kernels.*no CUDA device.*rr.ops.topk"):
         rr.DeviceReranker(documents("float16"))
+    with pytest.raises(InputError, match="at least 1"):
+        rr.DeviceReranker(documents("float16"), k=0)
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8", "4bit", "2bit", "1bit"])
+@pytest.mark.parametrize("segments", [1, 3])
+def test_an_index_goes_to_a_device_with_all_its_segments(storage: str, segments: int, tmp_path: Path) -> None:
+    rows = [unit(n, 32, n) for n in LENGTHS]
+    texts = rr.Corpus.from_texts([f"text {i}" for i in range(len(rows))])
+    codec = rr.ResidualCodec.train(np.concatenate(rows), int(storage[0]), 8, backend="numpy") if "bit" in storage else None
+    index = rr.TokenIndex.from_embeddings(texts, rows, storage=storage, codec=codec, path=tmp_path / "x.tokens" if segments == 1 else None)
+    for number in range(segments - 1):
+        index.add_embeddings([rr.Document(f"more {number}", "text")], [unit(4 - 4 * number, 32, 30 + number)])
+    query = unit(5, 32, 2).astype(np.float16 if storage == "float16" else np.float32)
+    there = rr.to_device(index, DEVICE)
+    assert len(there) == len(index.corpus)
+    op = residual_maxsim if "bit" in storage else maxsim
+    got = op(query, there, backend="torch").cpu().numpy()
+    want = index.score(query, precision="float32")
+    np.testing.assert_allclose(got, want, atol=2e-4)
+
+
+def test_what_goes_to_a_device_is_what_it_is() -> None:
+    packed = rr.Packed(unit(5, 32, 1), [0, 2, 5])
+    assert rr.to_device(packed, DEVICE, dtype=torch.float16).values.dtype == torch.float16  # type: ignore[union-attr]
+    codec = rr.ResidualCodec.train(packed.values, 2, 2, backend="numpy")
+    assert rr.to_device(rr.ResidualTokens.encode(packed, codec), DEVICE, norms=False).inverse_norms is None  # type: ignore[union-attr]
+    for wrong in (packed.values, "index.tokens"):
+        with pytest.raises(InputError, match=r"TokenIndex.open\(path\)"):
+            rr.to_device(wrong, DEVICE)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"dtype: got torch\.float16 for residual codes"):
+        rr.to_device(rr.ResidualTokens.encode(packed, codec), DEVICE, dtype=torch.float16)
+    for device, match in (("cud", "a device of torch"), (3.5, "a device of torch")):
+        with pytest.raises(InputError, match=match):
+            rr.to_device(packed, device)
+    with pytest.raises(InputError, match="'float16' for float32"):
+        rr.to_device(packed, DEVICE, dtype="float16")
+    if DEVICE.type == "cpu":
+        with pytest.raises(BackendUnavailable, match="no CUDA device"):
+            rr.to_device(packed, "cuda")

@@ -37,13 +37,14 @@ def centroid_maxsim(
     num_threads: as in `maxsim`. Returns float32 [m]. Raises InputError, NonFiniteError, FileFormatError (a centroid id out of range).
     """
     from ..codec import ResidualTokens  # which needs this package
-    from .device_codes import DeviceCodes, centroid_on_device
+    from .device_codes import DeviceCodes, centroid_on_device, of_table
 
     name = "centroid_maxsim"
     if isinstance(documents, DeviceCodes):
-        chosen_backend = choose("centroid", backend, documents.device.type)
+        chosen_backend = choose("centroid", of_table(centroid_scores, backend), documents.device.type)
         return centroid_on_device(centroid_scores, documents, rows, query_weights, chosen_backend)
-    checks.instance(f"{name}: documents", documents, ResidualTokens)
+    if not isinstance(documents, ResidualTokens):
+        raise InputError(f"{name}: documents", got=type(documents).__name__, expected="ResidualTokens, or DeviceCodes on a device")
     table = checks.floats(f"{name}: centroid_scores", array(name, centroid_scores), 2)
     if len(table) != len(documents.codec.centroids) or not table.shape[1] or table.shape[1] % 32:
         expected = f"[{len(documents.codec.centroids)}, query tokens rounded up to 32], as centroid_scores returns"

@@ -72,7 +72,7 @@ def require_finite(name: str, scores: torch.Tensor, rows: torch.Tensor, offsets:
         wrong |= (scores == -math.inf) & (offsets[safe + 1] > offsets[safe]) & (rows >= 0)
     if not (low >= -math.inf and high < math.inf) or (low == -math.inf and bool(wrong.any())):
         bad = int(wrong.nonzero()[0])
-        expected = "finite numbers in the query and the document, and a row that exists"
+        expected = "numbers that are finite in the type of the documents, in query and document, and a row that exists"
         raise NonFiniteError(f"{name}: document {int(rows[bad])}", got=f"a score of {float(scores[bad])}", expected=expected)
     return scores
 

@@ -12,7 +12,7 @@ from ..codec import ResidualCodec, ResidualTokens
 from ..errors import InputError
 from . import checks
 from .device import best_sums, by_query, in_one_launch, query_on, require_finite, rows_on, weights_on
-from .tensors import copied, require_offsets, require_one_device, require_torch
+from .tensors import copied, device_named, require_offsets, require_one_device, require_torch
 from .tokens import batch_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class DeviceCodes:
     @classmethod
     def of(cls, documents: ResidualTokens, device: Any, *, norms: bool = True) -> DeviceCodes:
         """norms=False leaves the inverse norms behind: 6 bytes a token less, and a slower kernel. Raises InputError, NonFiniteError."""
-        require_torch()
+        device = device_named("DeviceCodes.of", device)
         checks.instance("DeviceCodes.of: documents", documents, ResidualTokens)
         n, ids = len(documents.codec.centroids), documents.centroid_ids
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < n:
@@ -94,9 +94,8 @@ class DeviceCodes:
         """(centroids float32, bucket weights float32, what each byte decodes to: int64 [256, codes of a byte]) on the device"""
         from ..codec import unpack
 
-        torch = require_torch()
         every = unpack(np.arange(256, dtype=np.uint8)[:, None], self.codec.nbits).astype(np.int64)
-        centroids, weights, codes = (torch.from_numpy(x).to(self.device) for x in (self.codec.centroids, self.codec.bucket_weights, every))
+        centroids, weights, codes = (copied(x, self.device) for x in (self.codec.centroids, self.codec.bucket_weights, every))
         return centroids, weights, codes
 
 
@@ -176,6 +175,11 @@ class DeviceTable:
     backend: str
     n_query: int
     values: torch.Tensor
+
+
+def of_table(table: Any, backend: str) -> str:
+    """ "auto" is the backend that made the table, if there is one."""
+    return table.backend if backend == "auto" and isinstance(table, DeviceTable) else backend
 
 
 def centroid_scores_on_device(query: Any, documents: DeviceCodes, backend: str) -> DeviceTable:

@@ -63,12 +63,13 @@ def residual_maxsim(
         On a device "auto" and "int16" are float16 products, "uint8" may multiply bytes; "float32" is the backend torch.
     Returns float32 [m]; for a batch a list of them. Raises InputError, NonFiniteError, FileFormatError (a centroid id out of range).
     """
-    from .device_codes import DeviceCodes, residual_on_device
+    from .device_codes import DeviceCodes, of_table, residual_on_device
 
     if isinstance(documents, DeviceCodes):
         checks.one_of("residual_maxsim: precision", precision, tuple(PRECISIONS))
-        decodes = backend == "auto" and precision == "float32"
-        chosen = choose("residual", "torch" if decodes else backend, documents.device.type)
+        if backend == "auto" and precision == "float32":
+            backend = "torch"  # which decodes
+        chosen = choose("residual", of_table(centroid_scores, backend), documents.device.type)
         return residual_on_device(query, documents, rows, centroid_scores, precision, query_mask, query_weights, chosen)
     options = {"precision": precision, "num_threads": num_threads, "backend": backend}
     if (batch := batch_of(query)) is not None:
@@ -95,7 +96,11 @@ def residual_maxsim_explained(
     """`residual_maxsim` of one query, and how its scores came about."""
     from ..codec import ResidualTokens  # which needs this package
 
-    checks.instance("residual_maxsim: documents", documents, ResidualTokens)
+    if not isinstance(documents, ResidualTokens):
+        hint = "Score token vectors with maxsim."
+        raise InputError(
+            "residual_maxsim: documents", got=type(documents).__name__, expected="ResidualTokens, or DeviceCodes on a device", hint=hint
+        )
     path, threads = PRECISIONS[checks.one_of("residual_maxsim: precision", precision, tuple(PRECISIONS))], resolve_threads(num_threads)
     q, w = query_tokens("residual_maxsim", query, query_mask, query_weights)
     if q.shape[1] != documents.dim:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, MissingDependency
+from ..errors import BackendUnavailable, InputError, MissingDependency
 from ..packed import Packed
 from . import checks
 
@@ -59,8 +59,12 @@ class DeviceTokens:
     @classmethod
     def of(cls, documents: Packed, device: Any, *, dtype: Any = None, scales: Any = None) -> DeviceTokens:
         """A Packed, copied to a device. dtype: what floats are held in (torch.float16, ...), as they are by default; scales: for int8."""
-        require_torch()
+        torch = require_torch()
         checks.instance("DeviceTokens.of: documents", documents, Packed)
+        device = device_named("DeviceTokens.of", device)
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point and documents.values.dtype.kind == "f"):
+            expected = "torch.float16, torch.bfloat16 or torch.float32, of documents held as floats"
+            raise InputError("DeviceTokens.of: dtype", got=f"{dtype!r} for {documents.values.dtype}", expected=expected)
         if not documents.values.size:  # a Packed without a token may not know its dim
             raise InputError("DeviceTokens.of: documents", got="no tokens", expected="at least one")
         values = copied(documents.values, device, dtype)
@@ -80,6 +84,19 @@ class DeviceTokens:
 
     def __repr__(self) -> str:
         return f"DeviceTokens({len(self)} documents, {list(self.values.shape)} {self.values.dtype} on {self.device})"
+
+
+def device_named(what: str, device: Any) -> torch.device:
+    """Raises InputError for what names no device, BackendUnavailable for one that is not here."""
+    torch = require_torch()
+    try:
+        named = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"{what}: device", got=repr(device), expected="a device of torch, such as 'cuda', 'cuda:1' or 'cpu'") from error
+    if named.type == "cuda" and not torch.cuda.is_available():
+        got = f"{what}: device '{device}' asked for, but torch sees no CUDA device"
+        raise BackendUnavailable(got, hint="A CPU build of torch sees none; 'cpu' tries it without one.")
+    return named
 
 
 def copied(array: np.ndarray[Any, Any], device: Any, dtype: Any = None) -> torch.Tensor:

@@ -199,6 +199,8 @@ def test_nothing_to_score() -> None:
     best = (poisoned(2), poisoned(2, dtype=torch.int64))
     store.score(unit(3, 32, 1), [], split=True, top=best)
     assert best[1].tolist() == [-1, -1]
+    with pytest.raises(ValueError, match="dimension 16, expected 32"):
+        store.score(unit(3, 16, 1), [0])
     with pytest.raises(ValueError, match="split=True"):
         store.score(unit(3, 32, 1), [0], top=best)
     empty = Store(32, lengths=[])

@@ -42,6 +42,8 @@ def test_a_nan_comes_first_where_it_is_seen() -> None:
 def test_no_scores_and_no_places() -> None:
     assert topk(torch.empty(0, device=DEVICE), torch.empty(0, dtype=torch.int32, device=DEVICE), 2)[1].tolist() == [-1, -1]
     assert topk(torch.empty(3, 0, device=DEVICE), torch.empty(3, 0, dtype=torch.int32, device=DEVICE), 2)[1].tolist() == [[-1, -1]] * 3
+    with pytest.raises(ValueError, match=r"torch\.float16"):
+        topk(torch.ones(3, device=DEVICE).half(), torch.arange(3, device=DEVICE), 1)
     with pytest.raises(ValueError, match="at most 1024"):
         topk(torch.ones(3, device=DEVICE), torch.arange(3, device=DEVICE), 1025)
     assert topk(torch.ones(3, device=DEVICE), torch.arange(3, device=DEVICE), 0)[1].tolist() == []

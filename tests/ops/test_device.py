@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device import DEVICE, torch
+from device import DEVICE, torch, unit
 from tolerances import assert_close
 
 import rerank_engine as rr
@@ -20,11 +20,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of
 LENGTHS = [3, 0, 70, 1, 64]
 ROWS = [2, 0, 4, 1, 2, 3]
 ON_DEVICE = ["triton", "torch"]
-
-
-def unit(n: int, dim: int, seed: int) -> np.ndarray:
-    x = np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def packed(dim: int = 32) -> rr.Packed:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device import DEVICE, torch
+from device import DEVICE, torch, unit
 
 import rerank_engine as rr
 from rerank_engine.errors import BackendUnavailable, InputError, NonFiniteError
@@ -17,11 +17,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of
 LENGTHS = [3, 0, 70, 1, 64]
 ROWS = [2, 0, 4, 1, 2, 3]
 ON_DEVICE = ["triton", "torch"]
-
-
-def unit(n: int, dim: int, seed: int) -> np.ndarray:
-    x = np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def tokens(nbits: int, dim: int = 64, scale: float = 1.0) -> rr.ResidualTokens:
@@ -75,6 +70,8 @@ def test_what_does_not_fit_is_refused_before_any_work() -> None:
         residual_maxsim(query, there, [5])
     with pytest.raises(InputError, match=r"float \[q, 64\]"):
         residual_maxsim(unit(3, 32, 1), there)
+    with pytest.raises(InputError, match="got DeviceTokens; expected ResidualTokens, or DeviceCodes"):
+        residual_maxsim(query, rr.DeviceTokens.of(documents.decode(), DEVICE))
     with pytest.raises(InputError, match="one of auto"):
         residual_maxsim(query, there, precision="int4")
     with pytest.raises(InputError, match="'torch' decode"):
@@ -89,6 +86,7 @@ def test_what_does_not_fit_is_refused_before_any_work() -> None:
     for backend, other in zip(ON_DEVICE, reversed(ON_DEVICE)):
         with pytest.raises(InputError, match=f"for {other} on .* expected 16 centroids for {backend}"):
             centroid_maxsim(tables[other], there, backend=backend)
+        assert len(centroid_maxsim(tables[other], there)) == 5  # auto is the backend that made the table
         with pytest.raises(InputError, match="2 query tokens"):
             residual_maxsim(query[:2], there, centroid_scores=tables[backend], backend=backend)
         with pytest.raises(InputError, match="one a query token"):
