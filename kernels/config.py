@@ -89,7 +89,7 @@ TILES: dict[tuple[str, str, int, int], Tiles] = {
     ("sm_80", "residual2-raw", 128, 16): Tiles(64, 16, 4, 2, True),
     ("sm_80", "residual2-raw", 128, 32): Tiles(64, 32, 4, 2, True),
     ("sm_80", "residual2-raw", 128, 0): Tiles(64, 64, 4, 2, True),
-    ("sm_80", "residual2-raw", 0, 0): Tiles(64, 16, 4, 1, True),
+    ("sm_80", "residual2-raw", 0, 0): Tiles(64, 16, 4, 2, True),
     ("sm_80", "residual2-table", 128, 16): Tiles(64, 16, 4, 2, True),
     ("sm_80", "residual2-table", 128, 32): Tiles(64, 32, 4, 2, True),
     ("sm_80", "residual2-table", 128, 0): Tiles(64, 64, 4, 2, True),

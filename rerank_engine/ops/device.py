@@ -92,7 +92,7 @@ def maxsim_on_device(query: Any, documents: DeviceTokens, rows: Any, mask: Any, 
 
 def in_one_launch(name: str, batch: list[Any], rows: Any, documents: Any, run: Any) -> list[torch.Tensor]:
     """A batch as pairs of a query and a document. When all queries have the same rows, the pairs of a document follow one another, so that
-    it comes from memory once."""
+    a cache may serve all but the first."""
     torch, device = require_torch(), documents.device
     if not batch:
         return []
