@@ -99,7 +99,7 @@ def compiled(build: Any, target: str) -> Any:
             raise ValueError(f"{build.kernel} {build.variant}: argument {name} has neither a type nor a value")
     if unknown := (set(build.types) | set(build.constants)) - set(signature):
         raise ValueError(f"{build.kernel} {build.variant}: {function.__name__} has no argument {', '.join(sorted(unknown))}")
-    options = {"num_warps": build.warps, "num_stages": build.stages, **build.options}
+    options = {"num_warps": build.warps, "num_stages": build.stages}
     return triton.compile(ASTSource(function, signature, constants, attributes), target=gpu_target(target), options=options)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -33,18 +33,18 @@ class Build:
     stages: int
     tokens: float = 0
     tensor_cores: bool = True
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def on_its_device(function: Launches) -> Launches:
-    """For a function that launches kernels: they run on the device of its first argument, whichever is the current one."""
+    """For a function that launches kernels: they run on the device of its first tensor, whichever is the current one."""
 
     @functools.wraps(function)
-    def wrapped(first: torch.Tensor, *args: Any, **options: Any) -> Any:
-        if first.device.type != "cuda" or first.device.index == torch.cuda.current_device():
-            return function(first, *args, **options)
-        with torch.cuda.device(first.device):
-            return function(first, *args, **options)
+    def wrapped(*args: Any, **options: Any) -> Any:
+        device = next(x.device for x in (*args, *options.values()) if isinstance(x, torch.Tensor))
+        if device.type != "cuda" or device.index == torch.cuda.current_device():
+            return function(*args, **options)
+        with torch.cuda.device(device):
+            return function(*args, **options)
 
     return wrapped  # type: ignore[return-value]
 

@@ -13,7 +13,7 @@ from .codec import ResidualTokens
 from .errors import BackendUnavailable, InputError, NonFiniteError
 from .ops import checks
 from .ops.device_codes import DeviceCodes
-from .ops.tensors import DeviceTokens, require_torch
+from .ops.tensors import DeviceTokens, copied, require_torch
 from .ops.tokens import PackedTokens, array, picked, query_tokens
 from .packed import Packed
 
@@ -48,7 +48,7 @@ def to_device(
         codes = [DeviceCodes.of(part, device, norms=norms) for part in parts if isinstance(part, ResidualTokens)]
         held = None if codes[0].inverse_norms is None else _joined([x.inverse_norms for x in codes])
         ids = _joined([x.centroid_ids for x in codes])
-        return DeviceCodes(codes[0].codec, ids, _joined([x.residuals for x in codes]), held, _offsets(codes))
+        return DeviceCodes(codes[0].codec, ids, _joined([x.residuals for x in codes]), held, _offsets(parts, codes[0].device))
     given = [part for part in parts if isinstance(part, PackedTokens)]
     made = [
         DeviceTokens.of(Packed(x.values, x.offsets), device, dtype=dtype, scales=x.scales if len(x.scales) else None)
@@ -56,7 +56,7 @@ def to_device(
         if len(x.values) or len(given) == 1
     ]
     scales = None if made[0].scales is None else _joined([x.scales for x in made])
-    return DeviceTokens(_joined([x.values for x in made]), _offsets(given, made[0].device), scales)
+    return DeviceTokens(_joined([x.values for x in made]), _offsets(parts, made[0].device), scales)
 
 
 def _joined(parts: Sequence[Any]) -> Any:
@@ -69,11 +69,9 @@ def _joined(parts: Sequence[Any]) -> Any:
     return whole.view(torch.uint16) if narrow else whole
 
 
-def _offsets(parts: Sequence[Any], device: Any = None) -> Any:
-    """int64 [all documents + 1] of parts behind one another."""
-    torch = require_torch()
-    lengths = [np.diff(np.asarray(part.offsets if isinstance(part, PackedTokens) else part.offsets.cpu())) for part in parts]
-    return torch.from_numpy(np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64)).to(device or parts[0].offsets.device)
+def _offsets(parts: Sequence[PackedTokens | ResidualTokens], device: Any) -> Any:
+    """int64 [all documents + 1] of parts behind one another, on the device."""
+    return copied(np.cumsum(np.concatenate([[0], *(np.diff(part.offsets) for part in parts)]), dtype=np.int64), device)
 
 
 class DeviceReranker:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..backends import implementation
 from ..codec import ResidualCodec, ResidualTokens
 from ..errors import InputError
 from . import checks
@@ -104,7 +105,7 @@ def residual_on_device(
 ) -> Any:
     """`residual_maxsim` of documents on a device: float32 tensors there."""
     name, device = "residual_maxsim", documents.device
-    run = functools.partial(residual_triton if backend == "triton" else residual_torch, precision=precision)
+    run = functools.partial(implementation("residual", backend, device.type), precision=precision)
     if (batch := batch_of(query)) is not None:
         if not (mask is None and weights is None and table is None):
             raise InputError(name, got="a mask, weights or centroid_scores for a batch", expected="them for one query")
@@ -209,7 +210,7 @@ def centroid_on_device(table: Any, documents: DeviceCodes, rows: Any, weights: A
     n = require_table(name, table, documents, backend).n_query
     w = weights_on(name, None, weights, n, documents.device)
     chosen = rows_on(name, rows, len(documents), documents.device)
-    run = centroid_triton if backend == "triton" else centroid_torch
+    run = implementation("centroid", backend, documents.device.type)
     return require_finite(name, run(table.values, n, w, documents, chosen), chosen, documents.offsets)
 
 
