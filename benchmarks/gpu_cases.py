@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from rerank_kernels.codes import Codes
-from rerank_kernels.maxsim import Workspace, maxsim
+from rerank_kernels.maxsim import maxsim
 from rerank_kernels.residual import query_table, residual_maxsim
 
 from benchmarks import harness
@@ -92,11 +92,9 @@ class Tokens:
     def flops(self) -> float:
         return 2 * float(self.offsets[-1]) / self.lists * self.query_tokens * self.dim
 
-    def ours(self, split: bool | None = None) -> list[Callable[[], torch.Tensor]]:
-        options = {"scales": self.scales, "split": split, "workspace": Workspace.of(self.documents, self.query_tokens, self.device)}
-
+    def ours(self) -> list[Callable[[], torch.Tensor]]:
         def call(rows: torch.Tensor) -> Callable[[], torch.Tensor]:
-            return lambda: maxsim(self.query, self.values, self.offsets, rows, **options)
+            return lambda: maxsim(self.query, self.values, self.offsets, rows, scales=self.scales)
 
         return [call(rows) for rows in self.rows]
 

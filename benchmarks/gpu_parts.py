@@ -15,10 +15,11 @@ from benchmarks import harness, on_gpu
 from benchmarks.gpu_cases import Tokens, checked
 
 Floor = Callable[[float, float], float | None]
+Right = Callable[[str, bool], bool]  # gpu.right
 Calls = list[Callable[[], torch.Tensor]]
 
 
-def centroid_rows(device: torch.device, rounds: int, timed: bool, floor: Floor) -> Iterator[harness.Row]:
+def centroid_rows(device: torch.device, rounds: int, timed: bool, floor: Floor, right: Right) -> Iterator[harness.Row]:
     """4,000 candidates by their centroids, of 16,384. Peers, over padded ids: plaid_approx_score, and torch, which gathers."""
     n, mean = (4000, 180) if timed else (6, 20)
     case = Tokens(n, mean, lists=64 if timed else 2, device=device)
@@ -49,14 +50,13 @@ def centroid_rows(device: torch.device, rounds: int, timed: bool, floor: Floor) 
     ours = [lambda rows=rows: centroid_maxsim(table, case.query_tokens, narrow, case.offsets, rows) for rows in case.rows]  # type: ignore[misc]
     rows = case.rows[0].tolist()
     best = [table[ids[int(case.offsets[row]) : int(case.offsets[row + 1])].long()].double().amax(0).sum() for row in rows]
-    for name, calls in {"centroid": ours, **peers}.items():
-        harness.verify(name, checked(name, calls[0](), torch.stack(best), 1e-3))
-    if timed:
+    agree = {name: calls for name, calls in peers.items() if right(name, checked(name, calls[0](), torch.stack(best), 1e-3))}
+    if right("centroid", checked("centroid", ours[0](), torch.stack(best), 1e-3)) and timed:
         moved = total / case.lists * 2
-        yield from on_gpu.compare("centroid", f"{n}x{mean}-q32", ours, peers, floor(moved, 0), rounds, lists=case.lists)
+        yield from on_gpu.compare("centroid", f"{n}x{mean}-q32", ours, agree, floor(moved, 0), rounds, lists=case.lists)
 
 
-def attention_rows(device: torch.device, rounds: int, timed: bool, floor: Floor) -> Iterator[harness.Row]:
+def attention_rows(device: torch.device, rounds: int, timed: bool, floor: Floor, right: Right) -> Iterator[harness.Row]:
     """A layer's attention over 1,000 ragged pairs; torch's scaled_dot_product_attention over the same, padded and masked."""
     pairs, mean = (1000, 150) if timed else (3, 20)
     lengths = np.clip(np.random.default_rng(0).lognormal(np.log(mean), 0.4, pairs), 8, 2 * mean).astype(np.int64)
@@ -76,8 +76,7 @@ def attention_rows(device: torch.device, rounds: int, timed: bool, floor: Floor)
         out = torch.empty(total, heads, dim, dtype=torch.float16, device=device)
         ours: Calls = [lambda qkv=qkv, work=work, out=out: varlen_attention(qkv, offsets, work, out=out)]  # type: ignore[misc]
         theirs = padded().permute(0, 2, 1, 3)[mask]
-        harness.verify("attention", float((ours[0]().float() - theirs.float()).abs().max()) < 4e-3)
-        if timed:
+        if right(f"attention-d{dim}", float((ours[0]().float() - theirs.float()).abs().max()) < 4e-3) and timed:
             flops = 4 * float((lengths**2).sum()) * heads * dim
             bound = floor(total * heads * dim * 8, flops)
             yield from on_gpu.compare(
@@ -85,7 +84,7 @@ def attention_rows(device: torch.device, rounds: int, timed: bool, floor: Floor)
             )
 
 
-def epilogue_rows(device: torch.device, rounds: int, timed: bool, floor: Floor) -> Iterator[harness.Row]:
+def epilogue_rows(device: torch.device, rounds: int, timed: bool, floor: Floor, right: Right) -> Iterator[harness.Row]:
     """What follows the products of BERT-base over 150,000 tokens, against the same as torch operations."""
     tokens, hidden = (150_000, 768) if timed else (40, 64)
     generator = torch.Generator(device).manual_seed(0)
@@ -113,6 +112,6 @@ def epilogue_rows(device: torch.device, rounds: int, timed: bool, floor: Floor) 
         ),
     }
     for name, (ours, theirs, moved, flops) in cases.items():
-        harness.verify(name, float((ours().float() - theirs().float()).abs().max()) < 3e-2)  # torch rounds between its operations
-        if timed:
+        near = float((ours().float() - theirs().float()).abs().max()) < 3e-2  # torch rounds between its operations
+        if right(name, near) and timed:
             yield from on_gpu.compare("epilogue", name, [ours], {"torch": [theirs]}, floor(moved, flops), rounds)

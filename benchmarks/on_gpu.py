@@ -12,7 +12,8 @@ import torch
 
 from benchmarks import harness
 
-Calls = Sequence[Callable[[], Any]]
+Call = Callable[[], Any]
+Calls = Sequence[Call]
 
 
 def device() -> torch.device:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import roofline
+from benchmarks import cross_tables, roofline
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,6 +34,11 @@ def int8_sentence(data: Any, about: str) -> str:
 
 
 def source(quality: dict[str, Any]) -> str:
+    if "gpu" in quality["machine"]:
+        held = quality["versions"]
+        names = ("torch", "triton", "late-interaction-kernels", "flash-maxsim")
+        used = ", ".join(f"{name} {held[name]}" for name in names if name in held)
+        return f"{quality['date']}, {used}, {quality['machine']['gpu']}"
     return f"{quality['date']}, onnxruntime {quality['versions']['onnxruntime']}, {quality['machine']['processor']}"
 
 
@@ -160,7 +165,7 @@ def kernel_table(data: Any, about: str) -> str:
     return "\n".join([*lines, "", note, "", *kernel_summary([r for r in data if not r["peer"]])])
 
 
-BESIDE_PEERS = ("fp16-d128-q32", "fp16-d128-q32-split", *(f"2bit-{form}-d128-q32" for form in ("raw", "norm", "table", "int8")))
+BESIDE_PEERS = ("fp16-d128-q32", *(f"2bit-{form}-d128-q32" for form in ("raw", "norm", "table", "int8")))
 
 
 def kernel_summary(rows: Any) -> list[str]:
@@ -178,6 +183,40 @@ def kernel_summary(rows: Any) -> list[str]:
     return lines
 
 
+def gpu_table(data: Any, about: str) -> str:
+    """Times of a call on the device, a table for each kernel; peers and the share of the predicted floor in columns."""
+    lines, host = [], []
+    for bench in dict.fromkeys(r["bench"] for r in data):
+        found = {(r["case"], r["peer"]): r for r in data if r["bench"] == bench and r["metric"] == "us"}
+        host += [r for r in data if r["bench"] == bench and r["metric"] == "host_us"]
+        peers = [name for name in GPU_PEERS if any(peer == name for _, peer in found)]
+        lines += [f"| {bench} | us | {' | '.join(GPU_PEERS[name] for name in peers)} |", "|---|---|" + "---|" * len(peers)]
+        for case in dict.fromkeys(case for case, _ in found):
+            cells = [gpu_cell(found.get((case, name)), name) for name in peers]
+            ours = next(r["ours"] for (c, _), r in found.items() if c == case)
+            lines.append(f"| {case} | {ours:.3g} | {' | '.join(cells)} |")
+        lines.append("")
+    if host:
+        lines += ["| the host's time | us | a call of the wrapper, us |", "|---|---|---|"]
+        lines += [f"| {r['case']} | {r['ours']:.3g} | {r['theirs']:.3g} |" for r in host] + [""]
+    how = "times of the device for a call, in CUDA graphs, medians; a peer's column: how many times longer it takes"
+    return "\n".join([*lines, f"`make bench-gpu`: {how}. {about}."])
+
+
+def gpu_cell(row: dict[str, Any] | None, peer: str) -> str:
+    return "" if row is None else f"{100 * row['ratio']:.0f} %" if peer.startswith("floor") else f"{row['ratio']:.2f}x"
+
+
+# peers of benchmarks.gpu -> heads of their columns
+GPU_PEERS = {
+    "torch-padded": "torch, padded",
+    "torch": "torch",
+    "late-interaction-kernels": "late-interaction-kernels",
+    "flash-maxsim": "flash-maxsim",
+    "floor (predicted)": "share of the predicted floor",
+}
+
+
 def roofline_table(data: Any, about: str) -> str:
     return roofline.markdown(data)
 
@@ -190,6 +229,10 @@ PLACES = {
     "int8": ("docs/numerics.md", "quality.json", int8_sentence),
     "late-speed": ("docs/late-interaction.md", "late.json", late_speed_table),
     "late-quality": ("docs/late-interaction.md", "late-quality.json", late_quality_table),
+    "gpu": ("docs/gpu.md", "gpu.json", gpu_table),
+    "cross-speed": ("docs/cross-encoder.md", "cross.json", cross_tables.speed),
+    "cross-quality": ("docs/cross-encoder.md", "cross-quality.json", cross_tables.quality),
+    "cascade": ("docs/cross-encoder.md", "cross-quality.json", cross_tables.cascade),
     "kernels": ("kernels/README.md", "triton-3.9.json", kernel_table),
     "roofline": ("kernels/README.md", "roofline.json", roofline_table),
 }

@@ -48,7 +48,7 @@ def calls_of(key: Key) -> tuple[list[Any], Any]:
         device=on_gpu.device(),
     )
     if residual is None:
-        return store.ours(False), store.exact(store.rows[0])
+        return store.ours(), store.exact(store.rows[0])
     case = Residual(store, int(residual[1]))
     return case.ours(residual[2]), case.exact(store.rows[0])
 

@@ -69,10 +69,3 @@ def query_span(q_offsets_ptr, pairs_ptr, pick, n_query, PAIRS: tl.constexpr):
         return q_lo, (tl.load(q_offsets_ptr + query + 1) - q_lo).to(tl.int32)
     else:
         return tl.zeros([], tl.int64), n_query
-
-
-@triton.jit
-def ordered(score):
-    """int32 in the order of the floats; NaN above all. Its own inverse, but for NaN."""
-    bits = tl.where(score != score, float("nan"), score).to(tl.int32, bitcast=True)
-    return tl.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)

@@ -83,7 +83,8 @@ def add_norm_kernel(
     x_ptr, bias_ptr, residual_ptr, gamma_ptr, beta_ptr, sum_ptr, out_ptr, eps,
     N: tl.constexpr, COLS: tl.constexpr, BIASED: tl.constexpr, RESIDUAL: tl.constexpr, BETA: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    """One row a program. The mean is taken out before squares are summed, so that a large one costs no digits."""
+    """One row a program. The mean is taken out before squares are summed, so that a large one costs no digits. It is rounded once:
+    of equal numbers whose sum float32 holds nothing is left, where a quick division would leave what a small eps makes large."""
     at = tl.program_id(0).to(tl.int64) * N
     col = tl.arange(0, COLS)
     inside = col < N
@@ -94,7 +95,7 @@ def add_norm_kernel(
         x += tl.load(residual_ptr + at + col, mask=inside, other=0).to(tl.float32)
     if SUM:
         tl.store(sum_ptr + at + col, x.to(sum_ptr.dtype.element_ty), mask=inside)
-    x = tl.where(inside, x - tl.sum(x, 0) / N, 0.0)
+    x = tl.where(inside, x - tl.div_rn(tl.sum(x, 0), N * 1.0), 0.0)
     x *= tl.rsqrt(tl.sum(x * x, 0) / N + eps)
     x *= tl.load(gamma_ptr + col, mask=inside, other=0).to(tl.float32)
     if BETA:
@@ -126,47 +127,79 @@ def dense(
 
 @triton.jit(do_not_specialize=["n", "columns"])
 def classify_kernel(
-    x_ptr, dense_ptr, dense_bias_ptr, gamma_ptr, beta_ptr, weight_ptr, bias_ptr, out_ptr, n, columns, eps,
+    x_ptr, dense_ptr, dense_bias_ptr, gamma_ptr, weight_ptr, part_ptr, n, columns,
     N: tl.constexpr, LABELS: tl.constexpr, LABEL_COLS: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, KIND: tl.constexpr,
-    ACTIVATION: tl.constexpr, DENSE_BIASED: tl.constexpr, NORM: tl.constexpr, BETA: tl.constexpr, BIASED: tl.constexpr,
+    ACTIVATION: tl.constexpr, DENSE_BIASED: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
-    """16 rows a program, which sees its hidden columns in blocks and keeps sums. With a layer norm between, logit = sum_j w_j (gamma_j
-    (h_j - mean) / deviation + beta_j): the sums over h and over what multiplies the mean are kept apart; mean and variance are merged block
-    by block (Chan, Golub and LeVeque, 1983)."""
-    out_row = tl.program_id(0).to(tl.int64) * 16 + tl.arange(0, 16)
+    """16 rows and BN hidden columns a program: what these columns h give of each row, part[block, row, ...]: the sum of w gamma h for each
+    label, and with a norm the mean of h and the sum of its squared distances from that."""
+    blocks = tl.cdiv(N, BN)
+    block = tl.program_id(0) % blocks
+    out_row = (tl.program_id(0) // blocks).to(tl.int64) * 16 + tl.arange(0, 16)
     row = tl.minimum(out_row, n - 1)
+    col = block * BN + tl.arange(0, BN)
+    inside = col < N
+    h = dense(x_ptr, dense_ptr, dense_bias_ptr, row, col, columns, N, BN, BK, KIND, ACTIVATION, DENSE_BIASED)
     label = tl.arange(0, LABEL_COLS)
+    logits = tl.zeros([16, LABEL_COLS], tl.float32)
+    for i in tl.static_range(LABELS):
+        w = tl.load(weight_ptr + i * N + col, mask=inside, other=0).to(tl.float32)
+        if NORM:
+            w *= tl.load(gamma_ptr + col, mask=inside, other=0).to(tl.float32)
+        logits += tl.where(label[None, :] == i, tl.sum(h * w[None, :], 1)[:, None], 0.0)
+    WIDTH: tl.constexpr = LABELS + 2 if NORM else LABELS
+    at = part_ptr + (block.to(tl.int64) * n + out_row) * WIDTH
+    here = out_row < n
+    tl.store(at[:, None] + label[None, :], logits, mask=here[:, None] & (label[None, :] < LABELS))
+    if NORM:
+        mean = tl.sum(h, 1) / tl.minimum(N - block * BN, BN).to(tl.float32)
+        apart = tl.where(inside[None, :], h - mean[:, None], 0.0)
+        tl.store(at + LABELS, mean, mask=here)
+        tl.store(at + LABELS + 1, tl.sum(apart * apart, 1), mask=here)
+
+
+@triton.jit(do_not_specialize=["n"])
+def logits_kernel(
+    part_ptr, gamma_ptr, beta_ptr, weight_ptr, bias_ptr, out_ptr, n, eps,
+    N: tl.constexpr, LABELS: tl.constexpr, LABEL_COLS: tl.constexpr, BN: tl.constexpr, NORM: tl.constexpr, BETA: tl.constexpr,
+    BIASED: tl.constexpr,
+):  # fmt: skip
+    """out of 16 rows a program, of what `classify_kernel` left of each block of columns. With a layer norm between, logit = sum_j w_j
+    (gamma_j (h_j - mean) / deviation + beta_j): what multiplies the mean, and what is added, are summed here; mean and variance are merged
+    block by block (Chan, Golub and LeVeque, 1983)."""
+    row = tl.program_id(0).to(tl.int64) * 16 + tl.arange(0, 16)
+    here = row < n
+    label = tl.arange(0, LABEL_COLS)
+    known = label < LABELS
+    WIDTH: tl.constexpr = LABELS + 2 if NORM else LABELS
     logits = tl.zeros([16, LABEL_COLS], tl.float32)
     of_mean = tl.zeros([LABEL_COLS], tl.float32)
     shift = tl.zeros([LABEL_COLS], tl.float32)
     mean = tl.zeros([16], tl.float32)
     squares = tl.zeros([16], tl.float32)
-    for c in range(0, columns, BN):
-        col = c + tl.arange(0, BN)
-        inside = col < N
-        h = dense(x_ptr, dense_ptr, dense_bias_ptr, row, col, columns, N, BN, BK, KIND, ACTIVATION, DENSE_BIASED)
+    for c in range(0, N, BN):
+        at = part_ptr + (c // BN * n.to(tl.int64) + row) * WIDTH
+        logits += tl.load(at[:, None] + label[None, :], mask=here[:, None] & known[None, :], other=0)
         if NORM:
-            gamma = tl.load(gamma_ptr + col, mask=inside, other=0).to(tl.float32)
-            beta = tl.load(beta_ptr + col, mask=inside, other=0).to(tl.float32) if BETA else tl.zeros([BN], tl.float32)
             width = tl.minimum(N - c, BN).to(tl.float32)
-            here = tl.sum(h, 1) / width
-            apart = tl.where(inside[None, :], h - here[:, None], 0.0)
-            step = here - mean
-            squares += tl.sum(apart * apart, 1) + step * step * (width * c / (width + c))
+            step = tl.load(at + LABELS, mask=here, other=0) - mean
+            squares += tl.load(at + LABELS + 1, mask=here, other=0) + step * step * (width * c / (width + c))
             mean += step * (width / (width + c))
-        for i in tl.static_range(LABELS):
-            w = tl.load(weight_ptr + i * N + col, mask=inside, other=0).to(tl.float32)
-            if NORM:
-                shift += tl.where(label == i, tl.sum(w * beta, 0), 0.0)
-                w *= gamma
-                of_mean += tl.where(label == i, tl.sum(w, 0), 0.0)
-            logits += tl.where(label[None, :] == i, tl.sum(h * w[None, :], 1)[:, None], 0.0)
+            col = c + tl.arange(0, BN)
+            inside = col < N
+            gamma = tl.load(gamma_ptr + col, mask=inside, other=0).to(tl.float32)
+            for i in tl.static_range(LABELS):
+                w = tl.load(weight_ptr + i * N + col, mask=inside, other=0).to(tl.float32)
+                of_mean += tl.where(label == i, tl.sum(w * gamma, 0), 0.0)
+                if BETA:
+                    beta = tl.load(beta_ptr + col, mask=inside, other=0).to(tl.float32)
+                    shift += tl.where(label == i, tl.sum(w * beta, 0), 0.0)
     if NORM:
         scale = tl.rsqrt(squares / N + eps)
         logits = (logits - mean[:, None] * of_mean[None, :]) * scale[:, None] + shift[None, :]
     if BIASED:
-        logits += tl.load(bias_ptr + label, mask=label < LABELS, other=0).to(tl.float32)[None, :]
-    tl.store(out_ptr + out_row[:, None] * LABELS + label[None, :], logits, mask=(out_row[:, None] < n) & (label[None, :] < LABELS))
+        logits += tl.load(bias_ptr + label, mask=known, other=0).to(tl.float32)[None, :]
+    tl.store(out_ptr + row[:, None] * LABELS + label[None, :], logits, mask=here[:, None] & known[None, :])
 
 
 def expect(name: str, got: torch.Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -270,8 +303,8 @@ def classify(
 
     dense [n, n] and weight [labels, n] are as in torch.nn.Linear; labels: at most 64. BERT: tanh. XLM-R: tanh. ModernBERT: gelu and
     norm (gamma, beta or None, eps).
-    Bytes: n^2 numbers for each 16 rows, from DRAM once. It should lose to two products where rows / 16 programs are few for the device and
-    n is 1024 or more: a program then reads 2 MB at the pace of one multiprocessor.
+    Bytes: n^2 numbers for each 16 rows, from DRAM once. Two launches: a program sees 128 hidden columns (float32: 64) of 16 rows, so that
+    few rows keep a device busy too. It should lose to two products where rows are so many that they want a larger tile.
     """
     expect_name(activation)
     rows, n = x.shape
@@ -285,20 +318,25 @@ def classify(
         expect(name, got, (n,), x.dtype)
     expect("out", out, (rows, labels), torch.float32)
     out = torch.empty(rows, labels, dtype=torch.float32, device=x.device) if out is None else out
+    if not rows:
+        return out
     given = (dense_bias is not None, norm is not None, beta is not None, bias is not None)
-    form, options = classify_constants(kind_of(x.dtype), n, labels, activation, *given)
-    args = (x, dense, dense_bias, gamma, beta, weight, bias, out, rows, n, eps)
-    classify_kernel[(ceil_div(rows, 16),)](*args, **form, **options)
+    first, options, second = classify_constants(kind_of(x.dtype), n, labels, activation, *given)
+    blocks, tiles = ceil_div(n, first["BN"]), ceil_div(rows, 16)
+    part = torch.empty(blocks, rows, labels + 2 * (norm is not None), dtype=torch.float32, device=x.device)
+    classify_kernel[(tiles * blocks,)](x, dense, dense_bias, gamma, weight, part, rows, n, **first, **options)
+    logits_kernel[(tiles,)](part, gamma, beta, weight, bias, out, rows, eps, **second, num_warps=1)
     return out
 
 
 def classify_constants(
     kind: str, n: int, labels: int, activation: str, dense_biased: bool, norm: bool, beta: bool, biased: bool
-) -> tuple[dict[str, Any], dict[str, int]]:
+) -> tuple[dict[str, Any], dict[str, int], dict[str, Any]]:
+    """(compile-time arguments and options of the first kernel, arguments of the second)"""
     cols, stages = (64, 3) if kind == "fp32" else (128, 4)
-    sizes = {"N": n, "LABELS": labels, "LABEL_COLS": power_of_2(labels, 1), "BN": cols, "BK": 64}
-    form = {"KIND": kind, "ACTIVATION": activation, "DENSE_BIASED": dense_biased, "NORM": norm, "BETA": beta, "BIASED": biased}
-    return sizes | form, {"num_warps": 4, "num_stages": stages}
+    both = {"N": n, "LABELS": labels, "LABEL_COLS": power_of_2(labels, 1), "BN": cols, "NORM": norm}
+    first = both | {"BK": 64, "KIND": kind, "ACTIVATION": activation, "DENSE_BIASED": dense_biased}
+    return first, {"num_warps": 4, "num_stages": stages}, both | {"BETA": beta, "BIASED": biased}
 
 
 def builds(target: str) -> list[Build]:
@@ -326,11 +364,14 @@ def builds(target: str) -> list[Build]:
         name = f"add_norm-{kind}-{n}{'-sum' if pre_norm else ''}"
         found.append(build(name, add_norm_kernel, arguments, {"eps": "fp32"}, form, options))
     for kind, n, norm in (("fp16", 384, False), ("fp16", 768, False), ("bf16", 1024, False), ("fp32", 384, False), ("fp16", 768, True)):
-        form, options = classify_constants(kind, n, 1, "gelu" if norm else "tanh", not norm, norm, False, True)
-        arguments = {"x_ptr": kind, "dense_ptr": kind, "dense_bias_ptr": None if norm else kind, "gamma_ptr": kind if norm else None}
-        arguments |= {"beta_ptr": None, "weight_ptr": kind, "bias_ptr": kind, "out_ptr": "fp32"}
-        name = f"classify-{kind}-{n}{'-gelu-norm' if norm else '-tanh'}"
-        found.append(build(name, classify_kernel, arguments, {"n": "i32", "columns": "i32", "eps": "fp32"}, form, options, rows=16))
+        form, options, second = classify_constants(kind, n, 1, "gelu" if norm else "tanh", not norm, norm, False, True)
+        held = {"x_ptr": kind, "dense_ptr": kind, "dense_bias_ptr": None if norm else kind, "gamma_ptr": kind if norm else None}
+        arguments = held | {"weight_ptr": kind, "part_ptr": "fp32"}
+        name = f"{kind}-{n}{'-gelu-norm' if norm else '-tanh'}"
+        found.append(build(f"classify-{name}", classify_kernel, arguments, {"n": "i32", "columns": "i32"}, form, options, rows=16))
+        arguments = {"part_ptr": "fp32", "gamma_ptr": held["gamma_ptr"], "beta_ptr": None, "weight_ptr": kind, "bias_ptr": kind}
+        options = {"num_warps": 1, "num_stages": 3}
+        found.append(build(f"logits-{name}", logits_kernel, arguments | {"out_ptr": "fp32"}, {"n": "i32", "eps": "fp32"}, second, options))
     return found
 
 

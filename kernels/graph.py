@@ -6,6 +6,8 @@ Nothing of a graph depends on a length: candidates are padded to the next of a f
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,7 +24,7 @@ class Graph:
     """A series of launches, recorded once. On the CPU, where only the interpreter runs, they are simply made each time."""
 
     def __init__(self, launches: Callable[[], object], device: torch.device) -> None:
-        self._launches, self._graph = launches, None
+        self._launches, self._device, self._graph = launches, device, None
         if device.type == "cuda":
             with torch.cuda.device(device):
                 self._graph = self._recorded(launches)
@@ -41,37 +43,54 @@ class Graph:
             launches()
         return graph
 
-    def replay(self) -> None:
+    def replay(self, wait: bool = False) -> None:
+        """On the device's current stream. wait: until all is done."""
         if self._graph is None:
             self._launches()
+        elif self._device.index == torch.cuda.current_device():
+            self._replay(self._graph, wait)
         else:
-            self._graph.replay()
+            with torch.cuda.device(self._device):
+                self._replay(self._graph, wait)
+
+    @staticmethod
+    def _replay(graph: torch.cuda.CUDAGraph, wait: bool) -> None:
+        graph.replay()
+        if wait:
+            torch.cuda.current_stream().synchronize()
+
+
+Part = tuple[tuple[int, ...], torch.dtype]  # shape and type
+
+
+def packed(parts: Sequence[Part], device: torch.device, pinned: bool = False) -> tuple[torch.Tensor, ...]:
+    """A buffer of bytes, and the tensors that lie in it behind one another, each at a multiple of 16 bytes. pinned: in memory of the host
+    that the device can read."""
+    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in parts]
+    starts = list(itertools.accumulate((-(-size // 16) * 16 for size in sizes), initial=0))
+    buffer = torch.zeros(starts[-1], dtype=torch.uint8, device=device, pin_memory=pinned)
+    return buffer, *(buffer[at : at + size].view(dtype).view(shape) for at, size, (shape, dtype) in zip(starts, sizes, parts))
 
 
 class Slot:
-    """The buffers and the graph of up to `candidates` rows and `tokens` query tokens."""
+    """The buffers and the graph of up to `candidates` rows and `tokens` query tokens: one copy to the device, one back."""
 
     def __init__(self, score: Score, candidates: int, tokens: int, k: int, dim: int, dtype: torch.dtype, device: torch.device) -> None:
-        def pair(*shape: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-            """A buffer on the host, which the device can read, and one on the device."""
-            host = torch.zeros(shape, dtype=dtype, pin_memory=device.type == "cuda")
-            return host, torch.zeros(shape, dtype=dtype, device=device)
-
-        self.query, query = pair(tokens, dim, dtype=dtype)
-        self.weights, weights = pair(tokens, dtype=torch.float32)
-        self.rows, rows = pair(candidates, dtype=torch.int32)
-        self.best_scores, best_scores = pair(k, dtype=torch.float32)
-        self.best_rows, best_rows = pair(k, dtype=torch.int64)
-        out = torch.empty(candidates, device=device)
+        host, pinned = torch.device("cpu"), device.type == "cuda"
+        inputs: list[Part] = [((candidates,), torch.int32), ((tokens,), torch.float32), ((tokens, dim), dtype)]
+        outputs: list[Part] = [((k,), torch.int64), ((k,), torch.float32)]
+        given, self.rows, self.weights, self.query = packed(inputs, host, pinned)
+        found, self.best_rows, self.best_scores = packed(outputs, host, pinned)
+        there, rows, weights, query = packed(inputs, device)
+        back, best_rows, best_scores = packed(outputs, device)
         self.rows.fill_(-1)
+        out = torch.empty(candidates, device=device)
 
         def launches() -> None:
-            for host, there in ((self.query, query), (self.weights, weights), (self.rows, rows)):
-                there.copy_(host, non_blocking=True)
+            there.copy_(given, non_blocking=True)
             score(query, weights, rows, out)
             topk(out, rows, k, out=(best_scores, best_rows))
-            self.best_scores.copy_(best_scores, non_blocking=True)
-            self.best_rows.copy_(best_rows, non_blocking=True)
+            found.copy_(back, non_blocking=True)
 
         self.graph = Graph(launches, device)
         # numpy's views of the host's buffers: writing them costs the host less than a call into torch
@@ -88,7 +107,6 @@ class Replays:
     def __init__(
         self, score: Score, candidates: Sequence[int], tokens: Sequence[int], k: int, dim: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self._device = device
         self._slots = {(c, t): Slot(score, c, t, min(k, c), dim, dtype, device) for c in candidates for t in tokens}
 
     def __call__(self, query: np.ndarray, rows: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -102,11 +120,6 @@ class Replays:
         held_weights[n:] = 0
         held_rows[:m] = rows
         held_rows[m:] = -1
-        if self._device.type == "cuda":
-            with torch.cuda.device(self._device):
-                slot.graph.replay()
-                torch.cuda.current_stream().synchronize()
-        else:
-            slot.graph.replay()
+        slot.graph.replay(wait=True)
         k = min(m, len(best_rows))
         return best_rows[:k].copy(), best_scores[:k].copy()

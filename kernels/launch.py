@@ -62,12 +62,6 @@ def target_of(device: torch.device) -> str:
     return f"sm_{major}{minor}"
 
 
-@functools.cache
-def multiprocessors(device: torch.device) -> int:
-    """How many the device has; 2 in the interpreter."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
-
-
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 

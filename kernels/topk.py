@@ -26,28 +26,24 @@ def sort_key(score, row):
     return tl.where(row == -1, -0x8000000000000000, key)
 
 
-@triton.jit
-def store_best(scores_ptr, rows_ptr, m, k, best_scores_ptr, best_rows_ptr, K: tl.constexpr, BLOCK: tl.constexpr):
-    """Writes the k best of m scores. Read past the first-level cache: another multiprocessor may have written them in this launch."""
+@triton.jit(do_not_specialize=["m", "k"])
+def topk_kernel(scores_ptr, rows_ptr, best_scores_ptr, best_rows_ptr, m, k, K: tl.constexpr, BLOCK: tl.constexpr):
+    """One list of m scores a program."""
+    at = tl.program_id(0).to(tl.int64)
+    scores_ptr += at * m
+    rows_ptr += at * m
     best = tl.full([K], -0x8000000000000000, tl.int64)
     for s in range(0, m, BLOCK):
         i = s + tl.arange(0, BLOCK)
-        score = tl.load(scores_ptr + i, mask=i < m, other=0.0, cache_modifier=".cg")
+        score = tl.load(scores_ptr + i, mask=i < m, other=0.0)
         row = tl.load(rows_ptr + i, mask=i < m, other=-1)
         best = tl.topk(tl.reshape(tl.join(best, tl.topk(sort_key(score, row), K)), [2 * K]), K)
     place = tl.arange(0, K)
     bits = (best >> 32).to(tl.int32)
     found = best != -0x8000000000000000
     score = tl.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).to(tl.float32, bitcast=True)
-    tl.store(best_scores_ptr + place, tl.where(found, score, float("-inf")), mask=place < k)
-    tl.store(best_rows_ptr + place, tl.where(found, 0x7FFFFFFF - (best & 0xFFFFFFFF), -1), mask=place < k)
-
-
-@triton.jit(do_not_specialize=["m", "k"])
-def topk_kernel(scores_ptr, rows_ptr, best_scores_ptr, best_rows_ptr, m, k, K: tl.constexpr, BLOCK: tl.constexpr):
-    """One list of m scores a program."""
-    at = tl.program_id(0).to(tl.int64)
-    store_best(scores_ptr + at * m, rows_ptr + at * m, m, k, best_scores_ptr + at * k, best_rows_ptr + at * k, K, BLOCK)
+    tl.store(best_scores_ptr + at * k + place, tl.where(found, score, float("-inf")), mask=place < k)
+    tl.store(best_rows_ptr + at * k + place, tl.where(found, 0x7FFFFFFF - (best & 0xFFFFFFFF), -1), mask=place < k)
 
 
 @on_its_device

@@ -112,21 +112,10 @@ class DeviceReranker:
         dtype = torch.float32
         if isinstance(documents, DeviceTokens) and documents.values.dtype in (torch.float16, torch.float32):
             dtype = documents.values.dtype  # what the query becomes anyway: the less is copied
-        score = _codes(documents, precision) if isinstance(documents, DeviceCodes) else self._tokens(documents)
+        score = _codes(documents, precision) if isinstance(documents, DeviceCodes) else _tokens(documents)
         from rerank_kernels.graph import Replays
 
         self._replays = Replays(score, self.candidates, self.query_tokens, self.k, documents.dim, dtype, documents.device)
-
-    def _tokens(self, documents: DeviceTokens) -> Any:
-        from rerank_kernels.maxsim import Workspace, maxsim
-
-        space = Workspace.of(self.candidates[-1], self.query_tokens[-1], documents.device)
-
-        def score(query: Any, weights: Any, rows: Any, out: Any) -> None:
-            options = {"scales": documents.scales, "weights": weights, "workspace": space, "out": out}
-            maxsim(query, documents.values, documents.offsets, rows, **options)
-
-        return score
 
     def __call__(
         self, query: ArrayLike, rows: ArrayLike, query_weights: ArrayLike | None = None
@@ -161,6 +150,15 @@ def _sizes(name: str, sizes: Sequence[int]) -> list[int]:
     if not isinstance(sizes, Sequence) or not len(sizes):
         raise InputError(name, got=sizes, expected="some sizes to record graphs for")
     return sorted({checks.count(name, n) for n in sizes})
+
+
+def _tokens(documents: DeviceTokens) -> Any:
+    from rerank_kernels.maxsim import maxsim
+
+    def score(query: Any, weights: Any, rows: Any, out: Any) -> None:
+        maxsim(query, documents.values, documents.offsets, rows, scales=documents.scales, weights=weights, out=out)
+
+    return score
 
 
 def _codes(documents: DeviceCodes, precision: str) -> Any:

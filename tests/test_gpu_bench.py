@@ -18,7 +18,7 @@ def test_every_case_gives_the_answer_in_a_dry_run() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-m", "benchmarks.gpu", "--dry-run"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    for name in ("rerank-6x40-q32-d128-int8 split=True", "1bit-raw-6x40", "4bit-int8-incall-6x40", "centroid"):
+    for name in ("rerank-6x40-q32-d128-int8", "1bit-raw-6x40", "4bit-int8-incall-6x40", "centroid"):
         assert f"{name}: largest error" in done.stderr
 
 
@@ -28,6 +28,20 @@ def test_without_a_gpu_it_says_so() -> None:
     for module in ("benchmarks.gpu", "benchmarks.tune"):
         done = subprocess.run([sys.executable, "-m", module], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 1 and "no CUDA device" in done.stderr
+
+
+def test_what_is_wrong_is_refused_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import gpu, on_gpu
+    from benchmarks.gpu_cases import Residual, Tokens
+
+    refused: list[str] = []
+    monkeypatch.setattr(gpu, "REFUSED", refused)
+    monkeypatch.setattr(gpu, "RESIDUAL", [("raw", False, -1.0), ("norm", False, 2e-3)])
+    monkeypatch.setattr(gpu, "floor_us", lambda moved, flops: None)
+    monkeypatch.setattr(on_gpu, "compare", lambda bench, case, *args, **more: [{"case": case}])
+    tiny = Residual(Tokens(3, 9, lists=1, device=DEVICE), 2, 16)
+    assert [row["case"] for row in gpu.residual_rows(tiny, 1, True)] == ["2bit-norm-3x9"]
+    assert refused == ["2bit-raw-3x9"]
 
 
 def test_a_table_of_tiles_is_rewritten_whole_and_nothing_else() -> None:

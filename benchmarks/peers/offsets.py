@@ -27,7 +27,7 @@ def ours(query: Any, store: Any, first: int) -> float:
     from rerank_kernels.maxsim import maxsim
 
     offsets = torch.tensor([first, first + TOKENS])
-    return float(maxsim(query, store, offsets, torch.zeros(1, dtype=torch.int32), split=False))
+    return float(maxsim(query, store, offsets, torch.zeros(1, dtype=torch.int32)))
 
 
 def lik_varlen(query: Any, store: Any, first: int) -> float:

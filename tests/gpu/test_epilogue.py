@@ -107,7 +107,8 @@ def test_norm_of_a_large_mean_of_equal_numbers_and_in_place() -> None:
     x = random(4, 384, dtype=torch.float32) + 1000
     gamma = torch.ones(384, device=DEVICE)
     close(add_norm(x, gamma, eps=1e-12), torch.nn.functional.layer_norm(x.double(), (384,), eps=1e-12), torch.float32, 1e-3)
-    assert not add_norm(torch.full_like(x, 3.0), gamma, eps=1e-12).any()
+    for dtype, equal in zip(TYPES, (1 / 3, 1 / 3, 3.0)):  # float32 holds their sum, so nothing is left that this eps would make large
+        assert not add_norm(torch.full_like(x, equal, dtype=dtype), gamma.to(dtype), eps=1e-12).any()
     assert add_norm(x[:0], gamma, eps=1e-12).shape == (0, 384)
     want, total = add_norm(x, gamma, eps=1e-5, residual=2 * x), 3 * x
     residual = 2 * x

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from device import DEVICE, torch
 from rerank_kernels.graph import Graph, Replays
-from rerank_kernels.maxsim import Workspace, maxsim
+from rerank_kernels.maxsim import maxsim
 from rerank_kernels.topk import topk
 
 DIM, K = 32, 5
@@ -20,13 +20,11 @@ def store() -> tuple[torch.Tensor, torch.Tensor]:
     return values.half().to(DEVICE), OFFSETS.to(DEVICE)
 
 
-@pytest.mark.parametrize("split", [False, True])
-def test_replays_give_what_single_launches_give(store: tuple[torch.Tensor, torch.Tensor], split: bool) -> None:
+def test_replays_give_what_single_launches_give(store: tuple[torch.Tensor, torch.Tensor]) -> None:
     values, offsets = store
-    space = Workspace.of(16, 20, DEVICE)
 
     def score(query: torch.Tensor, weights: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
-        maxsim(query, values, offsets, rows, weights=weights, split=split, workspace=space, out=out)
+        maxsim(query, values, offsets, rows, weights=weights, out=out)
 
     replays = Replays(score, [4, 16], [8, 20], K, DIM, torch.float16, DEVICE)
     rng = np.random.default_rng(1)
@@ -37,7 +35,7 @@ def test_replays_give_what_single_launches_give(store: tuple[torch.Tensor, torch
         got_rows, got_scores = replays(query, rows, weights)
         on = None if weights is None else torch.from_numpy(weights).to(DEVICE)
         given = torch.from_numpy(rows).to(DEVICE)
-        scores = maxsim(torch.from_numpy(query).to(DEVICE), values, offsets, given, weights=on, split=split)
+        scores = maxsim(torch.from_numpy(query).to(DEVICE), values, offsets, given, weights=on)
         want_scores, want_rows = topk(scores, given, min(K, candidates))
         assert got_rows.tolist() == want_rows.tolist()
         np.testing.assert_allclose(got_scores, want_scores.cpu().numpy(), rtol=1e-5)  # sums of other widths

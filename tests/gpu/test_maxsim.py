@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from device import DEVICE, poisoned, torch
 from rerank_kernels.launch import interpreting
-from rerank_kernels.maxsim import Workspace, builds, maxsim
+from rerank_kernels.maxsim import builds, maxsim
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of NaN in the interpreter
 
@@ -63,70 +63,63 @@ def close(got: torch.Tensor, want: list[float], tokens: int, dtype: torch.dtype 
     np.testing.assert_allclose(got.numpy(), np.array(want), rtol=0, atol=PER_TOKEN[dtype] * max(1, tokens))
 
 
-@pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("dtype", STORES, ids=str)
-def test_every_storage_and_length(dtype: torch.dtype, split: bool) -> None:
+def test_every_storage_and_length(dtype: torch.dtype) -> None:
     store, query = Store(64, dtype), unit(20, 64, 2)
-    got = store.score(query, ROWS, split=split)
+    got = store.score(query, ROWS)
     close(got, store.want(query, ROWS), 20, dtype)
-    assert torch.equal(got, store.score(query, ROWS, split=split))
+    assert torch.equal(got, store.score(query, ROWS))
 
 
-@pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize(
     "dtype,dim", [(torch.float16, d) for d in (8, 16, 96, 100, 128, 256, 300)] + [(torch.int8, 24), (torch.int8, 96), (torch.int8, 320)]
 )
-def test_every_dimension(dtype: torch.dtype, dim: int, split: bool) -> None:
+def test_every_dimension(dtype: torch.dtype, dim: int) -> None:
     store, query, rows = Store(dim, dtype, [3, 70]), unit(9, dim, 3), [1, 0]
-    close(store.score(query, rows, split=split), store.want(query, rows), 9, dtype)
+    close(store.score(query, rows), store.want(query, rows), 9, dtype)
 
 
-@pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("tokens", [0, 1, 16, 17, 32, 63, 64, 65, 150])
-def test_every_length_of_a_query(tokens: int, split: bool) -> None:
+def test_every_length_of_a_query(tokens: int) -> None:
     store, query, rows = Store(32, lengths=[3, 0, 130]), unit(tokens, 32, 4), [2, 0, 1]
-    close(store.score(query, rows, split=split), store.want(query, rows), tokens)
+    close(store.score(query, rows), store.want(query, rows), tokens)
 
 
-@pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.int8], ids=str)
-def test_weights_and_masked_tokens(dtype: torch.dtype, split: bool) -> None:
+def test_weights_and_masked_tokens(dtype: torch.dtype) -> None:
     store, query = Store(32, dtype), unit(20, 32, 5)
     weights = torch.linspace(-1, 2, 20)
     weights[3] = 0
     want = store.want(query, ROWS, weights)
     query[3] = float("nan")  # takes no part
-    close(store.score(query, ROWS, weights, split=split), want, 20, dtype)
+    close(store.score(query, ROWS, weights), want, 20, dtype)
 
 
-@pytest.mark.parametrize("split", [False, True])
-def test_negative_similarities_count(split: bool) -> None:
+def test_negative_similarities_count() -> None:
     tokens = torch.rand(TILE + 1, 32) + 0.1
     store = Store(32, lengths=[TILE + 1])
     store.values, store.exact = -tokens.half(), -tokens.half().double()
     query = torch.rand(4, 32) + 0.1
-    got = store.score(query, [0], split=split)
+    got = store.score(query, [0])
     assert got < 0
     np.testing.assert_allclose(got.numpy(), store.want(query, [0]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16], ids=str)
-def test_a_nan_is_never_hidden_and_stays_in_its_document(dtype: torch.dtype, split: bool) -> None:
+def test_a_nan_is_never_hidden_and_stays_in_its_document(dtype: torch.dtype) -> None:
     store, query = Store(32, dtype, [3, TILE + 5, 2 * TILE]), unit(4, 32, 6)
     store.values[3 + TILE, 7] = float("nan")
-    got = store.score(query, [0, 1, 2], split=split)
+    got = store.score(query, [0, 1, 2])
     assert got.isnan().tolist() == [False, True, False]
     query[0] = 0  # hides nothing
-    assert store.score(query, [1], split=split).isnan().all()
+    assert store.score(query, [1]).isnan().all()
     query[2, 5] = float("nan")
-    assert store.score(query, [0, 2], split=split).isnan().all()
+    assert store.score(query, [0, 2]).isnan().all()
 
 
-@pytest.mark.parametrize("split", [False, True])
-def test_a_row_that_does_not_exist_scores_nan(split: bool) -> None:
+def test_a_row_that_does_not_exist_scores_nan() -> None:
     store, query = Store(32), unit(4, 32, 6)
-    got = store.score(query, [len(LENGTHS), 0, -2, 10**9], split=split)
+    got = store.score(query, [len(LENGTHS), 0, -2, 10**9])
     assert got.isnan().tolist() == [True, False, True, True]
 
 
@@ -136,10 +129,8 @@ def test_pairs_of_queries_and_documents(dtype: torch.dtype) -> None:
     queries = [unit(n, 32, 7 + n) for n in lengths]
     pairs = [2, 0, 1, 2, 0, 0, 2, 1, 0]
     options = {"query_offsets": torch.tensor(np.cumsum([0, *lengths])), "pairs": torch.tensor(pairs, dtype=torch.int32)}
-    space = Workspace.of(len(ROWS), max(lengths), DEVICE)
-    for more in ({"split": False}, {"split": True, "workspace": space}):
-        got = store.score(torch.cat(queries), ROWS, **options, **more)
-        close(got, [store.want(queries[q], [row])[0] for q, row in zip(pairs, ROWS)], 70, dtype)
+    got = store.score(torch.cat(queries), ROWS, **options)
+    close(got, [store.want(queries[q], [row])[0] for q, row in zip(pairs, ROWS)], 70, dtype)
 
 
 def test_documents_beyond_two_to_the_31_elements() -> None:
@@ -150,59 +141,16 @@ def test_documents_beyond_two_to_the_31_elements() -> None:
     values[at : at + 50] = tokens.to(DEVICE)
     offsets = torch.tensor([0, at, at + 50, at + 64], device=DEVICE)
     want = float((query.double() @ tokens.double().T).max(1).values.sum())
-    for split in (False, True):
-        got = maxsim(query.to(DEVICE), values, offsets, torch.tensor([1], dtype=torch.int64, device=DEVICE), split=split)
-        assert abs(got.item() - want) < 1e-4
-
-
-@pytest.mark.skipif(not interpreting(), reason="only the interpreter lets the order of programs be set")
-def test_the_split_kernel_gives_the_same_bits_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    from triton.runtime.interpreter import interpreter_builder
-
-    store, query = Store(32), unit(20, 32, 2)
-    first = store.score(query, ROWS, split=True)
-    place = interpreter_builder.set_grid_idx
-    for seed in range(3):
-        order = np.random.default_rng(seed).permutation(8).tolist()  # of the 8 programs; the prefix sum has one
-
-        def shuffled(x: int, y: int, z: int, order: list[int] = order) -> None:
-            place(order[x] if interpreter_builder.grid_dim[0] == 8 else x, y, z)
-
-        monkeypatch.setattr(interpreter_builder, "set_grid_idx", shuffled)
-        assert torch.equal(store.score(query, ROWS, split=True), first)
-
-
-@pytest.mark.parametrize("programs", [1, 2, 7])
-def test_the_split_kernel_gives_the_same_bits_on_any_number_of_programs(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, query = Store(32), unit(20, 32, 2)
-    first = store.score(query, ROWS, split=True)
-    monkeypatch.setattr("rerank_kernels.maxsim.PROGRAMS", programs)
-    assert torch.equal(store.score(query, ROWS, split=True), first)
-
-
-def test_a_workspace_is_left_as_it_was_and_the_best_come_with_the_scores() -> None:
-    store, query = Store(32), unit(20, 32, 2)
-    space = Workspace.of(len(ROWS), 20, DEVICE)
-    best = (poisoned(4), poisoned(4, dtype=torch.int64))
-    for _ in range(2):
-        got = store.score(query, ROWS, split=True, workspace=space, top=best)
-        order = sorted(zip((-got).tolist(), ROWS))[:4]
-        assert best[1].tolist() == [row for _, row in order]
-        assert best[0].tolist() == [-score for score, _ in order]
-        assert not space.done.any() and (space.part == -(2**31)).all()
+    got = maxsim(query.to(DEVICE), values, offsets, torch.tensor([1], dtype=torch.int64, device=DEVICE))
+    assert abs(got.item() - want) < 1e-4
 
 
 def test_nothing_to_score() -> None:
     store = Store(32)
     assert store.score(unit(3, 32, 1), []).tolist() == []
-    assert store.score(unit(3, 32, 1), [1], split=True).tolist() == [float("-inf")]
-    best = (poisoned(2), poisoned(2, dtype=torch.int64))
-    store.score(unit(3, 32, 1), [], split=True, top=best)
-    assert best[1].tolist() == [-1, -1]
+    assert store.score(unit(3, 32, 1), [1]).tolist() == [float("-inf")]
     with pytest.raises(ValueError, match="dimension 16, expected 32"):
         store.score(unit(3, 16, 1), [0])
-    with pytest.raises(ValueError, match="split=True"):
-        store.score(unit(3, 32, 1), [0], top=best)
     empty = Store(32, lengths=[])
     assert empty.score(unit(3, 32, 1), [0, -1]).isnan().tolist() == [True, False]
 
@@ -210,4 +158,4 @@ def test_nothing_to_score() -> None:
 @pytest.mark.parametrize("target", ["sm_80", "sm_89", "sm_90", "sm_100"])
 def test_every_form_has_a_name_of_its_own(target: str) -> None:
     names = [build.variant for build in builds(target)]
-    assert len(set(names)) == len(names) and "fp16-d128-q32-split-top10" in names
+    assert len(set(names)) == len(names) and "fp16-d128-q32-weighted" in names

@@ -95,7 +95,8 @@ def test_a_nan_raises_and_names_the_document(backend: str) -> None:
         maxsim(unit(4, 32, 2), there, ROWS, backend=backend)
     assert maxsim(unit(4, 32, 2), there, [0, 4], backend=backend).isfinite().all()
     held = rr.DeviceTokens(torch.full((2, 32), 1e38, device=DEVICE), torch.tensor([0, 2], device=DEVICE))
-    with pytest.raises(NonFiniteError, match="document 0: got a score of -inf"):
+    # of either sign: the parts of three tf32 products overflow too
+    with pytest.raises(NonFiniteError, match=r"document 0: got a score of -?inf"):
         maxsim(np.full((1, 32), -1e38, np.float32), held, backend=backend)
 
 

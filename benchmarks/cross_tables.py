@@ -1,0 +1,82 @@
+"""The tables of docs/cross-encoder.md, of results of bench_cross_encoder (`speed`) and of quality_cross (`quality`, `cascade`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MIXES = ("marco100", "var100")
+PEERS = {
+    "sentence-transformers": "against sentence-transformers, torch, at its defaults",
+    "sentence-transformers-onnx": "against sentence-transformers, ONNX, at its defaults",
+    "flashrank-style-float32": "against one padded batch, as FlashRank runs it, float32",
+    "flashrank-style-int8": "the same in int8, against our int8",
+    "openvino-sorted4": "against OpenVINO, sorted, four a call",
+    "onnxruntime-1by1-float32": "against onnxruntime, one by one, float32",
+    "onnxruntime-1by1-int8": "the same in int8, against our int8",
+}
+
+
+def speed(data: Any, about: str) -> str:
+    """Ratios of a full run: the mixes of lengths in columns, then what has no peer."""
+    rows = {(r["case"], r["peer"]): r for r in data}
+    lines = ["| | lengths as MS MARCO's | of high variance |", "|---|---|---|"]
+    own = {r["peer"]: f"against our {r['theirs_backend']}, {r['precision']}" for r in data if "theirs_backend" in r}
+    for peer, label in {**PEERS, **own}.items():
+        ratios = [rows[mix, peer]["ratio"] if (mix, peer) in rows else None for mix in MIXES]
+        if any(ratios):
+            lines.append(f"| {label} | {' | '.join('' if ratio is None else f'{ratio:.2f}x' for ratio in ratios)} |")
+    floors = [rows[f"floor-{mix}", "fma-peak"] for mix in MIXES]
+    for label, key in (
+        ("float32: share of the processor's peak", "ratio"),
+        ("the same with all rows of the last layer counted", "share_all_rows"),
+    ):
+        lines.append(f"| {label} | {' | '.join(f'{100 * r[key]:.0f} %' for r in floors)} |")
+    return "\n".join([*lines, "", f"{'; '.join(_said(data, rows))}. {_HOW}, {about}."])
+
+
+_HOW = "CPU time of one thread, tokenising included, sides in turns (`python -m benchmarks.bench_cross_encoder`)"
+
+
+def _said(data: Any, rows: dict[tuple[str, str], Any]) -> list[str]:
+    ours = {r["precision"]: r["backend"] for r in data if r["case"] in MIXES}
+    peak, cost = rows[f"floor-{MIXES[0]}", "fma-peak"], 1 / rows["cost-per-flop", "marco100"]["ratio"]
+    said = [
+        "Ours: " + " and ".join(f"{how} ({precision})" for precision, how in ours.items()),
+        f"peak of one thread: {peak['peak_gflops']:.0f} GFLOP/s ({peak['peak_isa']})",
+        f"on the mix of high variance an operation costs {cost:.2f} times what it costs on the other",
+    ]
+    for r in data:
+        if r["case"].startswith("threads-"):
+            said.append(f"{r['case'][8:]} pairs on 2 threads, wall-clock time against one: {r['ratio']:.2f}x ({r['precision']})")
+        if r["case"].startswith("memory-"):
+            said.append(f"memory after {r['calls']:,} calls of varied shapes: {r['growth_percent']:+.1f} % ({r['peer'].rsplit('-', 1)[1]})")
+    return said
+
+
+def quality(data: Any, about: str) -> str:
+    """What re-ranking the first documents of the first stage reaches."""
+    lines = ["| collection | first stage | re-ranked | gain, 95 % of bootstraps | floor |", "|---|---|---|---|---|"]
+    floors = [r for r in data if r["kind"] == "floor"]
+    for r in floors:
+        low, high = r["gain_95"]
+        gain = f"{r['gain']:+.4f} ({low:+.4f} to {high:+.4f})"
+        name = f"{r['collection']}, {r['queries']} queries"
+        lines.append(f"| {name} | {r['first_stage']:.4f} | {r['ndcg@10']:.4f} | {gain} | {r['floor']:.4f} |")
+    r = floors[0]
+    note = f"nDCG@10; the first {r['depth']} of BM25 re-ranked, pairs of up to {r['max_tokens']} tokens, {r['precision']}"
+    return "\n".join([*lines, "", f"{note} (`python -m benchmarks.quality_cross FOLDER...`), {about}."])
+
+
+def cascade(data: Any, about: str) -> str:
+    """nDCG@10 against the tokens that the cross-encoder reads: settings in rows, collections in columns."""
+    points = {(r["collection"], r["setting"]): r for r in data if r["kind"] == "curve"}
+    names, settings = (list(dict.fromkeys(key[i] for key in points)) for i in (0, 1))
+    lines = ["| |" + "".join(f" {name}: tokens | nDCG@10 | lost |" for name in names), "|---|" + "---|---|---|" * len(names)]
+    for setting in settings:
+        cells = []
+        for name in names:
+            r = points.get((name, setting))
+            cells.append(" | | |" if r is None else f" {100 * r['tokens_share']:.0f} % | {r['ndcg@10']:.4f} | {r['lost']:+.4f} |")
+        lines.append(f"| {setting} |" + "".join(cells))
+    note = "The first 100 of BM25; tokens of the cross-encoder, as a share of those of all pairs; lost: against all re-ranked"
+    return "\n".join([*lines, "", f"{note} (`python -m benchmarks.quality_cross FOLDER...`), {about}."])
