@@ -6,7 +6,7 @@ BIN := .venv/bin
 TORCH ?= $(if $(shell command -v nvidia-smi),torch,--extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu triton==3.9.0)
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*)
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format peers bench kernels kernels-record venv-kernel-peers bench-gpu sanitize package aarch64 wheel demo-data clean
+.PHONY: help demo test lint format peers bench kernels kernels-record venv-kernel-peers bench-cross bench-gpu sanitize package aarch64 wheel demo-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,9 +59,20 @@ kernels-record: venv-kernel-peers ## the same for AMD and the peers' kernels too
 venv-kernel-peers: .venv/.dev
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps late-interaction-kernels==0.4.5 flash-maxsim==0.3.0
 
+.venv-cross/.made: pyproject.toml $(NATIVE)
+	@$(PYTHON) -m venv --clear .venv-cross
+	.venv-cross/bin/python -m pip install -q --disable-pip-version-check --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
+	.venv-cross/bin/python -m pip install -q --disable-pip-version-check 'setuptools>=77' 'pybind11>=2.13' 'cmake>=3.18' ninja
+	.venv-cross/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[demo,cross-peers]'
+	@touch $@
+
+bench-cross: .venv-cross/.made ## cross-encoders against sentence-transformers, onnxruntime and OpenVINO, whose pins need an environment of their own
+	.venv-cross/bin/python -m benchmarks.bench_cross_encoder $(ARGS)
+
 bench-gpu: venv-kernel-peers ## on a CUDA machine: the kernels' tests, then their times, into benchmarks/results/<gpu>/
 	@folder=benchmarks/results/$$($(BIN)/python -m benchmarks.gpu --name) && mkdir -p $$folder && \
 	$(BIN)/python -m benchmarks.gpu --json $(ARGS) > $$folder/gpu.json.new && mv $$folder/gpu.json.new $$folder/gpu.json && \
+	$(BIN)/python -m benchmarks.cross_gpu --json $(ARGS) > $$folder/cross-gpu.json.new && mv $$folder/cross-gpu.json.new $$folder/cross-gpu.json && \
 	$(BIN)/python -m benchmarks.machine > $$folder/machine.json
 
 sanitize: .venv/.base ## the C++ core under address, undefined-behaviour and thread sanitizers
@@ -84,4 +95,4 @@ demo-data: .venv/.base ## rebuild the demo's collection and vectors (SOURCE = a 
 	$(BIN)/python -m rerank_engine.demo.build $(SOURCE)
 
 clean: ## remove what the targets made
-	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache rerank_engine/_native*.so
+	rm -rf .venv .venv-cross build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache rerank_engine/_native*.so

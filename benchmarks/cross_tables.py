@@ -9,10 +9,10 @@ PEERS = {
     "sentence-transformers": "against sentence-transformers, torch, at its defaults",
     "sentence-transformers-onnx": "against sentence-transformers, ONNX, at its defaults",
     "flashrank-style-float32": "against one padded batch, as FlashRank runs it, float32",
-    "flashrank-style-int8": "the same in int8, against our int8",
+    "flashrank-style-int8": "our int8 against one padded batch, int8",
     "openvino-sorted4": "against OpenVINO, sorted, four a call",
     "onnxruntime-1by1-float32": "against onnxruntime, one by one, float32",
-    "onnxruntime-1by1-int8": "the same in int8, against our int8",
+    "onnxruntime-1by1-int8": "our int8 against onnxruntime, one by one, int8",
 }
 
 
@@ -80,3 +80,29 @@ def cascade(data: Any, about: str) -> str:
         lines.append(f"| {setting} |" + "".join(cells))
     note = "The first 100 of BM25; tokens of the cross-encoder, as a share of those of all pairs; lost: against all re-ranked"
     return "\n".join([*lines, "", f"{note} (`python -m benchmarks.quality_cross FOLDER...`), {about}."])
+
+
+GPU_PEERS = {
+    "transformers-padded": "transformers, sorted, 32 a batch",
+    "transformers-one-batch": "transformers, one batch",
+    "sentence-transformers": "sentence-transformers",
+    "floor (predicted)": "share of the predicted floor",
+}
+
+
+def on_gpu(data: Any, about: str) -> str:
+    """Milliseconds of a call, peers in columns."""
+    lines = [f"| | ms | {' | '.join(GPU_PEERS.values())} |", "|---|---|" + "---|" * len(GPU_PEERS)]
+    for case in dict.fromkeys(r["case"] for r in data):
+        found = {r["peer"]: r for r in data if r["case"] == case}
+        cells = [
+            ""
+            if peer not in found
+            else f"{100 * found[peer]['ratio']:.0f} %"
+            if peer.startswith("floor")
+            else f"{found[peer]['ratio']:.1f}x"
+            for peer in GPU_PEERS
+        ]
+        lines.append(f"| {case} | {next(iter(found.values()))['ours']:.3g} | {' | '.join(cells)} |")
+    how = "wall time of a call, medians; a peer's column: how many times longer it takes"
+    return "\n".join([*lines, "", f"`python -m benchmarks.cross_gpu`: {how}. {about}."])

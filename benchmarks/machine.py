@@ -25,6 +25,10 @@ VERSIONS = (
     "colbert-ai",
     "late-interaction-kernels",
     "flash-maxsim",
+    "transformers",
+    "sentence-transformers",
+    "optimum-onnx",
+    "openvino",
 )
 
 

@@ -232,6 +232,7 @@ PLACES = {
     "gpu": ("docs/gpu.md", "gpu.json", gpu_table),
     "cross-speed": ("docs/cross-encoder.md", "cross.json", cross_tables.speed),
     "cross-quality": ("docs/cross-encoder.md", "cross-quality.json", cross_tables.quality),
+    "cross-gpu": ("docs/cross-encoder.md", "cross-gpu.json", cross_tables.on_gpu),
     "cascade": ("docs/cross-encoder.md", "cross-quality.json", cross_tables.cascade),
     "kernels": ("kernels/README.md", "triton-3.9.json", kernel_table),
     "roofline": ("kernels/README.md", "roofline.json", roofline_table),

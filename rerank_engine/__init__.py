@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from .indexes import BM25Index, TokenIndex, VectorIndex
     from .ops.device_codes import DeviceCodes
     from .ops.tensors import DeviceTokens
+    from .limits import limited
     from .packed import Packed
     from .runtimes import load  # type: ignore[no-redef]
     from .stages import BM25, MMR, RM3, BiEncoder, CertifiedMaxSim, ColBERT, CrossEncoder, Dedup, Dense, Fuse, LateInteraction
-    from .stages import LostInTheMiddle, MaxSim, Rules
+    from .stages import Activate, Bound, Calibration, Cascade, LostInTheMiddle, MaxSim, Rules, ScoreCache, Similarity
 
 __version__ = "0.1.0"
 
@@ -33,9 +34,13 @@ _HOME = {
     "indexes": "BM25Index TokenIndex VectorIndex",
     "ops.device_codes": "DeviceCodes",
     "ops.tensors": "DeviceTokens",
+    "limits": "limited",
     "packed": "Packed",
     "runtimes": "load",
-    "stages": "BM25 MMR RM3 BiEncoder CertifiedMaxSim ColBERT CrossEncoder Dedup Dense Fuse LateInteraction LostInTheMiddle MaxSim Rules",
+    "stages": (
+        "BM25 MMR RM3 Activate BiEncoder Bound Calibration Cascade CertifiedMaxSim ColBERT CrossEncoder Dedup Dense Fuse LateInteraction "
+        "LostInTheMiddle MaxSim Rules ScoreCache Similarity"
+    ),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}
 __all__ = ["errors", "ops", *_WHERE]

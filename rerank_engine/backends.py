@@ -44,9 +44,11 @@ OPS: dict[str, dict[str, str]] = {
 # They score torch tensors where these lie; the others take arrays of numpy.
 ON_TENSORS = ("triton", "torch")
 
-# runtime -> the devices it can be asked for, and the module that holds it
+# runtime -> the devices it can be asked for, and what finds out whether it runs there
 RUNTIMES: dict[str, dict[str, str]] = {
-    "onnx": {"cpu": "rerank_engine.runtimes.onnx", "cuda": "rerank_engine.runtimes.onnx"},
+    "onnx": {"cpu": "rerank_engine.runtimes.onnx:probe", "cuda": "rerank_engine.runtimes.onnx:probe"},
+    "torch": {"cpu": "rerank_engine.runtimes.network:probe_torch", "cuda": "rerank_engine.runtimes.network:probe_torch"},
+    "tensorrt": {"cuda": "rerank_engine.runtimes.network:probe_tensorrt"},
 }
 
 
@@ -172,8 +174,8 @@ def report() -> list[dict[str, object]]:
     for backend, reason in reasons.items():
         add("backend", backend, "", reason)
     for runtime, devices in RUNTIMES.items():
-        for device, module in devices.items():
-            reason, detail = importlib.import_module(module).probe(device)
+        for device, target in devices.items():
+            reason, detail = _load(target)(device)
             add("runtime", runtime, device, reason, detail)
     for package, use in LIBRARIES.items():
         add("library", package, "", try_import(package), use)

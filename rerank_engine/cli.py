@@ -65,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     sub = add("rerank", rerank, "order documents for a query with a cross-encoder or a late-interaction model")
     sub.add_argument("--model", help="a folder, a bundled name or a hub name (default: ms-marco-MiniLM-L-12-v2)")
     sub.add_argument("--threads", type=int, help="threads of the model (default: what this process may use)")
+    sub.add_argument("--runtime", choices=("onnx", "torch", "tensorrt"), help="what runs the model (default: the best that does here)")
+    sub.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+    sub.add_argument("--precision", choices=("float32", "float16", "bfloat16"), help="default: the file's, or half on a GPU")
     sub.add_argument("--query", required=True)
     sub.add_argument(
         "--documents", required=True, metavar="FILE", help="JSON lines (.jsonl, .gz), or text with one document a line; - reads it"
@@ -344,7 +347,8 @@ def rerank(args: argparse.Namespace) -> None:
     documents, name = read_documents(args.documents), DEFAULT_MODEL if args.model is None else args.model
     if args.top_n is not None:
         count("--top-n", args.top_n)
-    model: Any = named_model(name) if args.threads is None else load(name, threads=args.threads)
+    given = {key: getattr(args, key) for key in ("threads", "runtime", "device", "precision") if getattr(args, key) is not None}
+    model: Any = load(name, **given) if given else named_model(name)
     results = rerank(args.query, documents, model, args.top_n, activation=args.activation)
     own = "maxsim" if isinstance(model, ColBERT) else "logit" if args.activation == "none" else "probability"
     scale = results[0].scale if results else own

@@ -413,7 +413,8 @@ class Scorer(ABC):
 class Rescore(Stage):
     """Re-orders the first `depth` documents by the scorer; the rest keep their old order, with synthetic scores just below the head's.
 
-    A score of -inf (nothing to compare) becomes the lowest float32 and ranks last; NaN and +inf raise NonFiniteError.
+    A score of -inf (nothing to compare) becomes the lowest float32 and ranks last; NaN and +inf raise NonFiniteError. What a scorer did not
+    reach in time (`rr.limited`) keeps its old order behind what it did; the column `scored` tells them apart.
     """
 
     def __init__(self, scorer: Scorer, depth: int = 100) -> None:
@@ -444,15 +445,18 @@ class Rescore(Stage):
             doc = ranking.corpus[int(ranking.ids[bad[0]])].id
             raise NonFiniteError(f"{self.name}: score of document '{doc}'", got=f"{values[bad[0]]}", expected="a finite score")
         values = np.maximum(values, LOWEST)
-        order = np.lexsort((ranking.ids[:n], -values.astype(np.float64)))
-        tail = len(ranking) - n
-        floor = float(values[order[-1]]) if n else 0.0
+        scored = np.asarray(scores.columns.get("scored", np.ones(n, bool)), bool)  # False: time was up before its turn
+        read, unread = np.flatnonzero(scored), np.flatnonzero(~scored)
+        order = read[np.lexsort((ranking.ids[read], -values[read].astype(np.float64)))]
+        tail = len(ranking) - len(order)
+        floor = float(values[order[-1]]) if len(order) else 0.0
         below = floor - (1 + np.arange(tail)) * max(abs(floor), 1.0) * 2.0**-20
-        places = np.concatenate([order, np.arange(n, len(ranking))])
+        places = np.concatenate([order, unread, np.arange(n, len(ranking))])
         columns = {name: column[places] for name, column in ranking.columns.items()}
-        for name, column in scores.columns.items():  # the tail, which the scorer has not seen, keeps what was known of it
-            known = columns[name][n:] if name in columns else np.zeros(tail, column.dtype)
-            columns[name] = np.concatenate([column[order], known])
+        for name, column in scores.columns.items():  # the rest keeps what was known of it, but not that another scorer had scored it
+            keeps = name in columns and name != "scored"
+            known = columns[name][n:] if keeps else np.zeros(len(ranking) - n, column.dtype)
+            columns[name] = np.concatenate([column[places[:n]], known])
         final_scores = np.concatenate([values[order], np.maximum(below, LOWEST).astype(np.float32)])
         return ranking._with(ids=ranking.ids[places], scores=final_scores, scale=scores.scale, columns=columns, facts=scores.facts)
 

@@ -12,6 +12,7 @@ RerankError
 │   ├── UnsupportedModelError        a model that is understood but cannot do what was asked
 │   ├── CorruptModelError            a file of the model does not parse or load
 │   └── UnsafeModelError             a file that reaches outside the model's own folder
+├── Cancelled                        the caller took back what it asked for
 ├── BackendUnavailable               a backend, runtime or device asked for by name cannot run here
 └── MissingDependency (ImportError)  an optional package that this feature needs is not installed
 """
@@ -83,6 +84,10 @@ class CorruptModelError(ModelError):
 
 class UnsafeModelError(ModelError):
     """A file of the model reaches outside the model's own folder."""
+
+
+class Cancelled(RerankError):
+    """The caller took back what it asked for (`rr.limited(cancelled=...)`); nothing is returned."""
 
 
 class BackendUnavailable(RerankError):

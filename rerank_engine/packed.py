@@ -47,6 +47,19 @@ class Packed:
         np.cumsum([len(a) for a in arrays], out=offsets[1:])
         return cls(np.concatenate(arrays) if arrays else np.empty(0, dtype or np.float32), offsets)
 
+    def take(self, rows: NDArray[np.int64]) -> Packed:
+        """The rows of these numbers, in this order."""
+        lengths = self.lengths[rows]
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        at = np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Packed(self.values[at], offsets)
+
+    def part(self, start: int, end: int) -> Packed:
+        """Rows start to end - 1, as a view."""
+        offsets = self.offsets[start : end + 1]
+        return Packed(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         """int64 [n]: the number of values of each row."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,9 @@ def _cuda_driver() -> bool:
 # Triton reads it once, when it is imported. Without a driver the kernels' tests run in its interpreter.
 if not _cuda_driver():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Models that tests load leave nothing in the user's cache.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="rerank-engine-tests-")
 
 import rerank_engine  # noqa: E402
 from rerank_engine.backends import NEEDS, ON_TENSORS, OPS  # noqa: E402

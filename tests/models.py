@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import tokenizers
 from onnx import TensorProto, helper, numpy_helper
-from tokenizers import models, pre_tokenizers, processors
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 UNK, PAD, CLS, SEP = range(4)
 VOCABULARY = {word: i for i, word in enumerate(["[UNK]", "[PAD]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(60)), "nan"])}
@@ -190,6 +190,24 @@ def tokenizer() -> tokenizers.Tokenizer:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
     )
     return made
+
+
+def byte_level(path: Path) -> Path:
+    """Writes a byte-level BPE in the manner of Qwen's, with special tokens and the answers as tokens of their own."""
+    from rerank_engine.runtimes.prompts import PROMPTS
+
+    special = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+    made = tokenizers.Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    texts = [prompt.before + prompt.between + prompt.after for prompt in PROMPTS.values()] + ["yes no 1 0 a rose is a rose"] * 9
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    )
+    made.add_tokens(["yes", "no"])
+    made.save(str(path / "tokenizer.json"))
+    return path / "tokenizer.json"
 
 
 def write_model(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from counting import counting_fixture  # noqa: F401
+from models import LABELS, VOCABULARY, cross, encoder, external, logits_of, words, write_model
 
 import rerank_engine as rr
 from rerank_engine import errors
+from rerank_engine.core import LOWEST
 from rerank_engine.runtimes.files import BUNDLED, resolve
 
 CORPUS = rr.Corpus.from_texts(["a cat", "a dog"])
@@ -77,8 +81,6 @@ def model(tmp_path: Path) -> Path:
         pytest.skip("the extra [demo] is not installed: no real model to damage")
     folder = tmp_path / "model"
     shutil.copytree(files.folder, folder)
-    import json
-
     (folder / "config.json").write_text(json.dumps(dict(BUNDLED["ms-marco-MiniLM-L-12-v2"].config)))
     return folder
 
@@ -105,6 +107,123 @@ def test_damaged_model(model: Path, case: str) -> None:
     damage(model)
     with pytest.raises(error, match=message):
         rr.load(model)
+
+
+def of_weights(bad: float) -> object:
+    """The tiny cross-encoder with one weight of "w9" replaced."""
+    model = cross()
+    table = next(tensor for tensor in model.graph.initializer if tensor.name == "table")
+    values = np.frombuffer(table.raw_data, np.float32).copy()
+    values[VOCABULARY["w9"]] = bad
+    table.raw_data = values.tobytes()
+    return model
+
+
+def outside(folder: Path) -> Path:
+    model, data = external("../weights.bin")
+    (folder / "weights.bin").write_bytes(data)
+    return write_model(folder / "model", model)
+
+
+def damaged(folder: Path, file: str, content: bytes) -> Path:
+    write_model(folder, cross())
+    (folder / file).write_bytes(content)
+    return folder
+
+
+def unrelated_tokenizer(folder: Path) -> Path:
+    """That of a model with a larger vocabulary."""
+    write_model(folder, cross())
+    told = json.loads((folder / "tokenizer.json").read_text())
+    told["model"]["vocab"] |= {f"more{i}": len(VOCABULARY) + i for i in range(5)}
+    (folder / "tokenizer.json").write_text(json.dumps(told))
+    return folder
+
+
+def first(pair: object, made: object = None, **options: object) -> Callable[[Path], object]:
+    """Loads the tiny cross-encoder and scores a good pair, a blank document, and this pair."""
+    given = [("w1", "w2"), ("w1", ""), pair]
+    return lambda folder: rr.load(write_model(folder, made or cross()), device="cpu", **options).predict(given)
+
+
+def loaded(made: object = None, config: dict[str, object] | None = None, **options: object) -> Callable[[Path], object]:
+    return lambda folder: rr.load(write_model(folder, made or cross(), config=config), device="cpu", **options)
+
+
+LONG = words(0, 40)
+ENGINE: dict[str, tuple[Callable[[Path], object], type[errors.RerankError], str]] = {
+    "empty query": (first(("", "w1")), errors.InputError, "query of pair 2: got an empty text"),
+    "blank query": (first((" \n", "w1")), errors.InputError, "query of pair 2"),
+    "query as long as the model": (first((words(0, 29), "w1")), errors.QueryTooLongError, "query of input 2"),
+    "query of 1 MB": (first(("w1 " * 340_000, "w1")), errors.QueryTooLongError, "query of input 2"),
+    "pair of three": (first(("w1", "w2", "w3")), errors.InputError, "pair 2"),
+    "pair as a list": (first(["w1", "w2"]), errors.InputError, "pair 2"),
+    "document that is None": (first(("w1", None)), errors.InputError, "pair 2"),
+    "document of bytes": (first(("w1", b"w2")), errors.InputError, "pair 2"),
+    "lone surrogate in a document": (first(("w1", "w2 \ud800")), errors.InputError, "text of input 2: got a lone surrogate at 3"),
+    "lone surrogate in a query": (first(("\udfff", "w2")), errors.InputError, "text of input 2: got a lone surrogate at 0"),
+    "document that may not be cut": (first(("w1", LONG), long="error"), errors.InputError, "document of input 2: got 12 tokens too many"),
+    "NaN weights": (first(("w1", "w8 w9"), of_weights(np.nan)), errors.NonFiniteError, "output of input 2: got NaN or infinity"),
+    "infinite weights": (first(("w9", "w8"), of_weights(np.inf)), errors.NonFiniteError, "output of input 2"),
+    "missing head": (loaded(encoder()), errors.UnsupportedModelError, "classification head is missing"),
+    "several labels and none asked for": (first(("w1", "w2"), cross(LABELS)), errors.UnsupportedModelError, "label="),
+    "label that the model lacks": (first(("w1", "w2"), cross(LABELS), label=7), errors.InputError, "from 0 to 2"),
+    "tokenizer of another model": (
+        lambda f: rr.load(unrelated_tokenizer(f)),
+        errors.CorruptModelError,
+        "a tokenizer with 70 tokens for 65 embeddings",
+    ),
+    "vocabulary larger than the embeddings": (loaded(config={"vocab_size": 30}), errors.CorruptModelError, "for 30 embeddings"),
+    "corrupt ONNX": (lambda f: rr.load(damaged(f, "model.onnx", b"\x08" * 99)), errors.CorruptModelError, "ONNX"),
+    "empty ONNX": (lambda f: rr.load(damaged(f, "model.onnx", b"")), errors.CorruptModelError, "ONNX"),
+    "truncated ONNX": (
+        lambda f: rr.load(damaged(f, "model.onnx", cross().SerializeToString()[:-40])),
+        errors.CorruptModelError,
+        "ONNX",
+    ),
+    "external data outside the folder": (lambda f: rr.load(outside(f)), errors.UnsafeModelError, "weights.bin"),
+    "tokenizer.json that is none": (lambda f: rr.load(damaged(f, "tokenizer.json", b"{}")), errors.CorruptModelError, "tokenizer.json"),
+    "config that is none": (lambda f: rr.load(damaged(f, "config.json", b"[1")), errors.CorruptModelError, "config.json"),
+    "calibration that is none": (
+        lambda f: rr.load(damaged(f, "calibration.json", b"{}"), device="cpu").calibration,  # type: ignore[union-attr]
+        errors.FileFormatError,
+        "calibration",
+    ),
+    "max_length beyond the model": (loaded(max_length=33), errors.InputError, "from 8 to 32"),
+    "passages longer than none": (loaded(long="chunk", window=0), errors.InputError, "window"),
+    "option of another family": (loaded(pooling="cls"), errors.InputError, "pooling"),
+    "a deadline before now": (lambda f: rr.limited(deadline_ms=-1).__enter__(), errors.InputError, "deadline_ms"),
+}
+
+
+@pytest.mark.parametrize("case", ENGINE)
+def test_bad_input_of_a_cross_encoder(tmp_path: Path, case: str) -> None:
+    call, error, message = ENGINE[case]
+    with pytest.raises(error, match=message):
+        call(tmp_path)
+
+
+def test_odd_documents_are_scored_and_nothing_is_lost(tmp_path: Path) -> None:
+    """What looks bad and is none: each has a documented result."""
+    model = rr.load(write_model(tmp_path, cross()), device="cpu")
+    huge = "w3 " * 3_400_000  # 10 MB
+    texts = [huge, "", " \t\n", "\x00", "\u200b", "é漢🙂 " * 3, "w1", "w1", "x" * 1_000_000]
+    scores = model.predict([("w1 w2", text) for text in texts])
+    assert scores.columns["truncated_tokens"].tolist() == [3_400_000 - 27, *[0] * 8]
+    assert scores.values[1:3].tolist() == [LOWEST] * 2
+    want = [logits_of("w1 w2", text)[0] for text in (words(3, 1) + " w3" * 26, "x", "x", "x x x", "w1", "w1", "x")]
+    assert scores.values[[0, 3, 4, 5, 6, 7, 8]].tolist() == want
+    ranked = rr.rerank("w1 w2", texts[1:], model)
+    assert sorted(result.index for result in ranked) == list(range(8)) and [r.index for r in ranked][-2:] == [0, 1]
+    assert rr.rerank("w1 w2", [], model) == []
+
+
+def test_100_000_documents(counting) -> None:  # type: ignore[no-untyped-def]
+    """Equal ones are run once; each keeps its place and its score."""
+    model, texts = counting(), [f"w{i % 3}" for i in range(100_000)]
+    scores = model.predict([("w5", text) for text in texts])
+    assert len(model.runtime.seen) == 3 and len(set(scores.values.tolist())) == 3
+    assert (scores.values.reshape(-1)[:99_999].reshape(-1, 3) == scores.values[:3]).all() and scores.values[-1] == scores.values[0]
 
 
 def test_a_k_above_the_number_of_documents_is_fine() -> None:

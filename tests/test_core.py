@@ -301,3 +301,35 @@ def test_rerank_says_its_scale_and_refuses_what_it_cannot_mean() -> None:
             rr.rerank("q", TEXTS, model)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="got None"):
         rr.rerank(None, TEXTS, Lengths())  # type: ignore[arg-type]
+
+
+class Hurried(rr.Scorer):
+    """Scores the documents that it reaches; -inf for the others, and says which."""
+
+    def __init__(self, *values: float | None) -> None:
+        self.values = values
+
+    def score(self, queries: Sequence[rr.Query], rankings: Sequence[rr.Ranking]) -> list[rr.Scores]:
+        values = np.array([-np.inf if v is None else v for v in self.values], np.float32)
+        return [rr.Scores(values, "logit", {"scored": np.array([v is not None for v in self.values])}) for _ in rankings]
+
+
+def test_what_was_not_scored_in_time_stands_in_its_old_order_before_the_tail() -> None:
+    candidates = rr.Ranking.in_order(CORPUS, [4, 2, 0, 1, 3])
+    ranking = rr.Rescore(Hurried(None, 1.0, None, 7.0), depth=4)("q", candidates)
+    assert ranking.ids.tolist() == [1, 2, 4, 0, 3]
+    assert ranking.columns["scored"].tolist() == [True, True, False, False, False]
+    assert ranking.scores[:2].tolist() == [7, 1] and (np.diff(ranking.scores) < 0).all() and ranking.scores[-1] > 0.999
+
+
+def test_nothing_scored_in_time_leaves_the_old_order() -> None:
+    candidates = rr.Ranking.in_order(CORPUS, [4, 2, 0, 1, 3])
+    ranking = rr.Rescore(Hurried(None, None), depth=2)("q", candidates)
+    assert ranking.ids.tolist() == [4, 2, 0, 1, 3] and not ranking.columns["scored"].any() and (np.diff(ranking.scores) < 0).all()
+    everything = rr.Rescore(Hurried(1.0, 2.0), depth=2)("q", candidates)
+    assert everything.ids.tolist() == [2, 4, 0, 1, 3] and everything.columns["scored"].tolist() == [True, True, False, False, False]
+
+
+def test_a_second_scorer_does_not_take_the_tail_for_scored() -> None:
+    stages = rr.Rescore(Hurried(1.0, 2.0, 3.0, 4.0, 5.0)) >> rr.Rescore(Hurried(9.0), depth=1)
+    assert stages("q", CORPUS).columns["scored"].tolist() == [True, False, False, False, False]

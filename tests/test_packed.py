@@ -29,3 +29,24 @@ def test_offsets_that_do_not_fit_are_refused(offsets: list) -> None:
 def test_a_scalar_is_refused() -> None:
     with pytest.raises(InputError, match="values"):
         Packed(np.float32(1), np.array([0]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rows", [[], [2], [2, 0], [1, 1, 0, 1], [0, 1, 2, 3], [3, 2, 1, 0]])
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_take_gives_the_rows_in_the_order_asked_for(rows: list, shape: tuple) -> None:
+    packed = Packed(np.arange(6 * int(np.prod(shape)), dtype=np.int16).reshape(6, *shape), np.array([0, 2, 2, 5, 6]))
+    got = packed.take(np.array(rows, np.int64))
+    assert [row.tolist() for row in got] == [packed[i].tolist() for i in rows]
+    assert got.values.dtype == np.int16 and got.values.shape[1:] == shape and len(got) == len(rows)
+    got.values[...] = -1
+    assert (packed.values >= 0).all(), "a copy"
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 4), (0, 0), (4, 4), (1, 2), (2, 4), (0, 3), (1, 4)])
+def test_part_is_a_view_of_neighbours(start: int, end: int) -> None:
+    packed = Packed(np.arange(6), np.array([0, 2, 2, 5, 6]))
+    got = packed.part(start, end)
+    assert [row.tolist() for row in got] == [packed[i].tolist() for i in range(start, end)]
+    assert got.offsets[0] == 0 and len(got) == end - start
+    if len(got.values):
+        assert np.shares_memory(got.values, packed.values)

@@ -56,6 +56,15 @@ def test_the_example_of_a_gpu_works() -> None:
     assert lines[3].startswith("DeviceCodes(3 documents, 277 tokens on")
 
 
+def test_the_example_of_cross_encoders_works() -> None:
+    pytest.importorskip("onnxruntime", reason="the example runs a real model")
+    text = (Path(__file__).resolve().parents[1] / "docs" / "cross-encoder.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", text, re.S)[0]
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4 and "'scored': 1, 'of': 2" in lines[3], done.stderr
+
+
 def test_commands_named_exist() -> None:
     from rerank_engine.cli import parser
 

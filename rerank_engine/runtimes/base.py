@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..packed import Packed
+from .cost import Cost, default_cost
 
 
 class Runtime(Protocol):
@@ -19,6 +20,9 @@ class Runtime(Protocol):
     # True when a row's output depends on the rows beside it (dynamic int8 activations share one scale): such a network runs row by row.
     batch_sensitive: bool
 
+    # A runtime may also tell, and those of this package do: `cost` (Cost), what a call takes; `workers` (int), how many run() calls may go
+    # on at the same time, from threads; `form` (str), how the network runs ("packed", "as published"). The functions below read them.
+
     def run(self, ids: Packed, types: Packed, output: str, attended: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """ids, types: int64 tokens of n sequences. One output: float32 [n, ...], or [n, longest, ...] for one that has a token axis.
 
@@ -27,8 +31,21 @@ class Runtime(Protocol):
         ...
 
 
+def cost_of(runtime: Runtime) -> Cost:
+    """What its calls cost: its own word, else the table's."""
+    cost: Cost | None = getattr(runtime, "cost", None)
+    return default_cost(runtime.name, runtime.device) if cost is None else cost
+
+
+def workers_of(runtime: Runtime) -> int:
+    """How many run() calls may go on at the same time; 1 for a runtime that does not say."""
+    return max(1, int(getattr(runtime, "workers", 1)))
+
+
 def describe(runtime: Runtime) -> str:
-    return f"{runtime.name}/{runtime.device}"
+    """runtime/device, and the form that the network runs in where there are several."""
+    form = getattr(runtime, "form", "")
+    return f"{runtime.name}/{runtime.device}" + (f" ({form})" if form else "")
 
 
 def check_finite(values: NDArray[Any], model: str) -> None:

@@ -11,21 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CorruptModelError, InputError, MissingDependency, UnknownModelError, UnsafeModelError
+from .families import readable
 from .late_config import late_settings, read_json
 
 ONNX_NAMES = ("model.onnx", "onnx/model.onnx")
 ROOT_WEIGHTS = "model.safetensors"  # of a ColBERT checkpoint: the encoder, and the projection that an exported encoder may lack
+WEIGHTS = (ROOT_WEIGHTS, "model.safetensors.index.json")
+HUB_WEIGHTS = [*WEIGHTS, "model-*-of-*.safetensors"]
 HUB_PATTERNS = ["*.json", "*_Pooling/*.json", "artifact.metadata", "*_Dense/*.json", "*_Dense/model.safetensors"]
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model's folder, its ONNX file, and what its configuration files say (with what they lack filled in for a bundled one)."""
+    """A model's folder, its ONNX file or its .safetensors or both, and what its configuration files say (with what they lack filled in for
+    a bundled one). weights: model.safetensors, or the index of its shards."""
 
     name: str
     folder: Path
-    onnx: Path
+    onnx: Path | None
     config: Mapping[str, Any]
+    weights: Path | None = None
     pooling: str | None = None  # "cls" | "mean", of an embedding model
     normalize: bool = False
     query_prompt: str = ""
@@ -113,13 +118,15 @@ def read_folder(name: str, folder: Path, file: str | None = None, defaults: Mapp
     """Reads the configuration of a model folder in the layout of transformers and sentence-transformers."""
     names = (file,) if file else ONNX_NAMES
     onnx = next((folder / n for n in names if (folder / n).is_file()), None)
-    if onnx is None:
+    config = {**(defaults or {}), **read_json(folder / "config.json")}
+    weights = next((folder / n for n in WEIGHTS if (folder / n).is_file()), None)
+    if onnx is None and (file or weights is None or readable(config) is None):
         present = sorted(str(p.relative_to(folder)) for pattern in ("*.onnx", "*/*.onnx") for p in folder.glob(pattern))[:5]
         hint = (
             f"It holds {', '.join(present)}: name one with file=." if present else "Export it: optimum-cli export onnx --model NAME FOLDER."
         )
-        raise UnknownModelError(f"model '{name}'", got=f"no {' or '.join(names)} in {folder}", expected="an ONNX file", hint=hint)
-    config = {**(defaults or {}), **read_json(folder / "config.json")}
+        expected = "an ONNX file" if file or weights is None else "one: its .safetensors are of a family that needs it"
+        raise UnknownModelError(f"model '{name}'", got=f"no {' or '.join(names)} in {folder}", expected=expected, hint=hint)
     if not config:
         raise UnknownModelError(f"model '{name}'", got=f"no config.json in {folder}", expected="one: it decides what the model is")
     pooling = read_json(folder / "1_Pooling" / "config.json")
@@ -136,6 +143,7 @@ def read_folder(name: str, folder: Path, file: str | None = None, defaults: Mapp
         folder,
         onnx,
         config,
+        weights=weights,
         pooling=modes[0] if len(modes) == 1 else None,
         normalize="Normalize" in modules,
         query_prompt=prompts.get("query", ""),
@@ -165,6 +173,7 @@ def _bundled(name: str, file: str | None) -> ModelFiles:
         raise MissingDependency(f"model '{name}' ships in the package {entry.package}, which is not installed", hint=f"{entry.install}.")
     folder = Path(spec.submodule_search_locations[0]) / entry.folder
     files = read_folder(name, folder, file, entry.config)
+    assert files.onnx is not None  # a bundled model has no other weights
     if (found := hashlib.sha256(files.onnx.read_bytes()).hexdigest()) != entry.onnx_sha256:
         raise CorruptModelError(
             str(files.onnx), got=f"sha256 {found}", expected=entry.onnx_sha256, hint=f"{entry.install} brings the right one."
@@ -197,6 +206,8 @@ def _download(name: str, revision: str | None, file: str | None) -> Path:
             ) from error
 
     found = fetch(patterns)
+    if file is None and not any((found / name).is_file() for name in ONNX_NAMES) and readable(read_json(found / "config.json")):
+        fetch(HUB_WEIGHTS)  # no ONNX file, and a family that runs without one
     if late_settings(found, read_json(found / "config.json")).get("dense") == ["root"]:
         fetch([ROOT_WEIGHTS])  # large, so only for those whose projection is in it
     return found

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backends import RUNTIMES
-from ..errors import BackendUnavailable, CorruptModelError, InputError, UnsupportedModelError
+from ..errors import CorruptModelError, InputError, UnsupportedModelError
 from .files import ModelFiles, resolve
 from .late_config import late_config, read_json
 from .projection import read_projections
+from .prompts import PROMPTS
 from .tokenize import Tokenizer
 
 if TYPE_CHECKING:
@@ -18,18 +19,20 @@ if TYPE_CHECKING:
     from ..stages.dense import BiEncoder
     from .base import Runtime
 
-ENCODERS = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra", "MPNet", "DebertaV2", "ModernBert")
+ENCODERS = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra", "MPNet", "DebertaV2", "ModernBert", "New")
+DECODERS = ("Qwen2", "Qwen3")
 FAMILIES: dict[str, str] = {
-    **{f"{encoder}ForSequenceClassification": "cross-encoder" for encoder in ENCODERS},
+    **{f"{encoder}ForSequenceClassification": "cross-encoder" for encoder in (*ENCODERS, *DECODERS)},
     **{f"{encoder}Model": "bi-encoder" for encoder in ENCODERS},
 }
 OPTIONS = {
-    "cross-encoder": ("label",),
+    "cross-encoder": ("label", "long", "window", "stride", "aggregate", "cache", "prompt"),
     "bi-encoder": ("pooling", "normalize", "query_prompt", "document_prompt"),
     "late interaction": ("query_prefix", "document_prefix", "query_length", "document_length", "expand", "attend", "skiplist"),
 }
+CHOOSERS = tuple(f"{decoder}ForCausalLM" for decoder in DECODERS)  # re-rankers by the tokens for yes and no
 # Understood, and not runnable in this version: named so that the error can say so.
-LATER = {"T5ForConditionalGeneration": "seq2seq", "Qwen3ForCausalLM": "LLM"}
+LATER = {"T5ForConditionalGeneration": "seq2seq"}
 SHORTEST = 8  # tokens of one input: below, special tokens leave no room for a query and a document
 # These count positions from pad_token_id + 1, which takes that many off the longest input.
 POSITION_OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet")
@@ -40,24 +43,27 @@ def load(
     *,
     runtime: str = "auto",
     device: str = "auto",
+    precision: str = "auto",
     threads: int | None = None,
     max_length: int | None = None,
     revision: str | None = None,
     file: str | None = None,
     **options: Any,
 ) -> CrossEncoder | BiEncoder | ColBERT:
-    """Loads a cross-encoder, a bi-encoder or a late-interaction model from a folder, a bundled name or a hub name holding ONNX,
-    tokenizer.json and config.json.
+    """Loads a cross-encoder, a bi-encoder or a late-interaction model from a folder, a bundled name or a hub name holding ONNX or
+    .safetensors, tokenizer.json and config.json.
 
-    runtime: "onnx"; "auto" takes the first that runs here. device: "cpu" | "cuda"; "auto" takes a GPU that was seen to run a model.
+    runtime: "onnx" | "torch" | "tensorrt"; device: "cpu" | "cuda"; precision: "auto" | "float32" | "float16" | "bfloat16": see
+    runtimes.network for what "auto" takes.
     threads: for the CPU, None = what this process may use. max_length: tokens of one input, at most the model's limit, the default.
-    revision, file: see `runtimes.files.resolve`. options go to the family: `label=` (cross-encoder); `pooling=`, `normalize=`,
-    `query_prompt=`, `document_prompt=` (bi-encoder); `query_prefix=`, `document_prefix=`, `query_length=`, `document_length=`, `expand=`,
-    `attend=`, `skiplist=` (late interaction, see runtimes.late_config.LateConfig), over what the model's files say.
+    revision, file: see `runtimes.files.resolve`. options go to the family. A cross-encoder: `label=`, `long=`, `window=`, `stride=`,
+    `aggregate=`, `cache=` (see stages.CrossEncoder), and of a decoder `prompt=`, a Prompt or its name (see runtimes.prompts). A bi-encoder:
+    `pooling=`, `normalize=`, `query_prompt=`, `document_prompt=`. Late interaction: `query_prefix=`, `document_prefix=`, `query_length=`,
+    `document_length=`, `expand=`, `attend=`, `skiplist=` (see runtimes.late_config.LateConfig), over what the model's files say.
     Raises UnknownModelError, UnsupportedModelError, CorruptModelError, UnsafeModelError, BackendUnavailable, MissingDependency, InputError.
     """
     files = resolve(path_or_name, revision=revision, file=file)
-    family = _family(files)
+    family = _family(files, options.get("prompt"))
     if unknown := sorted(set(options) - set(OPTIONS[family])):
         raise InputError(f"model '{files.name}', a {family}: options", got=", ".join(unknown), expected=", ".join(OPTIONS[family]))
     limit = _limit(files)
@@ -71,13 +77,13 @@ def load(
     if vocabulary is not None and tokenizer.vocabulary_size > vocabulary:
         got = f"a tokenizer with {tokenizer.vocabulary_size} tokens for {vocabulary} embeddings"
         raise CorruptModelError(f"model '{files.name}'", got=got, expected="the tokenizer that belongs to the model")
-    from .onnx import OnnxRuntime
+    from .network import open_network
 
-    session = OnnxRuntime(files.onnx, device=_device(runtime, device), threads=threads, pad_id=pad_id)
+    how: dict[str, Any] = {"runtime": runtime, "device": device, "precision": precision, "threads": threads, "pad_id": pad_id}
+    how |= {"limit": tokenizer.max_length, "pack": family == "cross-encoder"}
     if family == "cross-encoder":
-        from ..stages.cross import CrossEncoder
-
-        return CrossEncoder(session, tokenizer, name=files.name, **options)
+        return _cross(files, tokenizer, how, options)
+    session = open_network(files, **how)
     if family == "late interaction":
         return _late(files, session, tokenizer, options)
     from ..stages.dense import BiEncoder
@@ -88,6 +94,20 @@ def load(
         got, hint = ", ".join(files.other_modules), "Export it as a whole, with the output sentence_embedding."
         raise UnsupportedModelError(f"model '{files.name}': modules.json", got=got, expected="Transformer, Pooling, Normalize", hint=hint)
     return encoder
+
+
+def _cross(files: ModelFiles, tokenizer: Tokenizer, how: dict[str, Any], options: dict[str, Any]) -> CrossEncoder:
+    from ..stages.cross import CrossEncoder
+    from .network import open_network
+    from .prompts import PromptTokenizer, prompt_of
+
+    options = dict(options)
+    if (asked := options.pop("prompt", None)) is None:
+        return CrossEncoder(open_network(files, **how), tokenizer, name=files.name, folder=files.folder, **options)
+    prompt = prompt_of(asked)
+    choice = prompt.choice(tokenizer) if _architecture(files, CHOOSERS) else None
+    pairs = PromptTokenizer(tokenizer, prompt)
+    return CrossEncoder(open_network(files, **how, choice=choice), tokenizer, name=files.name, folder=files.folder, pairs=pairs, **options)
 
 
 def _late(files: ModelFiles, session: Runtime, tokenizer: Tokenizer, options: dict[str, Any]) -> ColBERT:
@@ -109,9 +129,20 @@ def _content(token: Any) -> str | None:
     return token if isinstance(token, str) else None
 
 
-def _family(files: ModelFiles) -> str:
+def _architecture(files: ModelFiles, known: Collection[str]) -> str | None:
+    """The first of the config's architectures that is one of these."""
+    told = files.config.get("architectures")
+    return next((name for name in told if isinstance(name, str) and name in known), None) if isinstance(told, list) else None
+
+
+def _family(files: ModelFiles, prompt: Any = None) -> str:
     if files.late:
         return "late interaction"
+    if found := _architecture(files, CHOOSERS):
+        if prompt is None:
+            hint = "Pass prompt=, how the model was trained to be asked: one of " + ", ".join(PROMPTS) + ", or a Prompt of your own."
+            raise UnsupportedModelError(f"model '{files.name}'", got=f"{found}, which writes text", expected="a re-ranker", hint=hint)
+        return "cross-encoder"
     architectures = files.config.get("architectures")
     for architecture in architectures if isinstance(architectures, list) else []:
         if not isinstance(architecture, str):
@@ -144,15 +175,3 @@ def _whole(files: ModelFiles, key: str) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31):
         raise CorruptModelError(f"model '{files.name}': {key} in its config.json", got=value, expected="a whole number")
     return value
-
-
-def _device(runtime: str, device: str) -> str:
-    if runtime not in ("auto", *RUNTIMES):
-        raise BackendUnavailable(
-            f"runtime '{runtime}' asked for, but there is none of that name", hint=f"Available: {', '.join(RUNTIMES)}."
-        )
-    if device != "auto":
-        return device
-    from .onnx import probe
-
-    return "cuda" if probe("cuda")[0] is None else "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,40 +10,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cpus import resolve_threads
-from ..errors import BackendUnavailable, CorruptModelError, MissingDependency, ModelError, UnsupportedModelError
+from ..errors import CorruptModelError, InputError, ModelError, UnsupportedModelError
 from ..packed import Packed
 from . import onnx_file
+from .onnx_session import BUCKETS, PROVIDERS, open_session, probe, provider_options
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+__all__ = ["PROVIDERS", "OnnxRuntime", "fingerprint_of", "open_session", "probe", "read_checked"]
+
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 
-# A model of one Identity node on a float, as protobuf: small enough to try a provider with.
-_IDENTITY = bytes.fromhex(
-    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02080142040a00100d"
-)
-
 
 class OnnxRuntime:
-    """One ONNX model in one session. Raises CorruptModelError, UnsafeModelError, UnsupportedModelError, BackendUnavailable.
+    """One ONNX model as it was published, in one session.
 
-    threads: intra-op threads, None for what this process may use (ONNX Runtime alone would size its pool to the host).
-    pad_id: the token that fills up a batch; it is masked, but some graphs count positions by it.
+    device: "cpu", "cuda", or "tensorrt": TensorRT's provider on CUDA, which then is the runtime `tensorrt` on the device `cuda`.
+    threads: None for what this process may use (ONNX Runtime alone would size its pool to the host). workers: how many calls may go on at
+    the same time, each with threads // workers threads: 1 is best for a call alone, `threads` for many sequences.
+    pad_id: the token that fills up a batch; it is masked, but some graphs count positions by it. limit: the longest input, for TensorRT.
+    note: why the network runs in the form it does, where another was possible. fingerprint: of what is in the file, 64 hexadecimal digits.
+    Raises CorruptModelError, UnsafeModelError, UnsupportedModelError, BackendUnavailable, InputError.
     """
 
-    name = "onnx"
+    form = note = ""
 
-    def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None, pad_id: int = 0) -> None:
-        self.device, self.threads, self.pad_id = device, resolve_threads(threads), pad_id
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise CorruptModelError(str(path), got=str(error), expected="a readable ONNX file") from error
-        info = onnx_file.inspect(path, data)
-        onnx_file.check_external(path, info.external)
-        self.batch_sensitive = info.batch_sensitive
+    def __init__(
+        self, path: Path, *, device: str = "cpu", threads: int | None = None, workers: int = 1, pad_id: int = 0, limit: int = 512
+    ) -> None:
+        self.threads, self.pad_id = resolve_threads(threads), pad_id
+        self.workers = check_workers(workers, self.threads)
+        self.name, self.device = ("tensorrt", "cuda") if device == "tensorrt" else ("onnx", device)
+        data, info = read_checked(path)
+        self.batch_sensitive, self.fingerprint = info.batch_sensitive, fingerprint_of(path, data, info)
         # Without external data the checked bytes are what is loaded, whatever happens to the file meanwhile.
-        self._session = open_session(str(path) if info.external else data, device, self.threads, str(path))
+        model: str | bytes = str(path) if info.external else data
+        threads = self.threads // self.workers
+        if device == "tensorrt":
+            inputs = [name for name in INPUTS if name in info.inputs]
+            options = provider_options(device, content=self.fingerprint, inputs=inputs, limit=limit)
+            self._session = open_session(model, device, threads, str(path), options)
+        else:
+            self._session = open_session(model, device, threads, str(path))
+        # A shape outside its range makes TensorRT build another engine, for minutes.
+        self._most_rows = max(rows for rows, _ in BUCKETS) if device == "tensorrt" else None
         self.outputs = tuple(output.name for output in self._session.get_outputs())
         self._inputs = {}
         for entry in self._session.get_inputs():
@@ -56,6 +66,8 @@ class OnnxRuntime:
             raise UnsupportedModelError(f"{path}: inputs", got=", ".join(self._inputs) or "none", expected="input_ids")
 
     def run(self, ids: Packed, types: Packed, output: str, attended: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        if self._most_rows and len(ids) > self._most_rows:
+            return self._by_rows(ids, types, output, attended, self._most_rows)
         lengths = ids.lengths
         shape = (len(ids), int(lengths.max()))
         mask = np.arange(shape[1]) < lengths[:, None]
@@ -73,61 +85,46 @@ class OnnxRuntime:
             raise ModelError(f"the model failed on {shape[0]} inputs of up to {shape[1]} tokens", got=got) from error
         return result.astype(np.float32, copy=False)
 
+    def _by_rows(self, ids: Packed, types: Packed, output: str, attended: NDArray[np.int64] | None, most: int) -> NDArray[np.float32]:
+        parts = list[NDArray[np.float32]]()
+        for start in range(0, len(ids), most):
+            rows = range(start, min(start + most, len(ids)))
+            own = [Packed.from_rows([packed[row] for row in rows]) for packed in (ids, types)]
+            parts.append(self.run(own[0], own[1], output, None if attended is None else attended[rows.start : rows.stop]))
+        if parts[0].ndim == 2:
+            return np.concatenate(parts)
+        longest = max(part.shape[1] for part in parts)
+        return np.concatenate([np.pad(part, [(0, 0), (0, longest - part.shape[1]), (0, 0)]) for part in parts])
+
     def __repr__(self) -> str:
-        return f"OnnxRuntime({self.device}, {self.threads} threads)"
+        return f"OnnxRuntime({self.name}/{self.device}, {self.threads} threads, {self.workers} calls at a time)"
 
 
-def open_session(model: str | bytes, device: str, threads: int, name: str) -> Any:
-    """A session on `device`, verified: onnxruntime quietly falls back to the CPU when a GPU provider does not come up."""
-    if device not in PROVIDERS:
-        raise BackendUnavailable(f"runtime onnx: device '{device}' asked for", hint=f"It knows {', '.join(PROVIDERS)}.")
-    ort = _onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # patterns are kept per input shape, and here every batch has its own
-    options.log_severity_level = 4
-    # Threads that spin while they wait gain a little on an idle machine and cost a multiple on one that does other work too.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Otherwise bytes that also read as ORT's own format would be loaded as that, past what onnx_file has checked.
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    wanted = PROVIDERS[device]
-    if wanted not in ort.get_available_providers():
-        raise BackendUnavailable(f"runtime onnx: device '{device}' asked for, but this onnxruntime has no {wanted}", hint=_gpu_hint(device))
+def read_checked(path: Path) -> tuple[bytes, onnx_file.OnnxFile]:
+    """The bytes of a file and what they say, once it points to nothing outside its folder. Raises CorruptModelError, UnsafeModelError."""
     try:
-        session = ort.InferenceSession(model, options, providers=[wanted], enable_fallback=0)  # else it prints, and takes the CPU
-    except Exception as error:
-        raise CorruptModelError(
-            name, got=f"onnxruntime cannot load it ({(str(error).splitlines() or [''])[0]})", expected="an ONNX model it can run"
-        ) from error
-    if session.get_providers()[0] != wanted:
-        raise BackendUnavailable(
-            f"runtime onnx: device '{device}' asked for, but the session came up on {session.get_providers()[0]}", hint=_gpu_hint(device)
-        )
-    return session
+        data = path.read_bytes()
+    except OSError as error:
+        raise CorruptModelError(str(path), got=str(error), expected="a readable ONNX file") from error
+    info = onnx_file.inspect(path, data)
+    onnx_file.check_external(path, info.external)
+    return data, info
 
 
-def probe(device: str) -> tuple[str | None, str]:
-    """(None or why not, detail), found by running a one-node model on the device."""
-    try:
-        session = open_session(_IDENTITY, device, 1, "probe")
-        session.run(None, {"x": np.zeros(1, np.float32)})
-    except (BackendUnavailable, MissingDependency, CorruptModelError) as error:
-        return str(error), ""
-    return None, f"onnxruntime {_onnxruntime().__version__}, {PROVIDERS[device]} ran a model"
+def fingerprint_of(path: Path, data: bytes, info: onnx_file.OnnxFile) -> str:
+    """SHA-256 over the file and its external data."""
+    digest = hashlib.sha256(data)
+    for location in sorted(info.external):
+        with (path.parent / location).open("rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        if error.name != "onnxruntime":
-            raise
-        raise MissingDependency(
-            "ONNX models need onnxruntime", hint="pip install onnxruntime tokenizers protobuf (the extra [cpu])."
-        ) from error
-    return onnxruntime
-
-
-def _gpu_hint(device: str) -> str:
-    return "" if device == "cpu" else "Install the extra [gpu] with a driver, CUDA 13 and cuDNN 9, or take device='cpu'."
+def check_workers(workers: int | None, threads: int) -> int:
+    """None -> one call for each thread. Raises InputError."""
+    if workers is None:
+        return threads
+    if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= threads:
+        raise InputError("workers", got=workers, expected=f"an integer from 1 to {threads}, the threads, or None for as many")
+    return workers

@@ -22,7 +22,13 @@ _SCHEMA: dict[str, dict[str, tuple[int, str, bool]]] = {
     "Model": {"graph": (7, "Graph", False), "training_info": (20, "Training", True), "functions": (25, "Function", True)},
     "Training": {"initialization": (1, "Graph", False), "algorithm": (2, "Graph", False)},
     "Function": {"node": (7, "Node", True), "attribute_proto": (11, "Attribute", True)},
-    "Graph": {"node": (1, "Node", True), "initializer": (5, "Tensor", True), "sparse_initializer": (15, "SparseTensor", True)},
+    "Graph": {
+        "node": (1, "Node", True),
+        "initializer": (5, "Tensor", True),
+        "sparse_initializer": (15, "SparseTensor", True),
+        "input": (11, "Value", True),
+    },
+    "Value": {"name": (1, "string", False)},
     "Node": {"op_type": (4, "string", False), "attribute": (5, "Attribute", True)},
     "Attribute": {
         "t": (5, "Tensor", False),
@@ -42,6 +48,7 @@ _SCHEMA: dict[str, dict[str, tuple[int, str, bool]]] = {
 class OnnxFile:
     operators: frozenset[str]
     external: tuple[str, ...]  # the locations of external data, as written in the file
+    inputs: tuple[str, ...] = ()  # of the graph, by name
 
     @property
     def batch_sensitive(self) -> bool:
@@ -60,7 +67,7 @@ def inspect(path: Path, data: bytes) -> OnnxFile:
     operators: set[str] = set()
     external: dict[str, None] = {}
     _walk(model, operators, external)
-    return OnnxFile(frozenset(operators), tuple(external))
+    return OnnxFile(frozenset(operators), tuple(external), tuple(entry.name for entry in model.graph.input))
 
 
 def check_external(path: Path, locations: tuple[str, ...]) -> None:

@@ -38,6 +38,17 @@ def read_tensors(path: Path, names: Collection[str]) -> dict[str, NDArray[np.flo
         raise CorruptModelError(str(path), got=str(error), expected="a readable .safetensors file") from error
 
 
+def tensor_names(path: Path) -> list[str]:
+    """What the file's header names. Raises CorruptModelError."""
+    try:
+        with path.open("rb") as file:
+            header, _, size = _header(path, file)
+            _check(path, header, size)
+            return list(header)
+    except OSError as error:
+        raise CorruptModelError(str(path), got=str(error), expected="a readable .safetensors file") from error
+
+
 def _broken(path: Path, got: str, expected: str = "a .safetensors file") -> CorruptModelError:
     return CorruptModelError(str(path), got=got, expected=expected)
 

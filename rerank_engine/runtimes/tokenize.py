@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from ..errors import CorruptModelError, InputError, MissingDependency, QueryTooLongError
 from ..packed import Packed
+
+PIECE = 1 << 16  # characters of a long text that are tokenised at a time, where the tokenizer allows it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +95,47 @@ class Tokenizer:
             rows = [row for i, row in enumerate(rows) if i not in cut]
         return [*rows[:1], (marker, 0, 0), *rows[1:]] if marker else rows
 
+    def plain(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """The tokens of each text, without special tokens. A very long text is taken in pieces where that cannot change a token: the
+        package holds some hundred bytes for each token of what it is given at once. Raises what the package raises: see `explain`."""
+        encode = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)  # fast: no offsets, which nobody reads here
+        long = {i for i, text in enumerate(texts) if len(text) > 2 * PIECE and self._words_alone}
+        short = encode([text for i, text in enumerate(texts) if i not in long], add_special_tokens=False)
+        rest = iter(short)
+        return [self._in_pieces(text, encode) if i in long else np.array(next(rest).ids, np.int32) for i, text in enumerate(texts)]
+
+    def with_starts(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """(tokens, the place in the text where each begins) without special tokens that the template adds. Raises InputError."""
+        try:
+            encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        except Exception as error:
+            self.explain(texts, error)
+            raise
+        return [(np.array(e.ids, np.int64), np.array([start for start, _ in e.offsets], np.int64)) for e in encodings]
+
+    def _in_pieces(self, text: str, encode: Any) -> NDArray[np.int32]:
+        pieces, start = [], 0
+        while start < len(text):
+            end = text.find(" ", start + PIECE)
+            end = len(text) if end < 0 else end
+            pieces.append(text[start:end])
+            start = end
+        groups = (encode(pieces[i : i + 16], add_special_tokens=False) for i in range(0, len(pieces), 16))
+        return np.concatenate([np.array(encoding.ids, np.int32) for group in groups for encoding in group])
+
+    @cached_property
+    def _words_alone(self) -> bool:
+        """True when a text cut before a space has the tokens of its two parts: BERT's normaliser and pre-tokenizer look at no two words at
+        once, and no token that is matched in the raw text holds a space."""
+        kinds = [type(part).__name__ for part in (self._tokenizer.normalizer, self._tokenizer.pre_tokenizer, self._tokenizer.model)]
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and not any(" " in token.content for token in added)
+
+    def raw_pair(self, query: str, document: str) -> tuple[list[int], list[int], list[int]]:
+        """(ids, types, whose: 0 the query's, 1 the document's, -1 special) of a pair as the template makes it, nothing cut."""
+        encoding = self._tokenizer.encode(query, document)
+        return encoding.ids, encoding.type_ids, [-1 if segment is None else segment for segment in encoding.sequence_ids]
+
     def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> Tokens:
         """(query, document) pairs by the tokenizer's own template. Only the document is cut; QueryTooLongError if none of it fits."""
         return self._encode(list(pairs), segment=1, cut=True)
@@ -101,24 +145,17 @@ class Tokenizer:
         try:
             encodings = self._tokenizer.encode_batch(inputs)
         except Exception as error:  # not a string, or a lone surrogate: the package does not say which input
-            self._explain(inputs, error)
+            self.explain(inputs, error)
             raise
         ids, types, dropped = [], [], np.zeros(len(inputs), np.int32)
         for i, encoding in enumerate(encodings):
             row = np.array([encoding.ids, encoding.type_ids], dtype=np.int64)
             if not row.size:
-                hint = "Its tokenizer.json adds no special tokens, so an empty text leaves nothing to run."
-                raise InputError(f"text of input {i}", got="no token", expected="at least one", hint=hint)
+                raise no_token(i)
             if (excess := row.shape[1] - most) > 0:
                 places = np.flatnonzero([s == segment for s in encoding.sequence_ids])
                 if not cut or excess >= len(places):
-                    taken = row.shape[1] - (len(places) if cut else 0)
-                    raise QueryTooLongError(
-                        f"query of input {i}",
-                        got=f"{taken} tokens with the model's special tokens ('{_start(inputs[i])}')",
-                        expected=f"{'fewer than' if cut else 'at most'} {most}, the model's limit",
-                        hint="Queries are never cut: shorten it, or use a model with a longer input.",
-                    )
+                    raise query_too_long(i, inputs[i], row.shape[1] - (len(places) if cut else 0), most, cut)
                 row = np.delete(row, places[len(places) - excess :], axis=1)
                 dropped[i] = excess
             if marker is not None:
@@ -127,7 +164,8 @@ class Tokenizer:
             types.append(row[1])
         return Tokens(Packed.from_rows(ids, np.int64), Packed.from_rows(types, np.int64), dropped)
 
-    def _explain(self, inputs: list[Any], error: Exception) -> None:
+    def explain(self, inputs: Sequence[Any], error: Exception) -> None:
+        """Raises InputError for the first of the texts, or pairs of texts, that the package cannot have taken."""
         for i, entry in enumerate(inputs):
             for text in entry if isinstance(entry, tuple) else (entry,):
                 if not isinstance(text, str):
@@ -139,6 +177,21 @@ class Tokenizer:
                     raise InputError(
                         f"text of input {i}", got=f"a lone surrogate at {broken.start}", expected="valid Unicode", hint=hint
                     ) from error
+
+
+def no_token(i: int) -> InputError:
+    hint = "Its tokenizer.json adds no special tokens, so an empty text leaves nothing to run."
+    return InputError(f"text of input {i}", got="no token", expected="at least one", hint=hint)
+
+
+def query_too_long(i: int, entry: str | tuple[str, str], taken: int, most: int, cut: bool = True) -> QueryTooLongError:
+    """taken: the query's tokens with the special ones; cut: there is a document, of which a token must fit."""
+    return QueryTooLongError(
+        f"query of input {i}",
+        got=f"{taken} tokens with the model's special tokens ('{_start(entry)}')",
+        expected=f"{'fewer than' if cut else 'at most'} {most}, the model's limit",
+        hint="Queries are never cut: shorten it, or use a model with a longer input.",
+    )
 
 
 def _start(entry: str | tuple[str, str]) -> str:

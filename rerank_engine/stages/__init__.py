@@ -1,5 +1,8 @@
 """The concrete stages and scorers. Each is final and one file per family."""
 
+from .bound import Bound
+from .calibration import Activate, Calibration
+from .cascade import Cascade
 from .colbert import ColBERT
 from .cross import CrossEncoder
 from .dedup import Dedup
@@ -9,13 +12,19 @@ from .fusion import Fuse
 from .late import CertifiedMaxSim, LateInteraction, MaxSim
 from .lexical import BM25
 from .rules import Rules
+from .score_cache import ScoreCache
 from .select import MMR, LostInTheMiddle
+from .similarity import Similarity
 
 __all__ = [
     "BM25",
     "MMR",
     "RM3",
+    "Activate",
     "BiEncoder",
+    "Bound",
+    "Calibration",
+    "Cascade",
     "CertifiedMaxSim",
     "ColBERT",
     "CrossEncoder",
@@ -26,4 +35,6 @@ __all__ = [
     "LostInTheMiddle",
     "MaxSim",
     "Rules",
+    "ScoreCache",
+    "Similarity",
 ]

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rerank_engine import limits as limits_module
+from rerank_engine.errors import Cancelled, InputError
+from rerank_engine.limits import limited
 from rerank_engine.packed import Packed
-from rerank_engine.runtimes.batching import TOKEN_BUDGET, plan, run_batched, run_tokens
+from rerank_engine.runtimes.batching import Cost, run_batched, run_tokens, run_until
 from rerank_engine.runtimes.tokenize import Tokens
 
 sequences = st.lists(st.tuples(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.booleans()), max_size=30)
@@ -42,27 +47,6 @@ def tokens_of(rows) -> Tokens:
     ids = [np.array(row, np.int64) for row, _ in rows]
     types = [np.full(len(row), int(segment), np.int64) for row, segment in rows]
     return Tokens(Packed.from_rows(ids, np.int64), Packed.from_rows(types, np.int64), np.zeros(len(ids), np.int32))
-
-
-@repeatable
-@given(st.lists(st.integers(0, 600), max_size=60), st.integers(0, 2000))
-def test_plan_keeps_to_the_budget(lengths, budget):
-    falling = np.array(sorted(lengths, reverse=True), np.int64)
-    batches = plan(falling, budget)
-    assert [row for batch in batches for row in batch.tolist()] == list(range(len(falling)))
-    for batch in batches:
-        cost = len(batch) * int(falling[batch].max())
-        assert len(batch) == 1 or cost <= budget
-    for batch in batches[:-1]:  # and no batch is smaller than it must be
-        assert (len(batch) + 1) * max(int(falling[batch[0]]), 1) > budget
-
-
-def test_plan_by_hand():
-    assert [batch.tolist() for batch in plan(np.array([5, 4, 4, 2, 1, 1]), 8)] == [[0], [1, 2], [3, 4, 5]]
-    assert [batch.tolist() for batch in plan(np.array([100, 3]), 8)] == [[0], [1]]
-    assert [batch.tolist() for batch in plan(np.array([3, 3, 3]), 0)] == [[0], [1], [2]]
-    assert [batch.tolist() for batch in plan(np.array([0, 0, 0]), 2)] == [[0, 1], [2]]
-    assert plan(np.array([], np.int64), 8) == []
 
 
 @repeatable
@@ -116,11 +100,28 @@ def test_a_batch_sensitive_runtime_gets_one_sequence_a_call_whatever_the_budget(
     assert [len(batch) for batch in runtime.batches] == [1] * 7
 
 
-@pytest.mark.parametrize(("device", "budget"), [("cpu", TOKEN_BUDGET["cpu"]), ("cuda", TOKEN_BUDGET["cuda"]), ("other", 512)])
-def test_the_default_budget_follows_the_device(device, budget):
-    runtime = Recorder(device=device)
-    run_batched(runtime, tokens_of([([*range(7), i], False) for i in range(budget // 8 + 3)]), "sum")
-    assert [len(batch) for batch in runtime.batches] == [budget // 8, 3]
+def test_the_default_cost_follows_the_device_and_a_runtimes_own_comes_first():
+    rows = [([*range(7), i], False) for i in range(2000)]
+    sizes = {}
+    for device in ("cpu", "cuda", "other"):
+        runtime = Recorder(device=device)
+        run_batched(runtime, tokens_of(rows), "sum")
+        sizes[device] = max(map(len, runtime.batches))
+    assert sizes == {"cpu": 64, "cuda": 2000, "other": 64}, "512 tokens a call, 16,384, 512"
+    runtime = Recorder(device="cuda")
+    runtime.cost = Cost(call=1, padded=False, ragged=True, most=80)
+    run_batched(runtime, tokens_of(rows), "sum")
+    assert {len(batch) for batch in runtime.batches} == {10}
+
+
+def test_a_call_is_made_of_what_costs_least():
+    """A long sequence does not drag short ones to its length where padding costs more than a call, and does where a call costs more."""
+    rows = [([1] * 30, False), *(([i, 2], False) for i in range(4))]
+    for call, sizes in ((1, [1, 4]), (1000, [5])):
+        runtime = Recorder()
+        runtime.cost = Cost(call=call, most=1000)
+        run_batched(runtime, tokens_of(rows), "sum")
+        assert [len(batch) for batch in runtime.batches] == sizes
 
 
 @repeatable
@@ -192,3 +193,174 @@ def test_progress_of_tokens_reaches_the_total():
     report = lambda done, total: seen.append((done, total))  # noqa: E731
     run_tokens(Recorder(), tokens_of(rows), "states", lambda states: states, budget=4, progress=report)
     assert seen == [(1, 6), (3, 6), (5, 6), (6, 6)]
+
+
+class Clock:
+    """Stands in for `time` in limits: it moves when a test or a call says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(limits_module, "time", made)
+    return made
+
+
+class Slow(Recorder):
+    """Each call takes a second of the clock."""
+
+    def __init__(self, clock) -> None:
+        super().__init__()
+        self.clock, self.cost = clock, Cost(most=1)
+
+    def run(self, ids, types, output, attended=None):
+        self.clock.now += 1
+        return super().run(ids, types, output, attended)
+
+
+SIX = [([i] * length, False) for i, length in enumerate((2, 5, 3, 1, 6, 4))]
+
+
+def test_without_limits_run_until_is_run_batched(clock):
+    values, ran = run_until(Slow(clock), tokens_of(SIX), "sum", priority=np.arange(6))
+    assert values.tolist() == run_batched(Recorder(), tokens_of(SIX), "sum").tolist() and ran.tolist() == [True] * 6
+    runtime = Slow(clock)
+    run_until(runtime, tokens_of(SIX), "sum", priority=np.arange(6))
+    assert [len(batch[0][0]) for batch in runtime.batches] == [6, 5, 4, 3, 2, 1], "without a deadline the priority is not looked at"
+
+
+def test_a_deadline_ends_between_two_calls_and_tells_what_was_run(clock):
+    with limited(deadline_ms=2500):
+        values, ran = run_until(Slow(clock), tokens_of(SIX), "sum")
+    assert ran.tolist() == [False, True, False, False, True, True], "the three longest: the third began in time and is finished"
+    assert np.isnan(values).tolist() == (~ran).tolist()
+    assert values[ran].tolist() == run_batched(Recorder(), tokens_of(SIX), "sum")[ran].tolist()
+
+
+def test_a_lower_priority_number_goes_first_when_time_is_short(clock):
+    runtime = Slow(clock)
+    with limited(deadline_ms=2500):
+        _, ran = run_until(runtime, tokens_of(SIX), "sum", priority=np.array([1, 9, 1, 0, 9, 5]))
+    assert ran.tolist() == [True, False, True, True, False, False]
+    assert [len(batch[0][0]) for batch in runtime.batches] == [1, 3, 2], "longest first within one number"
+
+
+@pytest.mark.parametrize("turns", [(7, 5, 2, 5), (2, 5, 7, 5)])
+def test_equal_sequences_run_at_the_first_of_their_turns_and_waves_share_no_call(clock, turns):
+    runtime = Recorder()
+    rows = [([1], False), ([2], False), ([1], False), ([3], False)]
+    with limited(deadline_ms=10):
+        values, ran = run_until(runtime, tokens_of(rows), "sum", priority=np.array(turns))
+    assert runtime.batches == [[((1,), (0,))], [((2,), (0,)), ((3,), (0,))]] and ran.all() and values[0] == values[2]
+
+
+def test_one_call_is_made_in_any_time_but_none_when_it_is_up_at_entry(clock):
+    with limited(deadline_ms=1):
+        clock.now += 0.0005
+        assert run_until(Slow(clock), tokens_of(SIX), "sum")[1].sum() == 1
+        runtime = Slow(clock)
+        values, ran = run_until(runtime, tokens_of(SIX), "sum")
+    assert runtime.batches == [] and np.isnan(values).all() and values.shape == (6,) and not ran.any()
+
+
+def test_time_that_runs_out_between_the_entry_and_the_first_call(clock):
+    def unwanted() -> bool:
+        clock.now += 0.0006
+        return False
+
+    with limited(deadline_ms=1, cancelled=unwanted):
+        assert run_until(Slow(clock), tokens_of(SIX), "sum")[1].sum() == 1
+
+
+def test_batched_runs_look_at_no_deadline(clock):
+    with limited(deadline_ms=0):
+        assert run_batched(Slow(clock), tokens_of(SIX), "sum").tolist() == run_batched(Recorder(), tokens_of(SIX), "sum").tolist()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_cancelled_work_stops_before_the_next_call(workers):
+    runtime = Recorder()
+    runtime.cost, runtime.workers = Cost(most=1), workers
+    with limited(cancelled=lambda: len(runtime.batches) >= 2):
+        for call in (run_batched, run_until):
+            runtime.batches.clear()
+            with pytest.raises(Cancelled):
+                call(runtime, tokens_of(SIX), "sum")
+            assert 2 <= len(runtime.batches) <= 1 + workers
+        runtime.batches.clear()
+        with pytest.raises(Cancelled):
+            run_tokens(runtime, tokens_of(SIX), "states", lambda states: states)
+
+
+def test_progress_comes_from_the_context_unless_it_is_handed_in():
+    context, own = [], []
+    with limited(progress=lambda done, total: context.append((done, total))):
+        run_batched(Recorder(), tokens_of(SIX[:1]), "sum")
+        run_batched(Recorder(), tokens_of(SIX[:2]), "sum", budget=1, progress=lambda done, total: own.append((done, total)))
+    assert context == [(1, 1)] and own == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("bad", [np.zeros(5, np.int64), np.zeros(6), np.zeros((6, 1), np.int64)])
+def test_a_priority_of_another_shape_is_refused(bad):
+    with pytest.raises(InputError, match=r"priority.*integers \[6\]"):
+        run_until(Recorder(), tokens_of(SIX), "sum", priority=bad)
+
+
+class Together(Recorder):
+    """Two calls must be under way at once: the first waits for the second."""
+
+    workers = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.barrier, self.threads = threading.Barrier(2, timeout=20), set()
+
+    def run(self, ids, types, output, attended=None):
+        self.threads.add(threading.current_thread())
+        self.barrier.wait()
+        return super().run(ids, types, output, attended)
+
+
+def test_workers_run_calls_at_the_same_time_and_the_order_comes_back():
+    runtime, seen = Together(), []
+    got = run_batched(runtime, tokens_of(SIX), "sum", budget=1, progress=lambda *at: seen.append((at, threading.current_thread())))
+    assert got.tolist() == run_batched(Recorder(), tokens_of(SIX), "sum").tolist()
+    assert len(runtime.threads) == 2 and threading.main_thread() not in runtime.threads
+    assert [at for at, _ in seen] == [(i, 6) for i in range(1, 7)] and {thread for _, thread in seen} == {threading.main_thread()}
+
+
+def test_few_sequences_are_shared_out_over_the_workers():
+    """One call would be cheapest, and would leave a worker idle."""
+    runtime = Together()
+    runtime.cost = Cost(call=1000, most=1000)
+    run_batched(runtime, tokens_of([([i, 1, 1], False) for i in range(4)]), "sum")
+    assert [len(batch) for batch in runtime.batches] == [1] * 4
+
+
+def test_a_call_that_fails_stops_the_rest_and_is_raised():
+    class Fails(Recorder):
+        workers, cost = 2, Cost(most=1)
+
+        def run(self, ids, types, output, attended=None):
+            if len(ids.values) == 5:
+                raise OSError("the second call")
+            return super().run(ids, types, output, attended)
+
+    runtime, before = Fails(), threading.active_count()
+    with pytest.raises(OSError, match="the second call"):
+        run_batched(runtime, tokens_of(SIX), "sum")
+    assert len(runtime.batches) < 5 and threading.active_count() == before
+
+
+def test_a_deadline_holds_for_workers_too(clock):
+    runtime = Slow(clock)
+    runtime.workers = 2
+    with limited(deadline_ms=500):
+        values, ran = run_until(runtime, tokens_of(SIX), "sum")
+    assert 1 <= ran.sum() <= 2 and ran[4] and (np.isnan(values) == ~ran).all()

@@ -8,15 +8,21 @@ import warnings
 import numpy as np
 import onnxruntime
 import pytest
-from models import CLS, PAD, SEP, cross, encoder, logits_of, pair_ids, states_of, write_encoder, write_model
+from models import CLS, PAD, SEP, cross, encoder, external, logits_of, pair_ids, states_of, write_encoder, write_model
 
 import rerank_engine as rr
-from rerank_engine.errors import BackendUnavailable, MissingDependency
+from rerank_engine.errors import BackendUnavailable, InputError, MissingDependency
 from rerank_engine.packed import Packed
-from rerank_engine.runtimes import onnx, onnx_file
+from rerank_engine.runtimes import network, onnx, onnx_file
 from rerank_engine.runtimes.onnx import OnnxRuntime
+from rerank_engine.runtimes.onnx_session import cuda_options, engine_key, open_session, provider_options, shape_profiles, tensorrt_options
 
 without_cuda = pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +30,7 @@ def folder(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("cross"), cross())
 
 
-@pytest.mark.parametrize("runtime", ["torch", "tensorrt", "ONNX", ""])
+@pytest.mark.parametrize("runtime", ["trt", "onnxruntime", "ONNX", ""])
 def test_an_unknown_runtime(folder, runtime):
     with pytest.raises(BackendUnavailable, match=r"there is none of that name.*Available: onnx"):
         rr.load(folder, runtime=runtime)
@@ -58,7 +64,7 @@ def test_a_session_that_comes_up_elsewhere_is_not_taken(folder, monkeypatch):
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     with pytest.raises(BackendUnavailable, match="'cuda' asked for, but the session came up on CPUExecutionProvider"):
         rr.load(folder, device="cuda")
-    assert asked == [["CUDAExecutionProvider"]], "and the CPU is not offered to it"
+    assert asked == [[("CUDAExecutionProvider", cuda_options())]], "and the CPU is not offered to it"
     reason, detail = onnx.probe("cuda")
     assert reason is not None and "came up on CPUExecutionProvider" in reason and detail == ""
 
@@ -66,10 +72,11 @@ def test_a_session_that_comes_up_elsewhere_is_not_taken(folder, monkeypatch):
 @pytest.mark.parametrize(("seen", "device"), [(None, "cuda"), ("no GPU", "cpu")])
 def test_auto_takes_the_device_that_ran_a_model(folder, monkeypatch, seen, device):
     asked, real = [], onnx.open_session
+    monkeypatch.setattr(network, "has_gpu", lambda: True)
     monkeypatch.setattr(onnx, "probe", lambda name: (seen, ""))
     monkeypatch.setattr(onnx, "open_session", lambda model, name, *rest: asked.append(name) or real(model, "cpu", *rest))
-    model = rr.load(folder)
-    assert asked == [device] and model.backend == f"onnx/{device}"
+    model = rr.load(folder, runtime="onnx")
+    assert asked == [device] and model.backend == f"onnx/{device} (as published)"
 
 
 def test_probing_runs_a_model():
@@ -81,7 +88,7 @@ def test_probing_runs_a_model():
 @without_cuda
 def test_auto_here_is_the_cpu_and_says_so(folder):
     model = rr.load(folder)
-    assert model.backend == "onnx/cpu" and "onnx/cpu" in repr(model)
+    assert model.backend == "onnx/cpu (as published)" and model.backend in repr(model)
 
 
 @pytest.mark.parametrize("module", ["onnxruntime", "google.protobuf"])
@@ -144,3 +151,106 @@ def test_an_output_with_a_token_axis_has_its_padding_still(tmp_path):
 def test_batch_sensitivity_is_read_from_the_file(tmp_path, folder):
     assert not OnnxRuntime(folder / "model.onnx").batch_sensitive
     assert OnnxRuntime(write_model(tmp_path, cross(quantized=True)) / "model.onnx").batch_sensitive
+
+
+def test_calls_at_a_time_share_the_threads(folder):
+    runtime = OnnxRuntime(folder / "model.onnx", threads=4, workers=2, pad_id=PAD)
+    assert runtime.workers == 2 and runtime._session.get_session_options().intra_op_num_threads == 2
+    for workers in (0, 5, True, 1.0, None):
+        if workers is None:
+            assert onnx.check_workers(None, 4) == 4
+            continue
+        with pytest.raises(InputError, match="workers"):
+            OnnxRuntime(folder / "model.onnx", threads=4, workers=workers)
+
+
+def test_the_session_keeps_no_memory_of_its_own(folder):
+    options = OnnxRuntime(folder / "model.onnx")._session.get_session_options()
+    assert not options.enable_cpu_mem_arena and not options.enable_mem_pattern
+
+
+def test_a_fingerprint_is_of_what_is_in_the_files(tmp_path, folder):
+    first = OnnxRuntime(folder / "model.onnx").fingerprint
+    assert len(first) == 64 and first == OnnxRuntime(folder / "model.onnx").fingerprint
+    made = []
+    for end in (0, 1):
+        model, weights = external("weights.bin")
+        (tmp_path / "weights.bin").write_bytes(weights[:-1] + bytes([weights[-1] ^ end]))
+        (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+        made.append(OnnxRuntime(tmp_path / "model.onnx").fingerprint)
+    assert len({first, *made}) == 3, "weights in another file count"
+
+
+def test_shape_profiles_hold_every_bucket():
+    options, used = shape_profiles(["input_ids", "attention_mask"], 512, ((64, 64), (64, 128), (32, 256), (16, 512)))
+    assert options == {
+        "trt_profile_min_shapes": "input_ids:1x1,attention_mask:1x1",
+        "trt_profile_opt_shapes": "input_ids:64x128,attention_mask:64x128",
+        "trt_profile_max_shapes": "input_ids:64x512,attention_mask:64x512",
+    }
+    assert used == ((64, 64), (64, 128), (32, 256), (16, 512))
+    options, used = shape_profiles(["input_ids"], 100)
+    assert used == ((64, 64), (64, 100), (32, 100), (16, 100)) and options["trt_profile_max_shapes"] == "input_ids:64x100"
+    with pytest.raises(InputError, match="limit"):
+        shape_profiles(["input_ids"], 0)
+
+
+def test_engines_are_kept_by_what_makes_them(tmp_path, monkeypatch):
+    key = engine_key("a digest", {"onnxruntime": "1"}, {"half": "True"})
+    others = [
+        engine_key("another", {"onnxruntime": "1"}, {"half": "True"}),
+        engine_key("a digest", {"onnxruntime": "2"}, {"half": "True"}),
+        engine_key("a digest", {"onnxruntime": "1"}, {"half": "False"}),
+    ]
+    assert len({key, *others}) == 4 and key == engine_key(b"a digest", {"onnxruntime": "1"}, {"half": "True"})
+    options = tensorrt_options(tmp_path, key, {"trt_profile_min_shapes": "input_ids:1x1"}, half=False, workspace=1 << 20)
+    assert options["trt_engine_cache_path"] == str(tmp_path / key) and options["trt_timing_cache_path"] == str(tmp_path)
+    assert options["trt_fp16_enable"] == "0" and options["trt_max_workspace_size"] == "1048576"
+    assert options["trt_engine_cache_enable"] == options["trt_timing_cache_enable"] == "1"
+    assert options["trt_profile_min_shapes"] == "input_ids:1x1"
+    assert all(isinstance(value, str) for value in options.values()), "onnxruntime takes strings alone"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first, second = provider_options("tensorrt", content="x", inputs=["input_ids"], limit=128)
+    assert first["trt_engine_cache_path"].startswith(str(tmp_path / "rerank-engine" / "tensorrt")) and second == cuda_options()
+    assert first["trt_profile_max_shapes"] == "input_ids:64x128"
+    assert provider_options("cpu") == [{}]
+
+
+def test_tensorrt_by_name_never_falls_back(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(BackendUnavailable, match=r"no TensorrtExecutionProvider.*\[tensorrt\]"):
+            OnnxRuntime(folder / "model.onnx", device="tensorrt")
+    real, asked = onnxruntime.InferenceSession, []
+
+    def session(model, options, providers, enable_fallback):
+        asked.append(providers)
+        return real(model, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider", "CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(BackendUnavailable, match="'tensorrt' asked for, but the session came up on CPUExecutionProvider"):
+        OnnxRuntime(folder / "model.onnx", device="tensorrt", limit=32)
+    (first, options), (second, _) = asked[0]
+    assert (first, second) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+    assert options["trt_profile_max_shapes"] == "input_ids:64x32,attention_mask:64x32,token_type_ids:64x32", "the inputs of this file"
+    assert (tmp_path / "rerank-engine" / "tensorrt").is_dir()
+    assert onnx.probe("tensorrt")[0] is not None
+
+
+def test_calls_of_many_rows_stay_within_the_profile(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(onnx, "open_session", lambda model, device, threads, name, options: open_session(model, "cpu", threads, name))
+    runtime = OnnxRuntime(folder / "model.onnx", device="tensorrt", pad_id=PAD)
+    assert (runtime.name, runtime.device) == ("tensorrt", "cuda")
+    pairs = [("w0", " ".join(["w3"] * (1 + i % 7))) for i in range(150)]
+    given, session = [], runtime._session
+
+    class Spy:
+        def run(self, outputs, inputs):
+            given.append(len(inputs["input_ids"]))
+            return session.run(outputs, inputs)
+
+    runtime._session = Spy()
+    assert runtime.run(*packed(pairs), "logits").tolist() == [[logits_of(*pair)[0]] for pair in pairs]
+    assert given == [64, 64, 22]

@@ -13,6 +13,11 @@ from rerank_engine.errors import InputError
 MISSING = Path("no") / "such" / "file"
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def tree(root: Path, files: dict[str, str], membership: str) -> float | None:
     """The quota that a tree of control groups gives to a process of that membership."""
     for path, content in files.items():
@@ -151,11 +156,15 @@ def test_a_number_of_threads_is_taken_as_it_is(threads):
 def test_the_session_has_the_threads_that_were_asked_for(tmp_path, threads, write):
     model = rr.load(write(tmp_path), device="cpu", threads=threads)
     options = model.runtime._session.get_session_options()
-    assert options.intra_op_num_threads == threads == model.runtime.threads
+    runtime = model.runtime
+    assert options.intra_op_num_threads * runtime.workers == threads == runtime.threads
+    assert runtime.workers == (threads if isinstance(model, rr.CrossEncoder) else 1), "a query to be embedded comes alone"
     assert options.inter_op_num_threads == 1
 
 
-def test_by_default_the_session_has_what_this_process_may_use(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("write", "intra"), [(lambda path: write_model(path, cross()), 1), (write_encoder, 3)])
+def test_by_default_the_session_has_what_this_process_may_use(tmp_path, monkeypatch, write, intra):
     monkeypatch.setattr(cpus, "available_cpus", lambda: 3)
-    model = rr.load(write_model(tmp_path, cross()), device="cpu")
-    assert model.runtime._session.get_session_options().intra_op_num_threads == 3, "0 would be one for each core of the host"
+    runtime = rr.load(write(tmp_path), device="cpu").runtime
+    assert runtime._session.get_session_options().intra_op_num_threads == intra, "0 would be one for each core of the host"
+    assert intra * runtime.workers == 3

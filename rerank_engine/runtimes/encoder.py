@@ -1,0 +1,79 @@
+"""One description of the transformers that re-rank: what a checkpoint or an ONNX file is read into, and what every packed runtime runs.
+
+x = norm(word[id] + position[p] + type[t])                                  an encoder; a decoder starts from word[id] alone
+place "post":  x = norm1(x + attention(x));    x = norm2(x + feed_forward(x))                          BERT, RoBERTa, GTE
+place "pre":   x = x + attention(norm1(x));    x = x + feed_forward(norm2(x)); norm of the last x      ModernBERT, Qwen
+attention(x) = softmax(q k^T / sqrt(head_dim)) v out^T + bias, [q k v] = x qkv^T + bias, q and k turned by their places if rope
+feed_forward(x) = activation(x up^T + bias) down^T + bias; gated: activation(first half) * second half
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a network is, without its numbers.
+
+    windows: for each layer, how many places to each side a token sees, None for all. thetas: for each layer, the base of its rotary
+    embedding, whose angles are place / (theta^(2 i / head_dim) rope_divisor). position_offset: the place of the first token in the position
+    table. head: what makes logits of the states.
+
+        "pooler"   dense, tanh, classifier on the first token (BERT; RoBERTa's head is the same)
+        "prediction"  dense, activation, norm, classifier on the first token or the mean of all (ModernBERT)
+        "linear"   the classifier alone, on the first token
+        "choice"   rows of the embedding (or of the LM head) for a yes and a no on the last token: logit = yes - no
+        "none"     no head: states alone
+    """
+
+    family: str
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    max_positions: int
+    positions: str = "absolute"  # or "rope"
+    position_offset: int = 0
+    types: int = 0  # rows of the token type table, 0 for none
+    place: str = "post"
+    norm: str = "layer"  # or "rms"
+    eps: float = 1e-12
+    activation: str = "gelu"  # or "gelu_tanh", "silu", "relu"
+    gated: bool = False
+    causal: bool = False
+    windows: tuple[int | None, ...] = ()
+    thetas: tuple[float, ...] = ()
+    rope_divisor: float = 1.0
+    head: str = "none"
+    head_activation: str = "tanh"
+    pooling: str = "cls"  # of the head: "cls", "mean" or "last"
+    labels: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """An architecture with its numbers, float32 [out, in] as torch's Linear has them. A bias or a norm that a family lacks is absent.
+
+    word [vocabulary, hidden], position [rows, hidden], type [types, hidden], embed.norm.{weight,bias}
+    {i}.qkv.{weight,bias}   [(heads + 2 kv_heads) head_dim, hidden]: queries, then keys, then values
+    {i}.out.{weight,bias}, {i}.norm1.{weight,bias}, {i}.norm2.{weight,bias}, {i}.q_norm.weight, {i}.k_norm.weight [head_dim]
+    {i}.up.{weight,bias}    [intermediate or, gated, 2 intermediate, hidden]: what is activated comes first
+    {i}.down.{weight,bias}
+    norm.{weight,bias}      after the last layer of place "pre"
+    head.dense.{weight,bias}, head.norm.{weight,bias}, head.classifier.{weight,bias}   of "choice": weight [1, hidden] = yes - no
+    """
+
+    architecture: Architecture
+    weights: Mapping[str, NDArray[np.float32]]
+
+    @property
+    def parameters(self) -> int:
+        return sum(array.size for array in self.weights.values())

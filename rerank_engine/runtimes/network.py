@@ -1,0 +1,182 @@
+"""From a model's files to what runs them: the choice of runtime, device and precision, in one place.
+
+"auto" on a CPU: ONNX Runtime, by the model's ONNX file, or by a packed graph made of its .safetensors; torch for what has no packed graph.
+"auto" on a GPU: torch and our kernels for the families that they run, else ONNX Runtime's CUDA provider. What is named is taken or refused.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from ..backends import RUNTIMES, try_import
+from ..errors import BackendUnavailable, CorruptModelError, InputError, UnsupportedModelError
+from .base import Runtime
+from .checkpoint import read_checkpoint
+from .encoder import Encoder
+from .families import FAMILIES, Config, readable
+from .files import ModelFiles
+
+PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+
+
+def open_network(
+    files: ModelFiles,
+    *,
+    runtime: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    pad_id: int = 0,
+    limit: int = 512,
+    pack: bool = True,
+    choice: tuple[int, int] | None = None,
+) -> Runtime:
+    """precision: of ONNX Runtime "auto", as the file has it, or "float32", which brings a dynamic int8 file back to float32; of torch
+    "auto" (float32 on a CPU, half on a GPU) or any. pack: whether an ONNX file is to be rewritten without padding. choice: see
+    read_checkpoint. limit: the longest input.
+
+    Raises BackendUnavailable, UnsupportedModelError, MissingDependency, CorruptModelError, UnsafeModelError, InputError.
+    """
+    if runtime not in ("auto", *RUNTIMES):
+        available = f"Available: {', '.join(RUNTIMES)}."
+        raise BackendUnavailable(f"runtime '{runtime}' asked for, but there is none of that name", hint=available)
+    if precision not in PRECISIONS:
+        raise InputError("precision", got=precision, expected="one of " + ", ".join(PRECISIONS))
+    where = _device(runtime, device)
+    if runtime == "auto":
+        runtime = _runtime(files, where, precision, choice)
+    if where not in RUNTIMES[runtime]:
+        known = f"It knows {', '.join(RUNTIMES[runtime])}."
+        raise BackendUnavailable(f"runtime {runtime}: device '{where}' asked for", hint=known)
+    if runtime == "torch":
+        if (reason := try_import("torch")) is not None:
+            hint = "pip install torch, or take runtime='onnx'."
+            raise BackendUnavailable(f"runtime torch asked for, but {reason}", hint=hint)
+        from .torch import TorchRuntime
+
+        made = read_encoder(files, choice)
+        return TorchRuntime(made, device=where, precision=precision, threads=threads, fingerprint=fingerprint(files))
+    if precision not in ("auto", "float32"):
+        hint = "Take runtime='torch', or a file of that precision."
+        raise BackendUnavailable(f"runtime {runtime}: precision '{precision}' asked for", hint=hint)
+    return _onnx(files, runtime, where, precision, threads, pad_id, limit, pack)
+
+
+def _onnx(
+    files: ModelFiles, runtime: str, device: str, precision: str, threads: int | None, pad_id: int, limit: int, pack: bool
+) -> Runtime:
+    from .onnx import OnnxRuntime, read_checked
+    from .packed_onnx import PackedOnnx, open_onnx
+
+    if files.onnx is None:
+        return PackedOnnx(read_encoder(files), device=device, threads=threads, fingerprint=fingerprint(files))
+    if runtime == "tensorrt":
+        return OnnxRuntime(files.onnx, device="tensorrt", threads=threads, pad_id=pad_id, limit=limit)
+    if precision == "float32" and read_checked(files.onnx)[1].batch_sensitive:
+        return PackedOnnx(read_encoder(files), device=device, threads=threads, fingerprint=fingerprint(files), note="int8, as float32")
+    if pack:
+        return open_onnx(files.onnx, files.config, device=device, threads=threads, pad_id=pad_id, limit=limit)
+    return OnnxRuntime(files.onnx, device=device, threads=threads, pad_id=pad_id)
+
+
+def read_encoder(files: ModelFiles, choice: tuple[int, int] | None = None) -> Encoder:
+    """Of the .safetensors if there are any that are understood, else of the ONNX file. Raises UnsupportedModelError."""
+    if files.weights is not None and readable(files.config):
+        return read_checkpoint(files.name, files.folder, files.config, choice)
+    if files.onnx is None:
+        told = repr(files.config.get("architectures"))
+        hint = "Export it: optimum-cli export onnx --model NAME FOLDER."
+        raise UnsupportedModelError(
+            f"model '{files.name}', which has no ONNX file", got=told, expected="a family with a runtime", hint=hint
+        )
+    from .onnx_weights import encoder_of
+
+    return encoder_of(files.onnx, files.config, str(files.onnx))
+
+
+def fingerprint(files: ModelFiles) -> str:
+    """sha256 of the file that the weights come from."""
+    digest = hashlib.sha256()
+    path: Path | None = files.weights if files.weights is not None and readable(files.config) else files.onnx
+    assert path is not None
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+    except OSError as error:
+        raise CorruptModelError(str(path), got=str(error), expected="a readable file") from error
+    return digest.hexdigest()
+
+
+def _runtime(files: ModelFiles, device: str, precision: str, choice: tuple[int, int] | None) -> str:
+    """What "auto" takes on a device."""
+    if choice is not None or precision in ("float16", "bfloat16"):
+        return "torch"
+    if device == "cuda" and try_import("torch") is None and try_import("triton") is None and _as_encoder(files):
+        from .torch import refusal
+
+        return "torch" if refusal("cuda") is None else "onnx"
+    if files.onnx is not None:
+        return "onnx"
+    from .packed_graph import refuse
+
+    told = readable(files.config)
+    if told is None:
+        return "onnx"
+    family, classifier = FAMILIES[told]
+    return "onnx" if refuse(family(Config(files.name, files.config), classifier)[0]) is None else "torch"
+
+
+def _as_encoder(files: ModelFiles) -> bool:
+    """Whether its weights can be read; of an ONNX file alone that is known once it has been."""
+    if files.weights is not None and readable(files.config):
+        return True
+    try:
+        read_encoder(files)
+    except UnsupportedModelError:
+        return False
+    return True
+
+
+def _device(runtime: str, device: str) -> str:
+    if device != "auto":
+        return device
+    if not has_gpu():
+        return "cpu"
+    if runtime in ("auto", "torch") and try_import("torch") is None:
+        from .torch import refusal
+
+        return "cuda" if refusal("cuda") is None else "cpu"
+    from .onnx import probe
+
+    return "cuda" if probe("cuda")[0] is None else "cpu"
+
+
+def probe_torch(device: str) -> tuple[str | None, str]:
+    """(None or why not, detail)"""
+    if (reason := try_import("torch")) is not None:
+        return reason, ""
+    from .torch import probe
+
+    return probe(device)
+
+
+def probe_tensorrt(device: str) -> tuple[str | None, str]:
+    """Of TensorRT through ONNX Runtime: (None or why not, detail)"""
+    from .onnx import probe
+
+    return probe("tensorrt")
+
+
+@cache
+def has_gpu() -> bool:
+    """Whether NVIDIA's driver is there and knows a device: asked of the driver itself, since importing torch for it takes seconds."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        count = ctypes.c_int(0)
+        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except (OSError, AttributeError):
+        return False
