@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from numbers import Real
 
 from .errors import Cancelled, InputError
 from .progress import Progress
@@ -53,13 +54,13 @@ def limited(
 
     At the deadline models stop between two calls of the network: a call that has begun is finished. Raises InputError.
     """
-    if deadline_ms is not None and (isinstance(deadline_ms, bool) or not isinstance(deadline_ms, (int, float)) or not deadline_ms >= 0):
+    if deadline_ms is not None and (isinstance(deadline_ms, bool) or not isinstance(deadline_ms, Real) or not deadline_ms >= 0):
         raise InputError("limited: deadline_ms", got=deadline_ms, expected="milliseconds from now, 0 or more, or None")
     for name, call in (("cancelled", cancelled), ("progress", progress)):
         if call is not None and not callable(call):
             raise InputError(f"limited: {name}", got=call, expected="a callable or None")
     outer = limits()
-    own = None if deadline_ms is None else time.monotonic() + deadline_ms / 1e3
+    own = None if deadline_ms is None else time.monotonic() + float(deadline_ms) / 1e3
     ends = [end for end in (own, outer.deadline) if end is not None]
     token = _CURRENT.set(Limits(min(ends, default=None), cancelled or outer.cancelled, progress or outer.progress))
     try:

@@ -186,7 +186,7 @@ class Forward:
         self.device, self.dtype, self.kernels = device, dtype, kernels
         head = {name for name in encoder.weights if name.startswith("head.")}  # few numbers, and what scores are made of: in float32
         self._weights = {
-            name: torch.from_numpy(np.ascontiguousarray(array)).to(device, torch.float32 if name in head else dtype)
+            name: torch.from_numpy(np.require(array, requirements=("C", "W"))).to(device, torch.float32 if name in head else dtype)
             for name, array in encoder.weights.items()
         }
         names = [[name for name in self._weights if name.startswith(f"{i}.")] for i in range(a.layers)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 from functools import cache
-from pathlib import Path
 
 from ..backends import RUNTIMES, try_import
 from ..errors import BackendUnavailable, CorruptModelError, InputError, UnsupportedModelError
@@ -98,16 +97,18 @@ def read_encoder(files: ModelFiles, choice: tuple[int, int] | None = None) -> En
 
 
 def fingerprint(files: ModelFiles) -> str:
-    """sha256 of the file that the weights come from."""
-    digest = hashlib.sha256()
-    path: Path | None = files.weights if files.weights is not None and readable(files.config) else files.onnx
-    assert path is not None
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 24):
-                digest.update(chunk)
-    except OSError as error:
-        raise CorruptModelError(str(path), got=str(error), expected="a readable file") from error
+    """sha256 of the files that the weights come from: all shards, or the ONNX file."""
+    digest, paths = hashlib.sha256(), [files.onnx]
+    if files.weights is not None and readable(files.config):
+        paths = [files.weights] if files.weights.suffix == ".safetensors" else [files.weights, *sorted(files.folder.glob("*.safetensors"))]
+    for path in paths:
+        assert path is not None
+        try:
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 24):
+                    digest.update(chunk)
+        except OSError as error:
+            raise CorruptModelError(str(path), got=str(error), expected="a readable file") from error
     return digest.hexdigest()
 
 

@@ -57,7 +57,11 @@ class TorchRuntime:
         self.precision = (half if device == "cuda" else "float32") if precision in (None, "auto") else str(precision)
         if self.precision not in PRECISIONS:
             raise InputError("precision", got=precision, expected="one of " + ", ".join(PRECISIONS))
-        self.device, self.threads, self.fingerprint = device, resolve_threads(threads), f"{fingerprint}/{self.precision}"
+        self.device, self.threads, self.fingerprint = (
+            device,
+            resolve_threads(threads),
+            f"{fingerprint}/{self.precision}" if fingerprint else "",
+        )
         refused = _kernels_refuse(encoder, device, PRECISIONS[self.precision])
         if kernels and refused is not None:
             raise UnsupportedModelError("runtime torch: the Triton kernels asked for", got=refused, expected="a network that they run")

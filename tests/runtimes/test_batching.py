@@ -364,3 +364,13 @@ def test_a_deadline_holds_for_workers_too(clock):
     with limited(deadline_ms=500):
         values, ran = run_until(runtime, tokens_of(SIX), "sum")
     assert 1 <= ran.sum() <= 2 and ran[4] and (np.isnan(values) == ~ran).all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 9), (0, 300), (0, 70_000), (-3, 3), (0, 1 << 40)])
+def test_tokens_of_any_size_come_as_int64_in_the_order_of_their_int64_contents(low, high):
+    ids = Packed.from_rows([np.random.default_rng(i).integers(low, high, 1 + i % 4) for i in range(40)])
+    types, runtime = Packed(ids.values % 2, ids.offsets), Recorder()
+    got = run_batched(runtime, Tokens(ids, types, np.zeros(40, np.int32)), "sum", budget=7)
+    want = {i.tobytes() + t.tobytes(): (tuple(i.tolist()), tuple(t.tolist())) for i, t in zip(ids, types)}
+    assert [row for batch in runtime.batches for row in batch] == [want[key] for key in sorted(want, key=lambda key: (-len(key), key))]
+    assert got.tolist() == [value(i, t) for i, t in zip(ids, types)]
