@@ -25,7 +25,8 @@ DEFAULT_MODEL = "ms-marco-MiniLM-L-12-v2"
 class Result:
     """index: the document's place in the input; scale: what the score is ("logit", "probability", ...).
 
-    truncated_tokens: what the model's limit cut off the document.
+    truncated_tokens: what the model's limit cut off the document. scored: False for one that was not reached before the deadline of
+    `rr.limited`; its score then only keeps it in its old place, behind the others.
     """
 
     index: int
@@ -33,6 +34,7 @@ class Result:
     document: Document
     scale: str = "score"
     truncated_tokens: int = 0
+    scored: bool = True
 
 
 def rerank(
@@ -71,13 +73,14 @@ def rerank(
             "model", got="a stage that retrieves from another corpus", expected="one that re-orders these documents", hint=hint
         )
     scores, scale = ranking.scores.astype(np.float64), ranking.scale
-    if activation == "sigmoid":
+    scored = ranking.columns.get("scored", np.ones(len(ranking), bool))
+    if activation == "sigmoid" and scored.any():
         if scale != "logit":
             raise InputError("activation='sigmoid'", got=f"scores on the scale '{scale}'", expected="logits")
         scores, scale = sigmoid(scores), "probability"
     cut = ranking.columns.get("truncated_tokens", np.zeros(len(ranking), np.int32))
-    rows = zip(ranking.ids.tolist(), scores.tolist(), cut.tolist())
-    return [Result(row, score, corpus[row], scale, dropped) for row, score, dropped in rows][:keep]
+    rows = zip(ranking.ids.tolist(), scores.tolist(), cut.tolist(), scored.tolist())
+    return [Result(row, score, corpus[row], scale, dropped, read) for row, score, dropped, read in rows][:keep]
 
 
 def named_model(name: str) -> CrossEncoder | ColBERT:

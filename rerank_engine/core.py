@@ -457,8 +457,11 @@ class Rescore(Stage):
             keeps = name in columns and name != "scored"
             known = columns[name][n:] if keeps else np.zeros(len(ranking) - n, column.dtype)
             columns[name] = np.concatenate([column[places[:n]], known])
+        if "scored" in columns and "scored" not in scores.columns:
+            columns["scored"] = np.arange(len(ranking)) < n
+        scale = scores.scale if len(order) or not n else "rank"  # nothing was read in time: the scores only carry the old order
         final_scores = np.concatenate([values[order], np.maximum(below, LOWEST).astype(np.float32)])
-        return ranking._with(ids=ranking.ids[places], scores=final_scores, scale=scores.scale, columns=columns, facts=scores.facts)
+        return ranking._with(ids=ranking.ids[places], scores=final_scores, scale=scale, columns=columns, facts=scores.facts)
 
     def __repr__(self) -> str:
         return f"Rescore({self.scorer!r}, depth={self.depth})"

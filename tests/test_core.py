@@ -333,3 +333,21 @@ def test_nothing_scored_in_time_leaves_the_old_order() -> None:
 def test_a_second_scorer_does_not_take_the_tail_for_scored() -> None:
     stages = rr.Rescore(Hurried(1.0, 2.0, 3.0, 4.0, 5.0)) >> rr.Rescore(Hurried(9.0), depth=1)
     assert stages("q", CORPUS).columns["scored"].tolist() == [True, False, False, False, False]
+
+
+def test_scored_is_the_last_scorers_word_and_nothing_read_is_only_an_order() -> None:
+    class Late(rr.Scorer):
+        def score(self, queries, rankings):  # type: ignore[no-untyped-def]
+            n = len(rankings[0])
+            return [rr.Scores(np.full(n, -np.inf, np.float32), "logit", {"scored": np.zeros(n, bool)})]
+
+    class All(rr.Scorer):
+        def score(self, queries, rankings):  # type: ignore[no-untyped-def]
+            return [rr.Scores(np.arange(len(rankings[0]), dtype=np.float32), "logit")]
+
+    late = (rr.Rescore(Late()))("q", ["a", "b", "c"])
+    assert late.scale == "rank" and late.doc_ids == ["0", "1", "2"] and not late.columns["scored"].any()
+    both = (rr.Rescore(Late()) >> rr.Rescore(All(), depth=2))("q", ["a", "b", "c"])
+    assert both.columns["scored"].tolist() == [True, True, False] and both.scale == "logit"
+    results = rr.rerank("q", ["a", "b"], Late(), activation="sigmoid")
+    assert [r.scored for r in results] == [False, False] and results[0].scale == "rank"

@@ -39,7 +39,7 @@ def read_checkpoint(name: str, folder: Path, config: Mapping[str, Any], choice: 
         parts = [found[tensor] for tensor in theirs if tensor in found]
         if len(parts) == len(theirs):
             weights[ours] = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        elif parts or _required(ours, architecture):
+        else:
             missing = next(tensor for tensor in theirs if tensor not in found)
             raise CorruptModelError(f"model '{name}'", got=f"no tensor '{missing}'", expected=f"the weights of a {told}")
     if architecture.family == "gte":
@@ -55,11 +55,6 @@ def read_checkpoint(name: str, folder: Path, config: Mapping[str, Any], choice: 
 
 def _lm_head(config: Mapping[str, Any], tensors: _Tensors) -> str:
     return "model.embed_tokens.weight" if config.get("tie_word_embeddings") or "lm_head.weight" not in tensors.where else "lm_head.weight"
-
-
-def _required(weight: str, architecture: Architecture) -> bool:
-    """Biases are optional: some families have none."""
-    return weight.endswith(".weight") or (weight in ("word", "position") or (weight == "type" and architecture.types > 0))
 
 
 def check_shapes(name: str, encoder: Encoder) -> None:

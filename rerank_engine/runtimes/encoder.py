@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..packed import Packed
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -26,7 +28,7 @@ class Architecture:
 
         "pooler"   dense, tanh, classifier on the first token (BERT; RoBERTa's head is the same)
         "prediction"  dense, activation, norm, classifier on the first token or the mean of all (ModernBERT)
-        "linear"   the classifier alone, on the first token
+        "linear"   the classifier alone, on the token that `pooling` says
         "choice"   rows of the embedding (or of the LM head) for a yes and a no on the last token: logit = yes - no
         "none"     no head: states alone
     """
@@ -77,3 +79,18 @@ class Encoder:
     @property
     def parameters(self) -> int:
         return sum(array.size for array in self.weights.values())
+
+
+def places_of(ids: Packed, architecture: Architecture, first: int = 0) -> NDArray[np.int64]:
+    """The place of each token in its sequence, from `first`; a row of the position table once position_offset is added.
+
+    RoBERTa's kin count the tokens that are no padding, also of padding that stands in a text as a token: that has the place -1, and the
+    next one the place it would have had without it. Their offset is padding's number + 1.
+    """
+    starts = np.repeat(ids.offsets[:-1], ids.lengths)
+    places = np.arange(len(ids.values)) - starts + first
+    if architecture.position_offset and (padding := ids.values == architecture.position_offset - 1).any():
+        counted = np.cumsum(~padding)
+        before = np.concatenate(([0], counted))[starts]
+        places = np.where(padding, -1, counted - before - 1)
+    return places

@@ -15,6 +15,9 @@ from .encoder import Architecture
 Names = dict[str, tuple[str, ...]]  # of an Encoder's weight: the checkpoint's tensors, which are put below one another
 
 
+MOST_LAYERS = 1024  # names are made for each before any weight is looked at
+
+
 class Config:
     """config.json, read by key: a missing one takes its default, one of another type is a CorruptModelError."""
 
@@ -26,6 +29,8 @@ class Config:
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
             raise self._wrong(key, value, "a whole number")
+        if key == "num_hidden_layers" and value > MOST_LAYERS:
+            raise self._wrong(key, value, f"at most {MOST_LAYERS}")
         return value
 
     def number(self, key: str, default: float) -> float:
@@ -41,7 +46,7 @@ class Config:
         value = default if value is None else value
         if allowed is None:
             return str(value)
-        if value not in allowed:
+        if not isinstance(value, str) or value not in allowed:
             raise UnsupportedModelError(f"model '{self.name}': {key}", got=repr(value), expected="one of " + ", ".join(allowed))
         return allowed[str(value)]
 
@@ -149,18 +154,19 @@ def _modernbert(config: Config, classifier: bool) -> tuple[Architecture, Names]:
         labels=config.labels if classifier else 0,
     )
     prefix = "model." if classifier else ""
+    norms, mlp, attention = (config.flag(key) for key in ("norm_bias", "mlp_bias", "attention_bias"))
     names: Names = {"word": (f"{prefix}embeddings.tok_embeddings.weight",)}
-    _linear(names, "embed.norm", f"{prefix}embeddings.norm")
-    _linear(names, "norm", f"{prefix}final_norm")
+    _linear(names, "embed.norm", f"{prefix}embeddings.norm", bias=norms)
+    _linear(names, "norm", f"{prefix}final_norm", bias=norms)
+    parts = {"qkv": ("attn.Wqkv", attention), "out": ("attn.Wo", attention), "norm2": ("mlp_norm", norms)}
+    parts |= {"up": ("mlp.Wi", mlp), "down": ("mlp.Wo", mlp), "norm1": ("attn_norm", norms)}
     for i in range(layers):
-        layer = f"{prefix}layers.{i}."
-        for ours, theirs in {"qkv": "attn.Wqkv", "out": "attn.Wo", "norm2": "mlp_norm", "up": "mlp.Wi", "down": "mlp.Wo"}.items():
-            _linear(names, f"{i}.{ours}", layer + theirs)
-        if i:  # the first follows the norm of the embeddings
-            _linear(names, f"{i}.norm1", f"{layer}attn_norm")
+        for ours, (theirs, bias) in parts.items():
+            if i or ours != "norm1":  # the first layer follows the norm of the embeddings
+                _linear(names, f"{i}.{ours}", f"{prefix}layers.{i}.{theirs}", bias=bias)
     if classifier:
-        for part in ("dense", "norm"):
-            _linear(names, f"head.{part}", f"head.{part}")
+        _linear(names, "head.dense", "head.dense", bias=config.flag("classifier_bias"))
+        _linear(names, "head.norm", "head.norm", bias=norms)
         _linear(names, "head.classifier", "classifier")
     return made, names
 
@@ -208,7 +214,7 @@ def _gte(config: Config, classifier: bool) -> tuple[Architecture, Names]:
     parts |= {"up": "mlp.up_gate_proj", "down": "mlp.down_proj", "norm2": "mlp_ln"}
     for i in range(layers):
         for ours, theirs in parts.items():
-            _linear(names, f"{i}.{ours}", f"{prefix}encoder.layer.{i}.{theirs}")
+            _linear(names, f"{i}.{ours}", f"{prefix}encoder.layer.{i}.{theirs}", bias=ours != "up")
     if classifier:
         _linear(names, "head.dense", f"{prefix}pooler.dense")
         _linear(names, "head.classifier", "classifier")
@@ -216,11 +222,11 @@ def _gte(config: Config, classifier: bool) -> tuple[Architecture, Names]:
 
 
 def _qwen(config: Config, classifier: bool) -> tuple[Architecture, Names]:
-    """Qwen2 and Qwen3 decoders: a classifier on the last token, or the LM head's rows for two tokens (`read_choice`)."""
+    """Qwen2 and Qwen3 decoders: a classifier on the last token, or the LM head's rows for two tokens (`read_checkpoint`'s choice)."""
     config.refuse("use_sliding_window", False)
     hidden, heads, layers = config.whole("hidden_size"), config.whole("num_attention_heads"), config.whole("num_hidden_layers")
     kv_heads, third = config.whole("num_key_value_heads", heads), config.text("model_type", "qwen3") == "qwen3"
-    head_dim = config.whole("head_dim", hidden // max(heads, 1))
+    head_dim, biased = config.whole("head_dim", hidden // max(heads, 1)), config.flag("attention_bias")
     made = Architecture(
         family="qwen3" if third else "qwen2",
         vocabulary=config.whole("vocab_size"),
@@ -239,7 +245,7 @@ def _qwen(config: Config, classifier: bool) -> tuple[Architecture, Names]:
         gated=True,
         causal=True,
         windows=(None,) * layers,
-        thetas=(_theta(config, config.number("rope_theta", 10_000.0 if third else 1_000_000.0), None),) * layers,
+        thetas=(_theta(config, config.number("rope_theta", 10_000.0), None),) * layers,
         head="linear" if classifier else "none",
         pooling="last",
         labels=config.labels if classifier else 0,
@@ -247,16 +253,16 @@ def _qwen(config: Config, classifier: bool) -> tuple[Architecture, Names]:
     names: Names = {"word": ("model.embed_tokens.weight",), "norm.weight": ("model.norm.weight",)}
     for i in range(layers):
         layer = f"model.layers.{i}."
-        _linear(names, f"{i}.qkv", *(f"{layer}self_attn.{part}_proj" for part in "qkv"))
-        _linear(names, f"{i}.out", f"{layer}self_attn.o_proj")
-        _linear(names, f"{i}.up", f"{layer}mlp.gate_proj", f"{layer}mlp.up_proj")
-        _linear(names, f"{i}.down", f"{layer}mlp.down_proj")
+        _linear(names, f"{i}.qkv", *(f"{layer}self_attn.{part}_proj" for part in "qkv"), bias=biased or not third)
+        _linear(names, f"{i}.out", f"{layer}self_attn.o_proj", bias=biased and third)
+        _linear(names, f"{i}.up", f"{layer}mlp.gate_proj", f"{layer}mlp.up_proj", bias=False)
+        _linear(names, f"{i}.down", f"{layer}mlp.down_proj", bias=False)
         names[f"{i}.norm1.weight"] = (f"{layer}input_layernorm.weight",)
         names[f"{i}.norm2.weight"] = (f"{layer}post_attention_layernorm.weight",)
         if third:
             names |= {f"{i}.{part}_norm.weight": (f"{layer}self_attn.{part}_norm.weight",) for part in "qk"}
     if classifier:
-        _linear(names, "head.classifier", "score")
+        _linear(names, "head.classifier", "score", bias=False)
     return made, names
 
 
@@ -272,8 +278,8 @@ FAMILIES: dict[str, tuple[Callable[[Config, bool], tuple[Architecture, Names]], 
 }
 
 
-def _linear(names: Names, ours: str, *theirs: str) -> None:
-    for kind in ("weight", "bias"):
+def _linear(names: Names, ours: str, *theirs: str, bias: bool = True) -> None:
+    for kind in ("weight", "bias") if bias else ("weight",):
         names[f"{ours}.{kind}"] = tuple(f"{name}.{kind}" for name in theirs)
 
 
@@ -292,4 +298,4 @@ def _theta(config: Config, default: float, layers: str | None) -> float:
 def readable(config: Mapping[str, Any]) -> str | None:
     """The architecture of a config.json that `read_checkpoint` knows; None for others."""
     told = config.get("architectures")
-    return next((name for name in told if name in FAMILIES), None) if isinstance(told, list) else None
+    return next((name for name in told if isinstance(name, str) and name in FAMILIES), None) if isinstance(told, list) else None

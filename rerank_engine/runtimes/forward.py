@@ -21,10 +21,8 @@ from .encoder import Architecture, Encoder
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Tensors of a call, on the network's device: ids, places and types int32 [tokens], rows int64 [n], the token that the head reads.
-
-    places: of each token in its sequence, from 0. parts: what the attention needs, made by it.
-    """
+    """Tensors of a call, on the network's device: ids, places (see `places_of`) and types int32 [tokens]; rows int64 [n], the token of each
+    sequence that the head reads."""
 
     ids: torch.Tensor
     places: torch.Tensor
@@ -200,8 +198,7 @@ class Forward:
         a = self.architecture
         if a.pooling == "mean":
             h = self.states(batch, attention)
-            owner = torch.repeat_interleave(torch.arange(len(lengths), device=h.device), lengths)
-            pooled = torch.zeros(len(lengths), a.hidden, device=h.device).index_add_(0, owner, h.float()) / lengths[:, None]
+            pooled = torch.segment_reduce(h.float(), "mean", lengths=lengths, axis=0)  # unlike index_add_, in one order on a GPU too
         else:
             pooled = self._run(batch, attention, batch.rows).float()
         if a.head in ("pooler", "prediction"):

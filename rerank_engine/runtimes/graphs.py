@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from rerank_kernels.varlen_attention import block_rows, row_list, work_list
 
 from ..packed import Packed
+from .encoder import places_of
 from .forward import Batch, Forward, Varlen
 
 MOST = 16_384  # tokens
+_RECORDING = threading.Lock()  # of all networks of the process, one at a time
 
 
 def bucket(n: int, least: int, step: float) -> int:
@@ -80,8 +82,6 @@ class Graphs:
         return host, torch.zeros(size, dtype=torch.int32, device=self._forward.device)
 
     def _fill(self, host: NDArray[np.int32], tokens: int, n: int, ids: Packed, types: Packed) -> None:
-        from .torch import places_of
-
         last = self._forward.architecture.pooling == "last"
         parts, count, lengths = self._parts(tokens, n), len(ids), torch.from_numpy(ids.lengths)
         host[:] = 0
@@ -90,7 +90,7 @@ class Graphs:
         host[parts["rows"]].view(np.int64)[:count] = ids.offsets[1:] - 1 if last else ids.offsets[:-1]
         host[parts["work"]] = work_list(lengths, self._block, tokens // self._block + n).numpy().ravel()
         host[parts["one_row"]] = row_list(lengths, last, n).numpy().ravel()
-        for name, values in (("ids", ids.values), ("places", places_of(ids.lengths)), ("types", types.values)):
+        for name, values in (("ids", ids.values), ("places", places_of(ids, self._forward.architecture)), ("types", types.values)):
             host[parts[name]][: len(values)] = values
 
     def forward(self, device: torch.Tensor, tokens: int, n: int) -> torch.Tensor:
@@ -110,7 +110,7 @@ class Graphs:
                 self.forward(device, tokens, n)
         torch.cuda.current_stream(self._forward.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with _RECORDING, torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             logits = self.forward(device, tokens, n)
         self._pool = self._pool or graph.pool()
         answer = torch.empty(logits.shape, dtype=torch.float32, pin_memory=True)

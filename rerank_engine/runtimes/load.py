@@ -73,7 +73,7 @@ def load(
         hint = "AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER) writes one."
         raise CorruptModelError(f"model '{files.name}'", got=f"no tokenizer.json in {files.folder}", expected="one", hint=hint)
     tokenizer = Tokenizer(files.folder / "tokenizer.json", max_length or limit)
-    vocabulary, pad_id = _whole(files, "vocab_size"), _whole(files, "pad_token_id") or 0
+    vocabulary, pad_id = _whole(files, "vocab_size"), _pad(files)
     if vocabulary is not None and tokenizer.vocabulary_size > vocabulary:
         got = f"a tokenizer with {tokenizer.vocabulary_size} tokens for {vocabulary} embeddings"
         raise CorruptModelError(f"model '{files.name}'", got=got, expected="the tokenizer that belongs to the model")
@@ -162,11 +162,17 @@ def _limit(files: ModelFiles) -> int:
     table = _whole(files, "max_position_embeddings")
     table = 512 if table is None else table
     if files.config.get("model_type") in POSITION_OFFSET:
-        table -= (_whole(files, "pad_token_id") or 0) + 1
+        table -= _pad(files) + 1
     limit = table if files.max_length is None else min(table, files.max_length)
     if limit < SHORTEST:
         raise CorruptModelError(f"model '{files.name}'", got=f"a limit of {limit} tokens", expected=f"at least {SHORTEST}")
     return limit
+
+
+def _pad(files: ModelFiles) -> int:
+    """The token that fills up batches; of RoBERTa and its kin 1 where the config says nothing, as transformers has it."""
+    told = _whole(files, "pad_token_id")
+    return told if told is not None else int(files.config.get("model_type") in POSITION_OFFSET)
 
 
 def _whole(files: ModelFiles, key: str) -> int | None:

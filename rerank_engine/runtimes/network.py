@@ -11,7 +11,7 @@ import hashlib
 from functools import cache
 
 from ..backends import RUNTIMES, try_import
-from ..errors import BackendUnavailable, CorruptModelError, InputError, UnsupportedModelError
+from ..errors import BackendUnavailable, CorruptModelError, InputError, MissingDependency, ModelError, UnsupportedModelError
 from .base import Runtime
 from .checkpoint import read_checkpoint
 from .encoder import Encoder
@@ -33,9 +33,9 @@ def open_network(
     pack: bool = True,
     choice: tuple[int, int] | None = None,
 ) -> Runtime:
-    """precision: of ONNX Runtime "auto", as the file has it, or "float32", which brings a dynamic int8 file back to float32; of torch
-    "auto" (float32 on a CPU, half on a GPU) or any. pack: whether an ONNX file is to be rewritten without padding. choice: see
-    read_checkpoint. limit: the longest input.
+    """precision: of ONNX Runtime "auto", as the file has it, or "float32", which brings a dynamic int8 file back to float32; of TensorRT
+    float16; of torch "auto" (float32 on a CPU, half on a GPU) or any. pack: whether an ONNX file is to be rewritten without padding.
+    choice: see read_checkpoint. limit: the longest input.
 
     Raises BackendUnavailable, UnsupportedModelError, MissingDependency, CorruptModelError, UnsafeModelError, InputError.
     """
@@ -44,9 +44,14 @@ def open_network(
         raise BackendUnavailable(f"runtime '{runtime}' asked for, but there is none of that name", hint=available)
     if precision not in PRECISIONS:
         raise InputError("precision", got=precision, expected="one of " + ", ".join(PRECISIONS))
+    if not isinstance(device, str):
+        raise InputError("device", got=device, expected="a string, such as cpu or cuda")
     where = _device(runtime, device)
     if runtime == "auto":
         runtime = _runtime(files, where, precision, choice)
+        if (where, device, runtime) == ("cuda", "auto", "onnx") and not _onnx_on_cuda():
+            where = "cpu"  # nobody asked for the GPU, and this onnxruntime has no provider for it
+            runtime = _runtime(files, where, precision, choice)
     if where not in RUNTIMES[runtime]:
         known = f"It knows {', '.join(RUNTIMES[runtime])}."
         raise BackendUnavailable(f"runtime {runtime}: device '{where}' asked for", hint=known)
@@ -58,7 +63,7 @@ def open_network(
 
         made = read_encoder(files, choice)
         return TorchRuntime(made, device=where, precision=precision, threads=threads, fingerprint=fingerprint(files))
-    if precision not in ("auto", "float32"):
+    if precision not in (("auto", "float16") if runtime == "tensorrt" else ("auto", "float32")):
         hint = "Take runtime='torch', or a file of that precision."
         raise BackendUnavailable(f"runtime {runtime}: precision '{precision}' asked for", hint=hint)
     return _onnx(files, runtime, where, precision, threads, pad_id, limit, pack)
@@ -70,6 +75,9 @@ def _onnx(
     from .onnx import OnnxRuntime, read_checked
     from .packed_onnx import PackedOnnx, open_onnx
 
+    if runtime == "tensorrt" and files.onnx is None:
+        got, hint = "no ONNX file", "Export it: optimum-cli export onnx --model NAME FOLDER."
+        raise UnsupportedModelError(f"model '{files.name}' by runtime tensorrt", got=got, expected="one", hint=hint)
     if files.onnx is None:
         return PackedOnnx(read_encoder(files), device=device, threads=threads, fingerprint=fingerprint(files))
     if runtime == "tensorrt":
@@ -97,18 +105,20 @@ def read_encoder(files: ModelFiles, choice: tuple[int, int] | None = None) -> En
 
 
 def fingerprint(files: ModelFiles) -> str:
-    """sha256 of the files that the weights come from: all shards, or the ONNX file."""
-    digest, paths = hashlib.sha256(), [files.onnx]
-    if files.weights is not None and readable(files.config):
-        paths = [files.weights] if files.weights.suffix == ".safetensors" else [files.weights, *sorted(files.folder.glob("*.safetensors"))]
-    for path in paths:
-        assert path is not None
-        try:
+    """sha256 of the files that the weights come from: all shards, or the ONNX file with its external data."""
+    if files.weights is None or not readable(files.config):
+        from .onnx import fingerprint_of, read_checked
+
+        assert files.onnx is not None
+        return fingerprint_of(files.onnx, *read_checked(files.onnx))
+    digest, shards = hashlib.sha256(), sorted(files.folder.glob("*.safetensors"))
+    try:
+        for path in [files.weights] if files.weights.suffix == ".safetensors" else [files.weights, *shards]:
             with path.open("rb") as file:
                 while chunk := file.read(1 << 24):
                     digest.update(chunk)
-        except OSError as error:
-            raise CorruptModelError(str(path), got=str(error), expected="a readable file") from error
+    except OSError as error:
+        raise CorruptModelError(f"model '{files.name}'", got=str(error), expected="readable weights") from error
     return digest.hexdigest()
 
 
@@ -116,10 +126,9 @@ def _runtime(files: ModelFiles, device: str, precision: str, choice: tuple[int, 
     """What "auto" takes on a device."""
     if choice is not None or precision in ("float16", "bfloat16"):
         return "torch"
-    if device == "cuda" and try_import("torch") is None and try_import("triton") is None and _as_encoder(files):
-        from .torch import refusal
-
-        return "torch" if refusal("cuda") is None else "onnx"
+    has_torch = try_import("torch") is None
+    if device == "cuda":
+        return "torch" if has_torch and _as_encoder(files) else "onnx"
     if files.onnx is not None:
         return "onnx"
     from .packed_graph import refuse
@@ -128,7 +137,8 @@ def _runtime(files: ModelFiles, device: str, precision: str, choice: tuple[int, 
     if told is None:
         return "onnx"
     family, classifier = FAMILIES[told]
-    return "onnx" if refuse(family(Config(files.name, files.config), classifier)[0]) is None else "torch"
+    packs = refuse(family(Config(files.name, files.config), classifier)[0]) is None and try_import("onnx") is None
+    return "onnx" if packs or not has_torch else "torch"
 
 
 def _as_encoder(files: ModelFiles) -> bool:
@@ -137,7 +147,7 @@ def _as_encoder(files: ModelFiles) -> bool:
         return True
     try:
         read_encoder(files)
-    except UnsupportedModelError:
+    except (ModelError, MissingDependency):
         return False
     return True
 
@@ -150,10 +160,15 @@ def _device(runtime: str, device: str) -> str:
     if runtime in ("auto", "torch") and try_import("torch") is None:
         from .torch import refusal
 
-        return "cuda" if refusal("cuda") is None else "cpu"
+        if refusal("cuda") is None:
+            return "cuda"
+    return "cuda" if runtime != "torch" and _onnx_on_cuda() else "cpu"
+
+
+def _onnx_on_cuda() -> bool:
     from .onnx import probe
 
-    return "cuda" if probe("cuda")[0] is None else "cpu"
+    return probe("cuda")[0] is None
 
 
 def probe_torch(device: str) -> tuple[str | None, str]:

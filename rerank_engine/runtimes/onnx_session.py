@@ -6,7 +6,8 @@ device      providers, in this order
 "tensorrt"  TensorrtExecutionProvider, with CUDA behind it for what TensorRT does not take. It needs libnvinfer of the major version that
             this onnxruntime was built against: 10 for onnxruntime-gpu 1.31.
 
-The CPU is never offered behind a GPU: onnxruntime would take it without a word.
+The CPU is not offered behind a GPU, so a provider that does not come up is an error. onnxruntime adds its CPU provider all the same, for
+operators that the others lack, dynamic quantisation among them; which node ran where is not looked at.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CorruptModelError, UnsupportedModelError
+from ..errors import CorruptModelError, RerankError, UnsupportedModelError
+from .checkpoint import check_shapes
 from .encoder import Architecture, Encoder
 from .onnx_file import check_external, inspect
 from .packed_graph import onnx_package
@@ -43,7 +44,16 @@ def encoder_of(source: Path | bytes, config: Mapping[str, Any], name: str = "") 
     UnsafeModelError, MissingDependency, and UnsupportedModelError that says what was not recognised.
     """
     model, name = _read(source, name)
-    graph = _Graph(model, name)
+    try:
+        return _encoder(_Graph(model, name), config)
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, RerankError):
+            raise
+        got = f"a graph that cannot be followed ({type(error).__name__}: {error})"
+        raise UnsupportedModelError(name, got=got, expected="an encoder as BERT and RoBERTa have it") from error
+
+
+def _encoder(graph: _Graph, config: Mapping[str, Any]) -> Encoder:
     prefix = graph.prefix()
     made = _architecture(graph, prefix, config)
     weights: dict[str, NDArray[np.float32]] = {}
@@ -65,8 +75,9 @@ def encoder_of(source: Path | bytes, config: Mapping[str, Any], name: str = "") 
         take("head.dense", dense)
         take("head.classifier", classifier)
     graph.refuse_rest()
-    _check_shapes(made, weights, graph.name)
-    return Encoder(made, weights)
+    encoder = Encoder(made, weights)
+    check_shapes(graph.name, encoder)
+    return encoder
 
 
 def _read(source: Path | bytes, name: str) -> tuple[Any, str]:
@@ -84,7 +95,9 @@ def _read(source: Path | bytes, name: str) -> tuple[Any, str]:
                 raise UnsupportedModelError(str(path), got="weights in another file", expected="a path, so that they can be found")
             check_external(path, external)
             onnx.load_external_data_for_model(model, str(path.parent))
-    except (ValueError, OSError, onnx.checker.ValidationError) as error:
+    except RerankError:
+        raise
+    except Exception as error:  # protobuf's tree, and onnx's
         raise CorruptModelError(str(path), got=f"{error}", expected="an ONNX model") from error
     return model, name or str(path)
 
@@ -295,15 +308,3 @@ def _architecture(graph: _Graph, prefix: str, config: Mapping[str, Any]) -> Arch
         head="pooler" if headed else "none",
         labels=graph.shape(f"{graph.head()[1]}.weight")[0] if headed else 0,
     )
-
-
-def _check_shapes(made: Architecture, weights: Mapping[str, NDArray[Any]], name: str) -> None:
-    """Raises UnsupportedModelError when a weight has not the shape that an Encoder of this architecture has."""
-    h, f = made.hidden, made.intermediate
-    expected = {"word": (made.vocabulary, h), "position": (made.max_positions + made.position_offset, h), "type": (made.types, h)}
-    shapes = {"qkv": (3 * h, h), "out": (h, h), "up": (f, h), "down": (h, f), "dense": (h, h), "classifier": (made.labels, h)}
-    for key, array in weights.items():
-        part, kind = key.split(".")[-2:] if "." in key else (key, "")
-        wanted = expected.get(key) or (shapes[part] if part in shapes and kind == "weight" else (shapes.get(part, (h,))[0],))
-        if array.shape != wanted:
-            raise UnsupportedModelError(f"{name}: weight '{key}'", got=f"shape {list(array.shape)}", expected=f"{list(wanted)}")

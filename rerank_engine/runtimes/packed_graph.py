@@ -29,7 +29,7 @@ from ..errors import MissingDependency, UnsupportedModelError
 from .encoder import Architecture, Encoder
 
 KINDS = ("cpu", "cuda", "ragged")
-VERSION = 1  # of the graphs written here: part of the key of what is cached
+VERSION = 2  # of the graphs written here: part of the key of what is cached
 OPSET = 17
 MICROSOFT = "com.microsoft"
 
@@ -56,7 +56,7 @@ def refuse(architecture: Architecture) -> str | None:
 def packed_graph(encoder: Encoder, kind: str) -> tuple[Any, dict[str, NDArray[Any]]]:
     """(onnx.ModelProto whose initializers have no data, their arrays by name). Raises UnsupportedModelError, MissingDependency.
 
-    The arrays are apart because one file of protobuf ends at 2 GB: `files_of` and `whole` bring the two together.
+    The arrays are apart because one file of protobuf ends at 2 GB: `beside` and `whole` bring the two together.
     """
     if (why := refuse(encoder.architecture)) is not None:
         raise UnsupportedModelError("packed ONNX graph", got=why, expected="an encoder as BERT and RoBERTa have it")

@@ -25,7 +25,7 @@ from ..cpus import resolve_threads
 from ..errors import CorruptModelError, MissingDependency, ModelError, UnsupportedModelError
 from ..packed import Packed
 from .cost import Cost
-from .encoder import Architecture, Encoder
+from .encoder import Architecture, Encoder, places_of
 from .files import user_cache
 from .onnx import OnnxRuntime, check_workers, fingerprint_of, read_checked
 from .onnx_session import onnxruntime_package, open_session
@@ -110,11 +110,11 @@ class PackedOnnx:
 def feed_of(a: Architecture, kind: str, ids: Packed, types: Packed, attended: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any]]:
     """The inputs of a packed graph (see `packed_graph`) for n sequences. Raises ModelError for one longer than the position table."""
     lengths, starts = ids.lengths, ids.offsets[:-1]
-    n, longest, total = len(ids), int(lengths.max()), len(ids.values)
+    n, longest = len(ids), int(lengths.max())
     if longest > a.max_positions:
         raise ModelError("the model failed", got=f"an input of {longest} tokens", expected=f"at most {a.max_positions}")
-    within = np.arange(total) - np.repeat(starts, lengths)
-    feed: dict[str, NDArray[Any]] = {"ids": ids.values.astype(np.int64, copy=False), "places": within + a.position_offset}
+    places = places_of(ids, a) + a.position_offset
+    feed: dict[str, NDArray[Any]] = {"ids": ids.values.astype(np.int64, copy=False), "places": places}
     if a.types:
         # One row of types has nothing to tell apart: a tokenizer that numbers segments all the same must not run out of the table.
         feed["types"] = np.minimum(types.values.astype(np.int64, copy=False), a.types - 1)
@@ -230,6 +230,8 @@ def disagreement(packed: PackedOnnx, plain: OnnxRuntime, a: Architecture, pad_id
     lengths = [length for length in PROBES if length <= a.max_positions]
     rows = [rng.integers(0, a.vocabulary, length) for length in lengths]
     rows = [np.where(row == pad_id, (pad_id + 1) % a.vocabulary, row) for row in rows]
+    if a.position_offset:  # its own token for padding may stand in a text, and moves the places behind it
+        rows[-1][len(rows[-1]) // 2] = a.position_offset - 1
     kinds = [(np.arange(length) >= length // 2).astype(np.int64) % max(a.types, 1) for length in lengths]
     alone = [_states(plain, [row], [kind], output)[0] for row, kind in zip(rows, kinds)]
     size = max(1.0, *(float(np.abs(values).max()) for values in alone))

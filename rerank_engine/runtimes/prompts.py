@@ -76,7 +76,7 @@ def prompt_of(name: str | Prompt) -> Prompt:
     """A prompt, or one of PROMPTS by its name. Raises InputError."""
     if isinstance(name, Prompt):
         return name
-    if name not in PROMPTS:
+    if not isinstance(name, str) or name not in PROMPTS:
         raise InputError("prompt", got=name, expected="a Prompt, or one of " + ", ".join(PROMPTS))
     return PROMPTS[name]
 

@@ -7,6 +7,7 @@ another order for another number of rows.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..cpus import resolve_threads
 from ..errors import BackendUnavailable, InputError, ModelError, UnsupportedModelError
 from ..packed import Packed
 from .cost import Cost
-from .encoder import Encoder
+from .encoder import Architecture, Encoder, places_of
 from .forward import Attention, Batch, Forward, Grouped, Varlen
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -29,6 +30,9 @@ COSTS = {
     "cuda": Cost(call=4096, token=1, square=1e-4, padded=False, ragged=True, most=262_144),
 }
 LARGEST, GRAPH_TOKENS = 1 << 27, 16_384  # numbers in the states of a call on a GPU, at most; tokens that are always fine
+
+
+_THREADS = threading.Lock()
 
 
 class TorchRuntime:
@@ -81,36 +85,48 @@ class TorchRuntime:
         """See Runtime.run. Sequences of equal length stand side by side at best: they share a call of attention on a CPU."""
         if output not in self.outputs:
             raise ModelError(f"runtime torch: output '{output}'", got=", ".join(self.outputs), expected="one of the network's")
-        if len(ids.values) and not 0 <= int(ids.values.min()) <= int(ids.values.max()) < self._forward.architecture.vocabulary:
-            got, most = (
-                f"token {int(ids.values.max())}",
-                self._forward.architecture.vocabulary - 1,
-            )  # on a GPU a look-up would end the process
-            raise ModelError("runtime torch: ids", got=got, expected=f"0 to {most}: the tokenizer that belongs to the model")
-        threads = torch.get_num_threads()
-        if self.device == "cpu" and threads != self.threads:
-            torch.set_num_threads(self.threads)
+        self._check(ids)
         try:
             with torch.inference_mode():
-                if self._graphs is not None and output == "logits" and attended is None and self._graphs.fits(ids):
-                    return np.asarray(self._graphs.run(ids, types))
-                return self._run(ids, types, output, attended)
-        except torch.OutOfMemoryError as error:
+                if self.device == "cuda":
+                    return self._on_cuda(ids, types, output, attended)
+                with _THREADS:  # torch has one number of threads for all
+                    before = torch.get_num_threads()
+                    torch.set_num_threads(self.threads)
+                    try:
+                        return self._run(ids, types, output, attended)
+                    finally:
+                        torch.set_num_threads(before)
+        except RuntimeError as error:  # torch's, out of memory among them
             got = f"torch: {(str(error).splitlines() or [''])[0]}"
-            hint = "A smaller budget of tokens a call, or precision='float16', needs less."
+            hint = "A smaller budget of tokens a call, or precision='float16', needs less memory." if "memory" in got else ""
             raise ModelError(f"the model failed on {len(ids)} inputs of {len(ids.values)} tokens", got=got, hint=hint) from error
-        finally:
-            if self.device == "cpu" and threads != self.threads:
-                torch.set_num_threads(threads)
+
+    def _on_cuda(self, ids: Packed, types: Packed, output: str, attended: NDArray[np.int64] | None) -> NDArray[np.float32]:
+        if self._graphs is not None and output == "logits" and attended is None and self._graphs.fits(ids):
+            return np.asarray(self._graphs.run(ids, types))
+        return self._run(ids, types, output, attended)
+
+    def _check(self, ids: Packed) -> None:
+        """Raises ModelError for what a look-up on a GPU would end the process for."""
+        a, lengths = self._forward.architecture, ids.lengths
+        if not len(ids) or int(lengths.min()) < 1:
+            raise ModelError("runtime torch: ids", got=f"{len(ids)} sequences, one of them empty", expected="sequences of tokens")
+        if not 0 <= int(ids.values.min()) <= int(ids.values.max()) < a.vocabulary:
+            expected = f"0 to {a.vocabulary - 1}: the tokenizer that belongs to the model"
+            raise ModelError("runtime torch: ids", got=f"token {int(ids.values.max())}", expected=expected)
+        if a.positions == "absolute" and int(lengths.max()) > a.max_positions:
+            raise ModelError("the model failed", got=f"an input of {int(lengths.max())} tokens", expected=f"at most {a.max_positions}")
 
     def _run(self, ids: Packed, types: Packed, output: str, attended: NDArray[np.int64] | None) -> NDArray[np.float32]:
         net, a = self._forward, self._forward.architecture
-        shared = common_prefix(ids) if a.causal and attended is None else 0
+        # The kernel takes no keys from elsewhere, and reading a prefix again costs it less than leaving it.
+        shared = common_prefix(ids) if a.causal and attended is None and not net.kernels else 0
         prefix = self._prefix(ids[0][:shared]) if shared and output == "logits" else None
         if prefix is not None:
             ids, types = _without(ids, shared), _without(types, shared)
         lengths = ids.lengths
-        batch = batch_of(ids, types, net.device, last=a.pooling == "last", first_place=0 if prefix is None else shared)
+        batch = batch_of(ids, types, a, net.device, last=a.pooling == "last", first_place=0 if prefix is None else shared)
         attention: Attention
         if net.kernels and prefix is None and attended is None and a.head_dim <= 128:
             attention = varlen(lengths, net)
@@ -127,7 +143,8 @@ class TorchRuntime:
     def _prefix(self, ids: NDArray[np.int64]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Each layer's keys and values of tokens that all sequences begin with."""
         one, kept = Packed.from_rows([ids]), list[tuple[torch.Tensor, torch.Tensor]]()
-        batch = batch_of(one, Packed.from_rows([np.zeros_like(ids)]), self._forward.device)
+        a = self._forward.architecture
+        batch = batch_of(one, Packed.from_rows([np.zeros_like(ids)]), a, self._forward.device)
         self._forward.states(batch, Grouped([len(ids)], causal=True, kept=kept))
         return kept
 
@@ -181,15 +198,11 @@ def _without(tokens: Packed, n: int) -> Packed:
     return Packed.from_rows([row[n:] for row in tokens])
 
 
-def places_of(lengths: NDArray[np.int64], first_place: int = 0) -> NDArray[np.int32]:
-    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return (np.arange(int(lengths.sum())) - starts + first_place).astype(np.int32)
-
-
-def batch_of(ids: Packed, types: Packed, device: torch.device, *, last: bool = False, first_place: int = 0) -> Batch:
+def batch_of(ids: Packed, types: Packed, a: Architecture, device: torch.device, *, last: bool = False, first_place: int = 0) -> Batch:
     """last: the head reads the last token of each sequence, not its first."""
     rows = (ids.offsets[1:] - 1 if last else ids.offsets[:-1]).copy()
-    arrays = ids.values.astype(np.int32), places_of(ids.lengths, first_place), types.values.astype(np.int32), rows
+    places = places_of(ids, a, first_place).astype(np.int32)
+    arrays = ids.values.astype(np.int32), places, types.values.astype(np.int32), rows
     on_device = [torch.from_numpy(array).to(device) for array in arrays]
     return Batch(on_device[0], on_device[1], on_device[2], on_device[3])
 

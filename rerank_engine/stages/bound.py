@@ -128,7 +128,7 @@ class Bound:
         told = read_json(path, "bound")
         try:
             return cls(**{name: told[name] for name in cls.__dataclass_fields__})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise FileFormatError(str(path), got=f"no bound ({error})", expected="what Bound.save writes") from error
 
 

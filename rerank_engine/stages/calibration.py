@@ -102,7 +102,7 @@ class Calibration:
             return cls(
                 str(told["method"]), np.array(told["x"], np.float64), np.array(told["y"], np.float64), str(told["fingerprint"]), **whole
             )
-        except (KeyError, TypeError, ValueError) as error:  # InputError is a ValueError
+        except (KeyError, TypeError, ValueError, OverflowError) as error:  # InputError is a ValueError
             raise FileFormatError(str(path), got=f"no calibration ({error})", expected="what Calibration.save writes") from error
 
     def __repr__(self) -> str:

@@ -152,7 +152,8 @@ class Cascade(Stage):
         facts: dict[str, Any] = {"settled": work.settled if len(work.order) else True, "scored": len(best), "of": len(work.order)}
         if work.tokens:
             facts["tokens"] = work.tokens
-        return ranking._with(ids=ranking.ids[places], scores=scores, scale=work.scale, columns=columns, facts=facts, notes={})
+        scale = work.scale if len(best) or not len(work.order) else "rank"  # nothing was read in time
+        return ranking._with(ids=ranking.ids[places], scores=scores, scale=scale, columns=columns, facts=facts, notes={})
 
     def _all_scores(self, works: list[_Work]) -> list[NDArray[np.float64]]:
         """The last scorer's scores of whole heads, in the cheap order, float64 [n] each. A deadline has no place here."""

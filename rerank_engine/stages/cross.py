@@ -281,6 +281,8 @@ def _pairs_of(queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[lis
 
 
 def _require_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    if isinstance(pairs, str) or not isinstance(pairs, Sequence):
+        raise InputError("CrossEncoder.predict: pairs", got=type(pairs).__name__, expected="a sequence of (query, document)")
     for i, pair in enumerate(pairs):
         if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             raise InputError(f"CrossEncoder.predict: pair {i}", got=pair, expected="a tuple of two strings, (query, document)")

@@ -45,6 +45,20 @@ def test_shards_are_one_checkpoint(tmp_path: Path) -> None:
         read_checkpoint("m", tmp_path / "many", told(tmp_path / "many"))
 
 
+def test_a_bias_that_a_family_has_is_not_left_out(tmp_path: Path) -> None:
+    for family, name in (
+        ("bert", "classifier.bias"),
+        ("qwen2", "model.layers.0.self_attn.q_proj.bias"),
+        ("roberta", "classifier.dense.bias"),
+    ):
+        make(tmp_path, family)
+        rewrite(tmp_path, **{name: None})
+        with pytest.raises(CorruptModelError, match=f"no tensor '{name}'"):
+            read_checkpoint("m", tmp_path, told(tmp_path))
+    with pytest.raises(CorruptModelError, match="at most 1024"):
+        read_checkpoint("m", tmp_path, told(tmp_path) | {"num_hidden_layers": 10**6})
+
+
 def test_a_tensor_that_is_missing_or_of_another_shape_is_named(tmp_path: Path) -> None:
     make(tmp_path, "bert")
     name = "bert.encoder.layer.1.attention.self.key.weight"

@@ -111,7 +111,7 @@ def test_max_length_outside_the_models_limit(tmp_path, value):
         ({"max_position_embeddings": None}, {}, 512),
         ({"model_type": "distilbert"}, {}, 32),
         *(({"model_type": kind}, {}, 32 - (PAD + 1)) for kind in ("roberta", "xlm-roberta", "camembert", "mpnet")),
-        ({"model_type": "roberta", "pad_token_id": None}, {}, 31),
+        ({"model_type": "roberta", "pad_token_id": None}, {}, 30),
         ({"model_type": "roberta", "pad_token_id": 5}, {}, 26),
         ({}, {"tokenizer_config.json": {"model_max_length": 20}}, 20),
         ({}, {"tokenizer_config.json": {"model_max_length": 100}}, 32),

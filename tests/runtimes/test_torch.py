@@ -173,6 +173,27 @@ def test_what_is_refused(tmp_path: Path) -> None:
         TorchRuntime(encoder).run(packed([np.array([1])]), packed([np.array([0])]), "hidden")
 
 
+def test_padding_that_stands_in_a_text_moves_the_places_behind_it(tmp_path: Path) -> None:
+    """As RoBERTa counts: transformers is asked with the same ids, all of them attended."""
+    model = make(tmp_path, "roberta")
+    encoder = read_checkpoint("tiny", tmp_path, config_of(model))
+    rows = [np.array([5, 7, 1, 1, 9, 11]), np.array([1, 4]), np.array([3, 1])]
+    exact = []
+    for row in rows:
+        with torch.no_grad():
+            ids = torch.from_numpy(row)[None]
+            exact.append(float(model(ids, attention_mask=torch.ones_like(ids)).logits[0, 0]))
+    got = TorchRuntime(encoder).run(packed(rows), packed([np.zeros_like(row) for row in rows]), "logits")[:, 0]
+    np.testing.assert_allclose(got, exact, atol=1e-4)
+
+
+def test_what_a_look_up_could_not_hold_is_refused_before(tmp_path: Path) -> None:
+    runtime = TorchRuntime(read_checkpoint("tiny", tmp_path, config_of(make(tmp_path, "bert"))))
+    for rows, message in (([np.zeros(141, np.int64)], "at most 140"), ([np.array([90])], "token 90"), ([np.zeros(0, np.int64)], "empty")):
+        with pytest.raises(ModelError, match=message):
+            runtime.run(packed(rows), packed([np.zeros_like(row) for row in rows]), "logits")
+
+
 def test_the_threads_of_the_process_are_left_as_they_were(tmp_path: Path) -> None:
     runtime = TorchRuntime(read_checkpoint("tiny", tmp_path, config_of(make(tmp_path, "bert"))), threads=1)
     before = torch.get_num_threads()
