@@ -80,23 +80,32 @@ ACTIVATIONS = {
 }
 
 
+def _sizes(config: Config) -> dict[str, Any]:
+    """What every family calls by the same keys."""
+    hidden, heads = config.whole("hidden_size"), config.whole("num_attention_heads")
+    return {
+        "vocabulary": config.whole("vocab_size"),
+        "hidden": hidden,
+        "layers": config.whole("num_hidden_layers"),
+        "heads": heads,
+        "kv_heads": heads,
+        "head_dim": hidden // max(heads, 1),
+        "intermediate": config.whole("intermediate_size"),
+    }
+
+
 def _bert(config: Config, classifier: bool) -> tuple[Architecture, Names]:
     """BERT, and RoBERTa, XLM-RoBERTa and CamemBERT, whose places count from pad_token_id + 1 and whose head has other names."""
     roberta = config.text("model_type", "bert") != "bert"
     config.refuse("position_embedding_type", "absolute")
     config.refuse("is_decoder", False)
     config.refuse("add_cross_attention", False)
-    hidden, heads, layers = config.whole("hidden_size"), config.whole("num_attention_heads"), config.whole("num_hidden_layers")
+    sizes = _sizes(config)
+    layers = sizes["layers"]
     offset = config.whole("pad_token_id", 1) + 1 if roberta else 0
     made = Architecture(
         family="roberta" if roberta else "bert",
-        vocabulary=config.whole("vocab_size"),
-        hidden=hidden,
-        layers=layers,
-        heads=heads,
-        kv_heads=heads,
-        head_dim=hidden // max(heads, 1),
-        intermediate=config.whole("intermediate_size"),
+        **sizes,
         max_positions=config.whole("max_position_embeddings") - offset,
         position_offset=offset,
         types=config.whole("type_vocab_size", 2),
@@ -124,7 +133,8 @@ def _bert(config: Config, classifier: bool) -> tuple[Architecture, Names]:
 
 
 def _modernbert(config: Config, classifier: bool) -> tuple[Architecture, Names]:
-    hidden, heads, layers = config.whole("hidden_size"), config.whole("num_attention_heads"), config.whole("num_hidden_layers")
+    sizes = _sizes(config)
+    layers = sizes["layers"]
     every, kinds = config.whole("global_attn_every_n_layers", 3), config.get("layer_types")
     local = [kind == "sliding_attention" for kind in kinds] if isinstance(kinds, list) else [bool(i % every) for i in range(layers)]
     if len(local) != layers:
@@ -133,13 +143,7 @@ def _modernbert(config: Config, classifier: bool) -> tuple[Architecture, Names]:
     near = _theta(config, config.number("local_rope_theta", 10_000.0), "sliding_attention")
     made = Architecture(
         family="modernbert",
-        vocabulary=config.whole("vocab_size"),
-        hidden=hidden,
-        layers=layers,
-        heads=heads,
-        kv_heads=heads,
-        head_dim=hidden // max(heads, 1),
-        intermediate=config.whole("intermediate_size"),
+        **sizes,
         max_positions=config.whole("max_position_embeddings"),
         positions="rope",
         place="pre",
@@ -177,7 +181,8 @@ def _gte(config: Config, classifier: bool) -> tuple[Architecture, Names]:
     config.refuse("logn_attention_scale", False)
     config.refuse("pack_qkv", True)
     config.refuse("layer_norm_type", "layer_norm")
-    hidden, heads, layers = config.whole("hidden_size"), config.whole("num_attention_heads"), config.whole("num_hidden_layers")
+    sizes = _sizes(config)
+    hidden, heads, layers = sizes["hidden"], sizes["heads"], sizes["layers"]
     theta, divisor, scaling = config.number("rope_theta", 10_000.0), 1.0, config.get("rope_scaling")
     if isinstance(scaling, dict):  # fixed NTK: a larger base, and all angles smaller
         scaled = Config(config.name, scaling)
@@ -187,13 +192,7 @@ def _gte(config: Config, classifier: bool) -> tuple[Architecture, Names]:
         theta, divisor = theta * factor, factor ** (2 * heads / max(hidden, 1))
     made = Architecture(
         family="gte",
-        vocabulary=config.whole("vocab_size"),
-        hidden=hidden,
-        layers=layers,
-        heads=heads,
-        kv_heads=heads,
-        head_dim=hidden // max(heads, 1),
-        intermediate=config.whole("intermediate_size"),
+        **sizes,
         max_positions=config.whole("max_position_embeddings"),
         positions="rope",
         types=config.whole("type_vocab_size", 0),
@@ -224,18 +223,13 @@ def _gte(config: Config, classifier: bool) -> tuple[Architecture, Names]:
 def _qwen(config: Config, classifier: bool) -> tuple[Architecture, Names]:
     """Qwen2 and Qwen3 decoders: a classifier on the last token, or the LM head's rows for two tokens (`read_checkpoint`'s choice)."""
     config.refuse("use_sliding_window", False)
-    hidden, heads, layers = config.whole("hidden_size"), config.whole("num_attention_heads"), config.whole("num_hidden_layers")
+    sizes = _sizes(config)
+    heads, layers = sizes["heads"], sizes["layers"]
     kv_heads, third = config.whole("num_key_value_heads", heads), config.text("model_type", "qwen3") == "qwen3"
-    head_dim, biased = config.whole("head_dim", hidden // max(heads, 1)), config.flag("attention_bias")
+    head_dim, biased = config.whole("head_dim", sizes["head_dim"]), config.flag("attention_bias")
     made = Architecture(
         family="qwen3" if third else "qwen2",
-        vocabulary=config.whole("vocab_size"),
-        hidden=hidden,
-        layers=layers,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        intermediate=config.whole("intermediate_size"),
+        **{**sizes, "kv_heads": kv_heads, "head_dim": head_dim},
         max_positions=config.whole("max_position_embeddings"),
         positions="rope",
         place="pre",
