@@ -1,9 +1,9 @@
 """What re-ranking by ms-marco-MiniLM-L-12-v2 reaches, and what fewer of its tokens cost: `python -m benchmarks.quality_cross FOLDER...`.
 
 A FOLDER is a collection in BEIR's layout (trec-dl19-pool, scifact). Its first stage is the stored run runs/bm25.trec.gz, or our BM25 where
-there is none. A floor: nDCG@10 of the first 50 re-ranked; exit status 1 when it is missed. Then the curve: nDCG@10 of the first 100 when
-the cross-encoder has seen so many of their tokens, in the order of bge-small-en-v1.5's vectors, whose tokens do not count (documents can be
-encoded beforehand).
+there is none. A floor: nDCG@10 of the first 50 re-ranked; exit status 1 when it is missed. Then, unless --floor, the curve: nDCG@10 of the
+first 100 when the cross-encoder has seen so many of their tokens, in the order of bge-small-en-v1.5's vectors, whose tokens do not count
+(documents can be encoded beforehand).
 
 --plot FILE.png draws the curve (needs matplotlib). Scores are kept under build/bench, for the same texts and the same model.
 """
@@ -30,7 +30,7 @@ from rerank_engine.evaluation.beir import load_beir
 
 CROSS, CHEAP = "ms-marco-MiniLM-L-12-v2", "bge-small-en-v1.5"
 CACHE = Path(__file__).resolve().parents[1] / "build" / "bench"
-DEPTH, FLOOR_DEPTH, MAX_LENGTH = 100, 50, 256
+DEPTH, FLOOR_DEPTH = 100, 50
 FLOORS = {"trec-dl19-pool": 0.68}  # elsewhere: BELOW_FIRST_STAGE
 BELOW_FIRST_STAGE = 0.01
 
@@ -49,13 +49,15 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--json", action="store_true", help="a JSON list on standard output")
     parser.add_argument("--queries", type=int, default=100, help="at most so many of a collection, of a fixed shuffle")
+    parser.add_argument("--max-length", type=int, default=256, help="tokens of a pair; a longer document is cut")
+    parser.add_argument("--floor", action="store_true", help="the floor alone, of half the documents")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--precision", choices=("int8", "float32"), default="int8", help="as published, or its weights in float32")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     args = parser.parse_args()
     options = {"precision": "float32"} if args.precision == "float32" else {}
-    cross = rr.load(CROSS, threads=args.threads, max_length=MAX_LENGTH, device="cpu", **options)
-    cheap = rr.load(CHEAP, threads=args.threads, max_length=MAX_LENGTH, device="cpu")
+    cross = rr.load(CROSS, threads=args.threads, max_length=args.max_length, device="cpu", **options)
+    cheap = rr.load(CHEAP, threads=args.threads, max_length=args.max_length, device="cpu")
     rows = [row for folder in args.folders for row in measure(folder, cross, cheap, args)]
     print(json.dumps(rows, indent=1) if args.json else "\n".join("  ".join(f"{k}={v}" for k, v in row.items()) for row in rows))
     if args.plot:
@@ -66,23 +68,24 @@ def main() -> None:
 
 
 def measure(folder: Path, cross: Any, cheap: Any, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    found = candidates(folder, args.queries)
-    cost = scored(found, cross)
+    found = candidates(folder, args.queries, FLOOR_DEPTH if args.floor else DEPTH)
+    cost = scored(found, cross, args.max_length)
     first = cross_cascade.ndcg(found, [np.arange(len(r)) for r in found.rankings])
     head = [reranked(scores, FLOOR_DEPTH) for scores in cost.scores]
     yield {
         "kind": "floor",
         "collection": found.name,
         "precision": args.precision,
+        "max_tokens": args.max_length,
         "backend": cross.backend,
         **floor(found, cost, first, head),
     }
-    vectors = similarities(found, cheap)
-    yield from cross_cascade.curve(found, cost.scores, cost.tokens, vectors)
+    if not args.floor:
+        yield from cross_cascade.curve(found, cost.scores, cost.tokens, similarities(found, cheap, args.max_length))
 
 
-def candidates(folder: Path, most: int) -> Candidates:
-    """The first DEPTH documents of each judged query."""
+def candidates(folder: Path, most: int, depth: int) -> Candidates:
+    """The first documents of each judged query."""
     collection = load_beir(folder, next(path.name.split(".")[0] for path in sorted((folder / "qrels").iterdir())))
     queries = collection.queries
     if len(queries) > most:
@@ -90,20 +93,20 @@ def candidates(folder: Path, most: int) -> Candidates:
     stored = folder / "runs" / "bm25.trec.gz"
     if stored.is_file():
         run, corpus = read_run(stored), collection.corpus
-        lists = [sorted(run[str(query.id)].items(), key=lambda entry: (-entry[1], entry[0]))[:DEPTH] for query in queries]
+        lists = [sorted(run[str(query.id)].items(), key=lambda entry: (-entry[1], entry[0]))[:depth] for query in queries]
         rankings = [rr.Ranking.sorted(corpus, [corpus.row(doc) for doc, _ in rows], [score for _, score in rows]) for rows in lists]
     else:
-        rankings = rr.BM25(rr.BM25Index.build(collection.corpus), k=DEPTH).run(queries)
+        rankings = rr.BM25(rr.BM25Index.build(collection.corpus), k=depth).run(queries)
     qrels = {str(query.id): collection.qrels[str(query.id)] for query in queries}
     return Candidates(folder.name, qrels, queries, rankings)
 
 
-def scored(found: Candidates, cross: Any) -> Cost:
+def scored(found: Candidates, cross: Any, most: int) -> Cost:
     """What the cross-encoder says of every candidate. Kept query by query: an interrupted run goes on."""
     cost, precision = Cost([], [], []), "int8" if cross.runtime.batch_sensitive else "float32"
     for number, (query, ranking) in enumerate(zip(found.queries, found.rankings)):
         texts = ranking.corpus.texts(ranking.ids)
-        kept = file(found.name, [CROSS, precision, cross.backend, str(MAX_LENGTH), query.text, *texts])
+        kept = file(found.name, [CROSS, precision, cross.backend, str(most), query.text, *texts])
         if not kept.exists():
             scores = cross.predict([(query.text, text) for text in texts])
             tokens = cross.tokenizer.encode_pairs([(query.text, text) for text in texts]).ids.lengths
@@ -115,12 +118,12 @@ def scored(found: Candidates, cross: Any) -> Cost:
     return cost
 
 
-def similarities(found: Candidates, cheap: Any) -> list[NDArray[np.float32]]:
+def similarities(found: Candidates, cheap: Any, most: int) -> list[NDArray[np.float32]]:
     """Inner products of the query's vector with its candidates'. A document that several queries found is encoded once."""
     corpus = found.rankings[0].corpus
     rows = np.unique(np.concatenate([ranking.ids for ranking in found.rankings]))
     texts, asked = corpus.texts(rows), [query.text for query in found.queries]
-    kept = file(found.name, [CHEAP, str(MAX_LENGTH), *asked, *texts])
+    kept = file(found.name, [CHEAP, str(most), *asked, *texts])
     if not kept.exists():
         harness.note(f"{found.name}: vectors of {len(texts)} documents")
         save(kept, queries=cheap.encode(asked, queries=True), documents=cheap.encode(texts))
@@ -152,7 +155,7 @@ def floor(found: Candidates, cost: Cost, first: NDArray[np.float64], head: list[
     least = FLOORS.get(found.name, round(float(first.mean()) - BELOW_FIRST_STAGE, 4))
     tokens, cut = (np.concatenate([row[:FLOOR_DEPTH] for row in rows]) for rows in (cost.tokens, cost.truncated))
     return {
-        "queries": len(found.queries), "depth": FLOOR_DEPTH, "max_tokens": MAX_LENGTH,
+        "queries": len(found.queries), "depth": FLOOR_DEPTH,
         "first_stage": round(float(first.mean()), 4), "ndcg@10": round(float(values.mean()), 4),
         "gain": round(float(gain.mean()), 4), "gain_95": np.percentile(gain[draws].mean(1), [2.5, 97.5]).round(4).tolist(),
         "floor": least, "reached": bool(values.mean() >= least),
