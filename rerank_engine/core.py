@@ -363,8 +363,9 @@ def _traced(named: tuple[str, str, str], before: Ranking | None, after: Ranking,
     """Appends the stage's step, behind the steps that ran inside it (the branches of a fusion). named: its repr, name and backend."""
     past = before.trace if before is not None else ()
     inside = after.trace[len(past) :] if after.trace[: len(past)] == past else after.trace
-    own = max(0.0, ms - sum(step.ms for step in inside))
-    step = Step(*named, len(before) if before is not None else 0, len(after), own, after.ids, after.notes, after.facts)
+    facts = dict(after.facts)
+    own = max(0.0, ms - facts.pop("inside_ms", sum(step.ms for step in inside)))  # what ran side by side took less than its sum
+    step = Step(*named, len(before) if before is not None else 0, len(after), own, after.ids, after.notes, facts)
     return Ranking._trusted(after.ids, after.scores, after.corpus, after.scale, after.columns, (*past, *inside, step))
 
 

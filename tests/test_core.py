@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 import rerank_engine as rr
-from rerank_engine.errors import InputError, NonFiniteError, UnknownIdError
+from rerank_engine.errors import Cancelled, InputError, NonFiniteError, UnknownIdError
+from rerank_engine.limits import limits
 
 TEXTS = ["red apple pie", "green apple", "red car", "blue sky over the sea", "apple apple apple"]
 CORPUS = rr.Corpus.from_texts(TEXTS, ids=list("abcde"))
@@ -288,6 +291,37 @@ def test_fusion_joins_columns_by_document() -> None:
     fused = rr.Fuse(Answers([one]), Answers([two]))("q")
     assert dict(zip(fused.ids.tolist(), fused.columns["x"].tolist())) == {0: -1, 1: -4, 2: 2, 3: -7}  # the largest, also below 0
     assert dict(zip(fused.ids.tolist(), fused.columns["y"].tolist())) == {0: 1, 1: 2, 2: 3, 3: 0}
+
+
+class Meets(rr.Stage):
+    """Waits for another branch, then keeps what came in, or fails."""
+
+    def __init__(self, barrier: threading.Barrier, error: str = "") -> None:
+        self.barrier, self.error = barrier, error
+
+    def apply(self, queries: Sequence[rr.Query], rankings: Sequence[rr.Ranking] | None) -> list[rr.Ranking]:
+        limits().check()
+        self.barrier.wait(20)
+        time.sleep(0.05)
+        if self.error:
+            raise InputError(self.error, got="a", expected="b")
+        return list(rankings or [])
+
+
+def test_branches_run_at_the_same_time_under_the_callers_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rerank_engine.stages.fusion.available_cpus", lambda: 2)
+    barrier = threading.Barrier(3)
+    ranking = rr.Fuse(*(Meets(barrier) for _ in range(3)))("q", CORPUS)
+    assert ranking.ids.tolist() == list(range(5))
+    steps = ranking.trace
+    assert [step.name for step in steps] == ["Meets", "Meets", "Meets", "Fuse"]
+    assert steps[3].ms > 0  # its own time, though the branches' sum is above the whole
+    with pytest.raises(InputError, match="first"):  # the first of those that fail, whichever came first
+        rr.Fuse(Meets(barrier), Meets(barrier, "first"), Meets(barrier, "second"))("q", CORPUS)
+    with rr.limited(cancelled=lambda: True), pytest.raises(Cancelled):
+        rr.Fuse(rr.Top(1), Meets(threading.Barrier(1)))("q", CORPUS)
+    one_by_one = rr.Fuse(Meets(threading.Barrier(1)), Meets(threading.Barrier(1)), concurrent=False)
+    assert not one_by_one.concurrent and one_by_one("q", CORPUS).ids.tolist() == list(range(5))
 
 
 def test_rerank_says_its_scale_and_refuses_what_it_cannot_mean() -> None:
