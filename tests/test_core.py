@@ -119,9 +119,20 @@ def test_fusion_over_reranked_candidates_keeps_one_past() -> None:
     assert not fused.retrieves
     ranking = (rr.BM25(rr.BM25Index.build(CORPUS)) >> fused)("apple")
     assert [step.name for step in ranking.trace] == ["BM25", "Lengths", "Top", "Fuse"]
-    with pytest.raises(InputError, match="different corpora"):
-        other = rr.BM25Index.build(rr.Corpus.from_texts(TEXTS))
-        rr.Fuse(rr.BM25(other), rr.BM25(rr.BM25Index.build(CORPUS)))("apple")
+
+
+def test_lists_over_other_corpora_are_joined_by_id() -> None:
+    turned = rr.Corpus.from_texts(TEXTS[::-1], ids=list("edcba"))
+    one, other = rr.BM25(rr.BM25Index.build(CORPUS), k=3), rr.BM25(rr.BM25Index.build(turned), k=2) >> rr.Rescore(Lengths())
+    assert one("apple pie").doc_ids == ["a", "e", "b"] and other("apple pie").doc_ids == ["e", "a"]  # the longest first
+    fused = rr.Fuse(one, other)("apple pie")
+    both = np.float32(1 / 61 + 1 / 62)
+    assert fused.corpus is CORPUS and fused.doc_ids == ["a", "e", "b"]  # a tie, and then the row of the first one's corpus
+    assert fused.scores.tolist() == [both, both, np.float32(1 / 63)]
+    assert [fused.stage_ranks(CORPUS.row(doc_id))["Lengths"] for doc_id in "ea"] == [1, 2]
+    short = rr.BM25(rr.BM25Index.build(rr.Corpus.from_texts(TEXTS[:1], ids=["a"])))
+    with pytest.raises(UnknownIdError, match="documents that the first branch has"):
+        rr.Fuse(short, one)("apple")
 
 
 def test_candidates_may_be_texts_a_corpus_or_a_ranking() -> None:

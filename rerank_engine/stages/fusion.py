@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import replace
 from itertools import chain, count
 from typing import Any, final
 
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from ..backends import choose
 from ..core import Pipeline, Query, Ranking, Stage
+from ..corpus import Corpus
 from ..cpus import available_cpus
-from ..errors import InputError
+from ..errors import InputError, UnknownIdError
 from ..ops import checks
 from ..ops.fuse import METHODS, NORMS, fuse, fuse_explained
 
@@ -40,6 +42,29 @@ def _joined(places: NDArray[np.int32], rankings: Sequence[Ranking]) -> dict[str,
     return columns
 
 
+def over(corpus: Corpus, ranking: Ranking, past: int) -> Ranking:
+    """The list with the rows that another corpus has for its documents, found by their ids; its steps too, but the first `past`, which are
+    of what came in. Raises UnknownIdError for a document that the corpus lacks."""
+    if ranking.corpus is corpus:
+        return ranking
+
+    def rows(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.array([corpus.row(ranking.corpus[row].id) for row in ids.tolist()], np.int64)
+
+    try:
+        own = ranking.trace[past:]
+        steps = (
+            replace(step, ids=rows(step.ids), notes=dict(zip(rows(np.array([*step.notes], np.int64)).tolist(), step.notes.values())))
+            for step in own
+        )
+        return ranking._with(ids=rows(ranking.ids), corpus=corpus, trace=(*ranking.trace[:past], *steps))
+    except UnknownIdError as error:
+        hint = "The first branch's index must hold every document that the others find; best all are made of one corpus."
+        raise UnknownIdError(
+            "Fuse: a branch over another corpus", got=str(error), expected="documents that the first branch has", hint=hint
+        ) from None
+
+
 @final
 class Fuse(Stage):
     """Runs its branches on the same queries at the same time and fuses their lists; the formulas are those of rr.ops.fuse.
@@ -47,6 +72,7 @@ class Fuse(Stage):
     concurrent: each branch after the first in a thread of its own, where this process has more than one processor; False: one after the
     other. The answer is the same. Of several branches that fail, the first one's error is raised, when all have ended.
     method "rrf" (with k, default), "sum" or "mnz" (with norm "min-max", "z-score" or "none"); weights: one per branch. top: documents kept.
+    Lists over other corpora than the first one's, such as those of indexes opened from files, are joined by the documents' ids.
     The branches' steps stand in the trace before the fusion's own; their columns are joined by document.
     explain=True adds a float64 column per branch, "fuse:BM25", "fuse:Dense", ... (after the branch's last stage; "fuse:BM25#2" for a second
     one): what the branch adds to the score, 0 where it does not hold the document. They sum to the score before it is rounded.
@@ -81,11 +107,7 @@ class Fuse(Stage):
         start = time.perf_counter()
         lists = list(zip(*self._branches(queries, rankings)))
         inside = {"inside_ms": 1e3 * (time.perf_counter() - start) / len(queries)}  # less than the branches' steps together
-        for row in lists:
-            if any(ranking.corpus is not row[0].corpus for ranking in row):
-                hint = "Give all branches one Corpus object: index.with_parameters(...), VectorIndex.build(index.corpus, ...)."
-                got = "branches over different corpora"
-                raise InputError("Fuse", got=got, expected="one corpus for all, since lists are joined by row", hint=hint)
+        lists = [(row[0], *(over(row[0].corpus, ranking, seen) for ranking in row[1:])) for row, seen in zip(lists, past)]
         pairs = [[(ranking.ids, ranking.scores) for ranking in row] for row in lists]
         told = self.explain or any(ranking.columns for row in lists for ranking in row)
         run: Callable[..., list[Any]] = fuse_explained if told else fuse
