@@ -51,6 +51,94 @@ def test_eval(capsys: pytest.CaptureFixture[str], files: tuple[str, str]) -> Non
     assert "'other'" in capsys.readouterr().err
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> tuple[str, str, str]:
+    """A collection with answers, and the runs of a retriever and of a re-ranker over it."""
+    (tmp_path / "c" / "qrels").mkdir(parents=True)
+    (tmp_path / "c" / "corpus.jsonl").write_text("".join(json.dumps({"_id": f"d{i}", "text": f"text of {i}"}) + "\n" for i in range(6)))
+    queries = ({"_id": f"q{i}", "text": "what", "answers": [str(i)]} for i in range(4))
+    (tmp_path / "c" / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
+    judged = "".join(f"q{i}\td{i}\t1\n" for i in range(4))
+    (tmp_path / "c" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    first = "".join(f"q{q} Q0 d{d} 0 {6 - d} t\n" for q in range(4) for d in range(3))  # d0 d1 d2 for every query
+    (tmp_path / "first.trec").write_text(first)
+    (tmp_path / "final.trec").write_text(
+        "".join(f"q{q} Q0 d{d} 0 {d == q} t\n".replace("True", "1").replace("False", "0") for q in range(3) for d in (0, 1))
+    )
+    return str(tmp_path / "c"), str(tmp_path / "first.trec"), str(tmp_path / "final.trec")
+
+
+def test_eval_of_a_folder_counts_answers(capsys: pytest.CaptureFixture[str], folder: tuple[str, str, str]) -> None:
+    collection, first, final = folder
+    rows = run_json(capsys, "eval", collection, first, final)
+    assert [row["measure"] for row in rows[:4]] == ["nDCG@10", "MRR@10", "R@100", "answer@3"]
+    assert rows[3] == {"run": first, "measure": "answer@3", "value": 0.75, "queries": 4, "missing": 0}
+    assert (rows[7]["value"], rows[7]["missing"]) == (0.5, 1)
+    rows = run_json(capsys, "eval", collection, first, "-m", "answer@1", "-m", "distractors@3", "-m", "Judged@3", "--per-query")
+    assert [row["value"] for row in rows] == pytest.approx([0.25, 0.75, 0.25])
+    assert rows[0]["per_query"] == {"q0": 1.0, "q1": 0.0, "q2": 0.0, "q3": 0.0}
+    assert cli.main(["eval", collection, first, "--per-query", "-m", "MRR"]) == 0
+    assert re.search(r"first.trec +MRR +0\.5000 +q1", capsys.readouterr().out)
+    Path(collection, "corpus.jsonl").unlink()
+    assert len(run_json(capsys, "eval", collection, first, "-m", "MRR", "-m", "R@3")) == 2, "texts are read for what needs them alone"
+
+
+@pytest.mark.parametrize("options", [[], ["--test", "t", "--correction", "bonferroni"], ["--correction", "none"]])
+def test_eval_compares(capsys: pytest.CaptureFixture[str], folder: tuple[str, str, str], options: list[str]) -> None:
+    collection, first, final = folder
+    rows = run_json(capsys, "eval", collection, final, "--compare", first, "-m", "P@1", "-m", "answer@1", "-m", "distractors@1", *options)
+    assert [(row["run"], row["measure"]) for row in rows] == [(r, m) for r in (first, final) for m in ("P@1", "answer@1", "distractors@1")]
+    assert "difference" not in rows[0] and "difference" not in rows[5]
+    assert (
+        rows[3].items()
+        >= {"value": 0.5, "queries": 4, "difference": 0.25, "wins": 1, "ties": 3, "losses": 0, "p_corrected": rows[3]["p"]}.items()
+    )
+    assert rows[4]["difference"] == 0.25 and rows[3]["low"] <= 0.25 <= rows[3]["high"]
+    assert rows[3]["p"] == (pytest.approx(0.391, abs=1e-3) if "t" in options else 1.0)
+    assert cli.main(["eval", collection, first, final, "--compare", first, "-m", "P@1", *options]) == 0
+    assert re.search(r"P@1 +\S+final.trec +0\.5000 +\+0\.2500 .* 1/3/0", capsys.readouterr().out)
+
+
+def test_eval_diagnoses(capsys: pytest.CaptureFixture[str], folder: tuple[str, str, str]) -> None:
+    collection, first, final = folder
+    rows = run_json(capsys, "eval", collection, first, final, "-m", "answer@3", "-m", "nDCG@1", "-m", "MRR", "--diagnose", "--per-query")
+    assert [i for i, row in enumerate(rows) if "diagnosis" in row] == [4], "on the last run's row of the measure diagnosed"
+    told = rows[4]["diagnosis"]
+    assert (rows[4]["run"], rows[4]["measure"], told["measure"], told["rel"]) == (final, "nDCG@1", "nDCG@1", 1)
+    assert told["fates"] == {"not retrieved": 1, "cut at final.trec": 1, "delivered": 2}
+    assert [stage["value"] for stage in told["stages"]] == [row["value"] for row in rows if row["measure"] == "nDCG@1"]
+    assert told["ceilings"] == {"first.trec": dict.fromkeys(["10", "20", "50", "100", "1000"], 0.75)} and told["per_query"]["q2"][
+        "values"
+    ] == [0, 0]
+    assert cli.main(["eval", collection, first, final, "--diagnose", "--rel", "2"]) == 0
+    assert "relevant documents (0)" in capsys.readouterr().out
+
+
+def test_eval_draws_the_diagnosis(capsys: pytest.CaptureFixture[str], folder: tuple[str, str, str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the picture is matplotlib's")
+    collection, first, final = folder
+    assert run_json(capsys, "eval", collection, first, final, "--plot", str(tmp_path / "p.png"))[4]["diagnosis"]["relevant"] == 4
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+def test_eval_refuses_what_does_not_go_together(capsys: pytest.CaptureFixture[str], folder: tuple[str, str, str]) -> None:
+    collection, first, final = folder
+    qrels = str(Path(collection, "qrels", "test.tsv"))
+    for arguments, said in (
+        ([collection, first, "--test", "t"], "--compare BASELINE"),
+        ([collection, first, "--rel", "2"], "--diagnose"),
+        ([collection, first, "--compare", first], "runs: got 1"),
+        ([collection, first, first, "--diagnose"], "a run twice"),
+        ([qrels, first, "-m", "answer@3"], "answers"),
+        ([collection, first, "-m", "answer@0"], "unknown measure"),
+        ([collection, first, final, "-m", "Judged@3", "--diagnose"], "Judged"),
+        ([collection, first, "--compare", "none.trec"], "none.trec"),
+    ):
+        assert cli.main(["eval", *arguments]) == 2, arguments
+        captured = capsys.readouterr()
+        assert captured.out == "" and said in captured.err and captured.err.count("\n") == 1, captured.err
+
+
 def test_backends(capsys: pytest.CaptureFixture[str]) -> None:
     rows = run_json(capsys, "backends")
     assert {"kind": "op", "name": "topk", "variant": "reference", "ok": True, "reason": "", "detail": ""} in rows

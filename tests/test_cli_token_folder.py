@@ -11,6 +11,7 @@ from test_cli_index import fails, run
 from tokens_of_words import Words, codec_of, vectors
 
 from rerank_engine import cli
+from rerank_engine.commands import tokens
 from rerank_engine.indexes import TokenIndex
 
 RECORDS = [{"_id": "a", "text": "red apple", "title": "Fruit"}, {"_id": "b", "text": "green apple pie"}, {"_id": "c", "text": "blue sky"}]
@@ -19,7 +20,7 @@ MORE = [{"_id": "a", "text": "a pear"}, {"_id": "d", "text": "red wine"}]
 
 @pytest.fixture(autouse=True)
 def model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_late_model", lambda name, threads: Words())
+    monkeypatch.setattr(tokens, "late_model", lambda name, threads: Words())
 
 
 def jsonl(path: Path, records: list[dict[str, Any]]) -> str:

@@ -13,8 +13,7 @@ import numpy as np
 
 from ..core import Pipeline, Query, Ranking, Rescore, Top, step_labels
 from ..errors import FileFormatError, InputError, UnsupportedModelError
-from ..evaluation import evaluate
-from ..evaluation.beir import Collection, load_beir
+from ..evaluation import Collection, contains_answer, evaluate, load_beir
 from ..indexes import BM25Index, VectorIndex
 from ..ops.checks import count
 from ..progress import Progress
@@ -59,7 +58,7 @@ class Demo:
         corpus, ids = self.collection.corpus, [str(query.id) for query in queries]
         run = {q: {corpus[row].id: -float(place) for place, row in enumerate(step.ids.tolist())} for q, step in zip(ids, steps)}
         values = evaluate({q: self.collection.qrels[q] for q in ids}, run, list(MEASURES.values()))
-        found = [self._answered(q, corpus.texts(step.ids[:3])) for q, step in zip(ids, steps)]
+        found = [contains_answer(self.collection.answers[q], corpus.texts(step.ids[:3])) for q, step in zip(ids, steps)]
         return {
             "stage": steps[0].stage,
             "name": label,
@@ -70,10 +69,6 @@ class Demo:
             **{name: values[measure] for name, measure in MEASURES.items()},
             "answer@3": float(np.mean(found)),
         }
-
-    def _answered(self, query_id: str, passages: Sequence[str]) -> bool:
-        """Whether a gold answer stands in one of the passages, letter case aside."""
-        return any(answer.casefold() in passage.casefold() for answer in self.collection.answers[query_id] for passage in passages)
 
 
 def load_demo(threads: int | None = None) -> Demo:

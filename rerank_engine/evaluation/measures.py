@@ -3,16 +3,22 @@
 A query's documents are ordered by `trec_order`. With r_i the judged relevance at rank i (unjudged: 0), i from 1 to the cutoff or the end,
 h_i = [r_i >= rel], and R the number of judged documents with relevance >= rel, retrieved or not:
 
-    nDCG    DCG / DCG of all judged documents, best first;  DCG = sum_i g(r_i) / log2(i + 1)
-            g(r) = max(r, 0), or 2^max(r, 0) - 1 with gain="exponential" (Burges et al., ICML 2005)
-    MRR     1 / (the first i with h_i)
-    Recall  sum_i h_i / R
-    P       sum_i h_i / cutoff, also where fewer were retrieved
-    MAP     sum_i h_i * (h_1 + ... + h_i) / i / R;  R is not cut, so that MAP@k is trec_eval's map_cut_k
+    nDCG     DCG / DCG of all judged documents, best first;  DCG = sum_i g(r_i) / log2(i + 1)
+             g(r) = max(r, 0), or 2^max(r, 0) - 1 with gain="exponential" (Burges et al., ICML 2005)
+    MRR      1 / (the first i with h_i)
+    Recall   sum_i h_i / R
+    P        sum_i h_i / cutoff, also where fewer were retrieved
+    MAP      sum_i h_i * (h_1 + ... + h_i) / i / R;  R is not cut, so that MAP@k is trec_eval's map_cut_k
+    Success  1 if any h_i, else 0
+    Judged   the share of the documents at ranks 1 to cutoff, or to the end where that comes first, that were judged at all
+    RBP      (1 - p) * sum_i p^(i - 1) * h_i with rel; without it max(r_i, 0) stands for h_i, so that grades above 1 can exceed 1.
+             p = 0.8 by default (Moffat & Zobel, TOIS 2008)
+    ERR      sum_i s_i / i * (1 - s_1) * ... * (1 - s_(i-1)), with s_i = (2^max(r_i, 0) - 1) / 2^4: grades to 4, as in gdeval.pl, which is
+             TREC's (Chapelle et al., CIKM 2009)
 
 A query without any relevant document, or one that the run lacks, counts 0. Queries that only the run has are ignored.
-One difference to ir_measures: its RR@k (not its RR) comes from MS MARCO's script, which breaks ties by document id ascending. Here all
-measures see one order.
+Differences to ir_measures: its RR@k (not its RR) comes from MS MARCO's script and its Judged is its own, and both break ties by document id
+ascending; its RBP without rel shares the weight of tied ranks out. Here all measures see one order. gdeval prints five decimals.
 """
 
 from __future__ import annotations
@@ -28,6 +34,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError, NonFiniteError
+from ..ops.checks import finite_number
+from .formulas import padded, values_of
 
 Qrels = Mapping[str, Mapping[str, int]]
 """Query id -> document id -> relevance."""
@@ -35,11 +43,23 @@ Run = Mapping[str, Mapping[str, float]]
 """Query id -> document id -> score, higher is better."""
 
 GAINS = ("linear", "exponential")
-_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "rr": "MRR", "recall": "Recall", "r": "Recall", "p": "P", "map": "MAP", "ap": "MAP"}
-_KNOWN = "nDCG, MRR (RR), Recall (R), P or MAP (AP)"
-_FORM = re.compile(
-    r"""\s*(?P<name>\w+)\s*(\(\s*(?P<key>\w+)\s*=\s*['"]?(?P<value>-?\w+)['"]?\s*\))?\s*(@\s*(?P<cutoff>-?[0-9]{1,9}))?\s*"""
-)
+_TAKES = {
+    "nDCG": ("gain",),
+    "MRR": ("rel",),
+    "Recall": ("rel",),
+    "P": ("rel",),
+    "MAP": ("rel",),
+    "Success": ("rel",),
+    "Judged": (),
+    "RBP": ("p", "rel"),
+    "ERR": (),
+}
+_NAMES = {name.lower(): name for name in _TAKES} | {"rr": "MRR", "r": "Recall", "ap": "MAP"}
+_KNOWN = "nDCG, MRR (RR), Recall (R), P, MAP (AP), Success, Judged, RBP or ERR"
+_NEED_CUTOFF = ("Recall", "P", "Success")
+_DCG = {"log2": "linear", "exp-log2": "exponential"}  # how ir_measures spells the gains
+_FORM = re.compile(r"\s*(?P<name>\w+)\s*(\((?P<parameters>[^()]*)\))?\s*(@\s*(?P<cutoff>-?[0-9]{1,9}))?\s*")
+_PARAMETER = re.compile(r"""\s*(?P<key>\w+)\s*=\s*['"]?(?P<value>[-.\w]+)['"]?\s*""")
 
 
 def _positive(what: str, value: Any) -> int:
@@ -54,68 +74,97 @@ def _positive(what: str, value: Any) -> int:
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure: `nDCG @ 10`, `MAP`, `Recall(rel=2) @ 100`, `nDCG(gain="exponential") @ 10`. `str()` gives what `parse_measure` reads.
+    """One measure: `nDCG @ 10`, `MAP`, `Recall(rel=2) @ 100`, `RBP(p=0.9)`. `str()` gives what `parse_measure` reads.
 
-    cutoff: ranks that count, None = all (Recall and P need one). rel: the least relevance of a relevant document, 1 or more as in
-    trec_eval; not for nDCG. gain: "linear" or "exponential"; only for nDCG. Raises InputError for any other value.
+    cutoff: ranks that count, None = all (Recall, P and Success need one). rel: the least relevance of a relevant document, 1 or more as in
+    trec_eval, 1 by default; RBP's is None by default, and grades then count as they are. gain: nDCG's, "linear" (default) or "exponential".
+    p: RBP's persistence, above 0 and below 1, 0.8 by default. Raises InputError for any other value, and for what a measure does not take.
     """
 
     name: str
     cutoff: int | None = None
-    rel: int = 1
-    gain: str = "linear"
+    rel: int | None = None
+    gain: str | None = None
+    p: float | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in _NAMES.values():
+        if self.name not in _TAKES:
             raise InputError("measure", got=self.name, expected=_KNOWN)
+        takes, put = _TAKES[self.name], object.__setattr__
+        for key in ("rel", "gain", "p"):
+            if getattr(self, key) is not None and key not in takes:
+                expected = " or ".join(takes) or "no parameter"
+                raise InputError(f"{self.name}: {key}", got=getattr(self, key), expected=expected, hint=f"Leave {key} out.")
         if self.cutoff is not None:
-            object.__setattr__(self, "cutoff", _positive(f"{self.name}: cutoff", self.cutoff))
-        object.__setattr__(self, "rel", _positive(f"{self.name}: rel", self.rel))
-        if self.gain not in GAINS:
+            put(self, "cutoff", _positive(f"{self.name}: cutoff", self.cutoff))
+        if self.rel is not None:
+            put(self, "rel", _positive(f"{self.name}: rel", self.rel))
+        if self.gain is not None and self.gain not in GAINS:
             raise InputError(f"{self.name}: gain", got=self.gain, expected="one of " + ", ".join(GAINS))
-        if self.name == "nDCG" and self.rel != 1:
-            raise InputError("nDCG: rel", got=self.rel, expected="no rel", hint="Leave it out: every grade counts.")
-        if self.name != "nDCG" and self.gain != "linear":
-            raise InputError(f"{self.name}: gain", got=self.gain, expected="no gain", hint="Leave it out, or ask for nDCG.")
+        if self.p is not None:
+            put(self, "p", finite_number(f"{self.name}: p", self.p, 0.0, 1.0))
+            if self.p in (0.0, 1.0):
+                raise InputError(f"{self.name}: p", got=self.p, expected="a number between 0 and 1, without them")
+        for key, default in (("rel", 1), ("gain", "linear"), ("p", 0.8)):  # a default that is spelled out is the same measure
+            if key in takes and getattr(self, key) is None and (self.name, key) != ("RBP", "rel"):
+                put(self, key, default)
 
-    def __call__(self, *, rel: int | None = None, gain: str | None = None) -> Measure:
-        return replace(self, rel=self.rel if rel is None else rel, gain=self.gain if gain is None else gain)
+    def __call__(self, *, rel: int | None = None, gain: str | None = None, p: float | None = None) -> Measure:
+        given = {key: value for key, value in (("rel", rel), ("gain", gain), ("p", p)) if value is not None}
+        return replace(self, **given)  # type: ignore[arg-type]
 
     def __matmul__(self, cutoff: int) -> Measure:
         return replace(self, cutoff=_positive(f"{self.name}: cutoff", cutoff))
 
     def __str__(self) -> str:
-        rel = f"(rel={self.rel})" if self.rel != 1 else ""
-        gain = f"(gain={self.gain!r})" if self.gain != "linear" else ""
+        plain = Measure(self.name)
+        differ = [f"{key}={getattr(self, key)!r}" for key in _TAKES[self.name] if getattr(self, key) != getattr(plain, key)]
         cutoff = f"@{self.cutoff}" if self.cutoff is not None else ""
-        return self.name + rel + gain + cutoff
+        return self.name + (f"({','.join(differ)})" if differ else "") + cutoff
 
 
 nDCG = Measure("nDCG")
-MRR = Measure("MRR")
+MRR = RR = Measure("MRR")
 Recall = R = Measure("Recall")
 P = Measure("P")
 MAP = AP = Measure("MAP")
+Success = Measure("Success")
+Judged = Measure("Judged")
+RBP = Measure("RBP")
+ERR = Measure("ERR")
 
 
 def parse_measure(text: str) -> Measure:
-    """The measure that a text such as "nDCG@10", "RR", "ap@100" or "R(rel=2)@100" names; upper and lower case are the same in names."""
+    """The measure that a text such as "nDCG@10", "RR", "ap@100", "R(rel=2)@100" or "RBP(p=0.9,rel=2)" names; names in any letter case.
+
+    ir_measures' own spelling is read too: nDCG(dcg='exp-log2') is nDCG(gain='exponential'). Raises InputError.
+    """
     match = _FORM.fullmatch(text)
     if match is None:
         raise InputError("measure", got=text, expected="a form such as nDCG@10, MRR, Recall(rel=2)@100 or nDCG(gain='exponential')@10")
-    name, key, value, cutoff = match.group("name", "key", "value", "cutoff")
+    name, parameters, cutoff = match.group("name", "parameters", "cutoff")
     if name.lower() not in _NAMES:
         raise InputError("unknown measure", got=text, expected=_KNOWN)
-    measure = Measure(_NAMES[name.lower()], int(cutoff) if cutoff else None)
-    if key == "gain":
-        measure = measure(gain=value)
-    elif key == "rel":
-        if not re.fullmatch("-?[0-9]{1,9}", value):
+    name = _NAMES[name.lower()]
+    return _complete(Measure(name, int(cutoff) if cutoff else None, **_parameters(text, parameters)))
+
+
+def _parameters(text: str, written: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in [] if written is None else written.split(","):
+        match = _PARAMETER.fullmatch(part)
+        key, value = match.group("key", "value") if match else (part.strip(), "")
+        if key == "dcg" and value in _DCG:
+            key, value = "gain", _DCG[value]
+        if key not in ("rel", "gain", "p") or key in found:
+            raise InputError(f"measure {text}", got=f"the parameter {key!r}", expected="rel, gain (nDCG) or p (RBP), each once")
+        if key == "rel" and not re.fullmatch("-?[0-9]{1,9}", value):
             raise InputError(f"measure {text}: rel", got=value, expected="an integer of at least 1")
-        measure = measure(rel=int(value))
-    elif key is not None:
-        raise InputError(f"measure {text}", got=f"the parameter {key!r}", expected="rel (MRR, Recall, P, MAP) or gain (nDCG)")
-    return _complete(measure)
+        try:
+            found[key] = int(value) if key == "rel" else float(value) if key == "p" else value
+        except ValueError:
+            raise InputError(f"measure {text}: p", got=value, expected="a number between 0 and 1") from None
+    return found
 
 
 def evaluate(qrels: Qrels, run: Run, measures: Sequence[Measure | str]) -> dict[str, float]:
@@ -140,18 +189,20 @@ def evaluate_queries(qrels: Qrels, run: Run, measures: Sequence[Measure | str]) 
     for start in range(0, len(queries), 256):  # at once, but not so many that the zeros behind short lists fill the memory
         part = queries[start : start + 256]
         judged = [_numbers(f"qrels: the relevances of query {query!r}", qrels[query].values(), np.int64) for query in part]
-        ranked = [[qrels[query].get(document, 0) for document in trec_order(query, run.get(query, {}))] for query in part]
-        gains, pool = _padded(ranked), _padded(judged)
+        orders = [trec_order(query, run.get(query, {})) for query in part]
+        ranked = [[qrels[query].get(document, 0) for document in order] for query, order in zip(part, orders)]
+        gains, pool = padded(ranked), padded(judged)
         for name, measure in chosen.items():
-            values[name].update(zip(part, _values(measure, gains, pool).tolist()))
+            if measure.name == "Judged":
+                found = [_judged(order[: measure.cutoff], qrels[query]) for query, order in zip(part, orders)]
+            else:
+                found = values_of(measure, gains, pool).tolist()
+            values[name].update(zip(part, found))
     return values
 
 
-def _padded(rows: Sequence[Sequence[int] | NDArray[np.int64]]) -> NDArray[np.int64]:
-    out = np.zeros((len(rows), max(map(len, rows))), np.int64)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return out
+def _judged(documents: Sequence[str], judgments: Mapping[str, int]) -> float:
+    return sum(document in judgments for document in documents) / len(documents) if documents else 0.0
 
 
 def trec_order(query: str, scores: Mapping[str, float]) -> list[str]:
@@ -180,19 +231,26 @@ def evaluate_gains(gains: ArrayLike, judged: ArrayLike, measures: Sequence[Measu
     gains: integers [queries, depth], the judged relevance of what was retrieved, best first; 0 for what is unjudged, and behind the end
     of a shorter list. judged: integers [queries, judgments], all relevances judged for the query, retrieved or not, in any order; 0 behind
     the end. Keys as in `evaluate`, which gives the same values. Raises InputError (not integers, not matrices, numbers of queries that
-    differ, unknown measure), NonFiniteError (exponential gains beyond float64).
+    differ, unknown measure, Judged), NonFiniteError (exponential gains beyond float64).
     """
     chosen = _chosen(measures)
+    if any(measure.name == "Judged" for measure in chosen.values()):
+        raise InputError("evaluate_gains", got="Judged", expected="other measures", hint="A gain of 0 may be judged or not: use evaluate.")
     ranked, pool = (_matrix(name, array) for name, array in (("gains", gains), ("judged", judged)))
     if len(ranked) != len(pool):
         raise InputError("evaluate_gains: judged", got=f"{len(pool)} queries", expected=f"{len(ranked)}, as gains have")
-    return {name: _values(measure, ranked, pool) for name, measure in chosen.items()}
+    return {name: values_of(measure, ranked, pool) for name, measure in chosen.items()}
 
 
 def _chosen(measures: Sequence[Measure | str]) -> dict[str, Measure]:
     if isinstance(measures, (str, Measure)):
         raise InputError("measures", got=str(measures), expected="a list of measures", hint=f"Write [{str(measures)!r}].")
-    return {str(measure): _complete(parse_measure(measure) if isinstance(measure, str) else measure) for measure in measures}
+    return {str(measure): measure_of(measure) for measure in measures}
+
+
+def measure_of(measure: Measure | str) -> Measure:
+    """A measure that is complete, from itself or from its name. Raises InputError."""
+    return _complete(parse_measure(measure) if isinstance(measure, str) else measure)
 
 
 def _matrix(name: str, array: ArrayLike) -> NDArray[np.integer[Any]]:
@@ -202,42 +260,8 @@ def _matrix(name: str, array: ArrayLike) -> NDArray[np.integer[Any]]:
     return matrix
 
 
-def _values(measure: Measure, ranked: NDArray[np.integer[Any]], judged: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """The values of all queries. ranked: relevance in rank order, [queries, retrieved]; judged: all judgments, [queries, judged]."""
-    if measure.name == "nDCG":
-        got, ideal = _dcg(measure, ranked), _dcg(measure, np.sort(judged, axis=1)[:, ::-1])
-        share: NDArray[np.float64] = np.divide(got, ideal, out=np.zeros(len(got)), where=ideal > 0)
-        return share
-    hits = ranked[:, : measure.cutoff] >= measure.rel
-    n_hits: NDArray[np.int64] = np.count_nonzero(hits, axis=1)
-    if measure.name == "P":
-        assert measure.cutoff is not None  # _complete saw to it
-        return np.divide(n_hits, measure.cutoff, dtype=np.float64)
-    if measure.name == "MRR":
-        first = hits.argmax(axis=1) if hits.shape[1] else n_hits
-        return np.where(n_hits > 0, 1.0 / (first + 1), 0.0)
-    n_relevant: NDArray[np.int64] = np.maximum(np.count_nonzero(judged >= measure.rel, axis=1), 1)
-    if measure.name == "Recall":
-        return np.divide(n_hits, n_relevant, dtype=np.float64)
-    query, rank = np.nonzero(hits)  # by query, then by rank: the relevant documents are few
-    ordinal = np.arange(1, len(rank) + 1) - np.repeat(np.cumsum(n_hits) - n_hits, n_hits)
-    precisions: NDArray[np.float64] = np.bincount(query, ordinal / (rank + 1), minlength=len(hits)) / n_relevant
-    return precisions
-
-
-def _dcg(measure: Measure, relevance: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    gains = np.maximum(relevance[:, : measure.cutoff], 0).astype(np.float64)
-    if measure.gain == "exponential":
-        with np.errstate(over="ignore"):
-            gains = np.exp2(gains) - 1
-    dcg: NDArray[np.float64] = np.sum(gains / np.log2(np.arange(2, gains.shape[1] + 2)), axis=1)
-    if not np.isfinite(dcg).all():
-        raise NonFiniteError(str(measure), got=f"relevance {relevance.max()}", expected="grades below 1000", hint="Use gain='linear'.")
-    return dcg
-
-
 def _complete(measure: Measure) -> Measure:
-    if measure.cutoff is None and measure.name in ("Recall", "P"):
+    if measure.cutoff is None and measure.name in _NEED_CUTOFF:
         raise InputError(f"measure {measure}", got="no cutoff", expected=f"one, such as {measure}@10")
     return measure
 

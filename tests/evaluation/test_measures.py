@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,15 @@ from hypothesis import strategies as st
 
 from rerank_engine.errors import InputError, NonFiniteError
 from rerank_engine.evaluation import (
+    ERR,
     MAP,
     MRR,
+    RBP,
+    Judged,
     Measure,
     P,
     Recall,
+    Success,
     evaluate,
     evaluate_gains,
     evaluate_queries,
@@ -27,6 +32,7 @@ from rerank_engine.evaluation import (
     read_run,
 )
 from rerank_engine.evaluation.measures import AP, R, trec_order
+from rerank_engine.ops.fuse import fuse
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 RUNS = sorted([*DATA.glob("*/runs/*.gz"), *DATA.glob("listwise-replay/*/golden.trec.gz")])
@@ -58,6 +64,18 @@ RUN = {"q": {"d1": 9.0, "d3": 5.0, "d4": 5.0, "d2": 1.0}}
         (MAP, (1 / 2 + 2 / 3) / 3),
         (MAP @ 2, (1 / 2) / 3),
         (MAP(rel=3), 1 / 3),
+        (Success @ 1, 0),
+        (Success @ 2, 1),
+        (Success(rel=3) @ 2, 0),
+        (Judged, 4 / 4),
+        (Judged @ 100, 4 / 4),
+        (RBP, 0.2 * (0.8 + 3 * 0.64)),
+        (RBP(p=0.5), 0.5 * (0.5 + 3 * 0.25)),
+        (RBP(rel=1), 0.2 * (0.8 + 0.64)),
+        (RBP(rel=2, p=0.9) @ 3, 0.1 * 0.81),
+        (RBP(rel=2) @ 2, 0),
+        (ERR, 1 / 16 / 2 + 15 / 16 * 7 / 16 / 3),
+        (ERR @ 2, 1 / 16 / 2),
     ],
     ids=str,
 )
@@ -68,8 +86,9 @@ def test_values_by_hand(measure: Measure, value: float) -> None:
 def test_the_mean_is_over_the_queries_of_the_qrels() -> None:
     qrels = {"found": {"a": 1}, "missed": {"a": 1}, "empty": {"a": 1}, "nothing relevant": {"a": 0, "b": -1}, "unjudged": {}}
     run = {"unknown": {"a": math.nan}, "nothing relevant": {"a": 1.0}, "found": {"a": 1}, "empty": {}, "unjudged": {"a": 1.0}}
-    measures = [nDCG, MRR @ 10, Recall @ 1, P @ 1, MAP]
+    measures = [nDCG, MRR @ 10, Recall @ 1, P @ 1, MAP, Success @ 1]
     assert evaluate(qrels, run, measures) == {str(m): 0.2 for m in measures}
+    assert evaluate(qrels, run, [RBP, ERR, Judged @ 2]) == pytest.approx({"RBP": 0.2 / 5, "ERR": 1 / 16 / 5, "Judged@2": 2 / 5})
     for values in evaluate_queries(qrels, run, measures).values():
         assert list(values.items()) == [("found", 1.0), ("missed", 0.0), ("empty", 0.0), ("nothing relevant", 0.0), ("unjudged", 0.0)]
 
@@ -121,6 +140,13 @@ def without_ties(run: S) -> S:
     return {query: {document: -float(rank) for rank, document in enumerate(trec_order(query, scores))} for query, scores in run.items()}
 
 
+def test_judged_counts_what_was_judged_not_what_is_relevant() -> None:
+    qrels, run = {"q": {"a": 0, "b": -2}}, {"q": {"c": 3.0, "b": 2.0, "x": 1.0, "a": 0.5}}
+    assert evaluate(qrels, run, ["Judged@1", "Judged@2", "Judged@3", "Judged"]) == pytest.approx(
+        {"Judged@1": 0, "Judged@2": 1 / 2, "Judged@3": 1 / 3, "Judged": 2 / 4}
+    )
+
+
 def test_mrr_at_k_breaks_ties_as_mrr_does_unlike_ir_measures() -> None:
     ir_measures = pytest.importorskip("ir_measures")
     qrels, run = {"q": {"b": 1}}, {"q": {"a": 1.0, "b": 1.0}}
@@ -133,16 +159,83 @@ def test_mrr_at_k_breaks_ties_as_mrr_does_unlike_ir_measures() -> None:
 def test_stored_runs_equal_ir_measures(path: Path) -> None:
     judged = path.parents[1] if path.parent.name == "runs" else DATA / "trec-dl19-pool"  # the replayed lists are of its topics
     qrels, run = read_qrels(judged / "qrels" / "test.tsv"), read_run(path)
-    measures = ["nDCG@10", "nDCG@100", "nDCG", "RR", "R@100", "R(rel=2)@100", "P@10", "AP", "AP@100", "AP(rel=2)"]
-    assert_equal_to_ir_measures(qrels, run, measures)
-    assert_equal_to_ir_measures(qrels, run, ["RR@10", "RR(rel=2)@10"], without_ties(run))
+    measures = ["nDCG@10", "nDCG@100", "nDCG", "RR", "R@100", "R(rel=2)@100", "P@10", "AP", "AP@100", "AP(rel=2)", "Success(rel=2)@1"]
+    assert_equal_to_ir_measures(qrels, run, [*measures, "Success@5"])
+    assert_equal_to_ir_measures(qrels, run, ["RR@10", "RR(rel=2)@10", "Judged@10", "Judged@1000", "Judged"], without_ties(run))
+    assert_equal_to_formulas_in_plain_python(qrels, run)
+
+
+def assert_equal_to_formulas_in_plain_python(qrels: Q, run: S) -> None:
+    """RBP and ERR as loops: what ir_measures needs for them is a further package, and a Perl script that prints five decimals."""
+    got = evaluate_queries(qrels, run, ["RBP", "RBP(p=0.95,rel=2)@50", "ERR@20"])
+    for query, judged in qrels.items():
+        graded = binary = err = 0.0
+        unread = 1.0
+        for i, document in enumerate(trec_order(query, run.get(query, {}))):
+            grade = max(judged.get(document, 0), 0)
+            graded += 0.2 * 0.8**i * grade
+            binary += 0.05 * 0.95**i * (grade >= 2 and i < 50)
+            stop = (2**grade - 1) / 16
+            err += unread * stop / (i + 1) * (i < 20)
+            unread *= 1 - stop
+        values = [values[query] for values in got.values()]
+        np.testing.assert_allclose(values, [graded, binary, err], rtol=0, atol=1e-12)
 
 
 @pytest.mark.skipif(not RUNS, reason=f"no stored runs under {DATA}")
-def test_stored_bm25_run_gives_the_published_figures() -> None:
+@pytest.mark.parametrize("name", ["trec-dl19-pool", "trec-dl21-pool"])
+def test_stored_runs_equal_gdeval_to_its_five_decimals(name: str) -> None:
+    """ERR and the exponential gain, by the script of TREC's web tracks."""
+    ir_measures = pytest.importorskip("ir_measures")
+    if shutil.which("perl") is None:
+        pytest.skip("gdeval is a script in Perl, which is not installed")
+    qrels = read_qrels(DATA / name / "qrels" / "test.tsv")
+    for path in sorted((DATA / name / "runs").glob("*.gz")):
+        run = without_ties(read_run(path))  # it breaks ties as trec_eval does, but compares the scores as they are written
+        measures = [ir_measures.parse_measure(text) for text in ("ERR@10", "ERR@100", "nDCG(dcg='exp-log2')@10")]
+        ours = evaluate_queries(qrels, run, [str(measure) for measure in measures])
+        for metric in ir_measures.iter_calc(measures, qrels, run):
+            assert ours[str(metric.measure)][metric.query_id] == pytest.approx(metric.value, rel=0, abs=5.0001e-6), metric
+
+
+@pytest.mark.skipif(not RUNS, reason=f"no stored runs under {DATA}")
+def test_stored_runs_equal_ir_measures_rbp() -> None:
+    ir_measures = pytest.importorskip("ir_measures")
+    pytest.importorskip("cwl", reason="ir_measures leaves RBP to cwl-eval, which is not installed")
+    for folder in (DATA / "trec-dl19-pool", DATA / "trec-dl21-pool"):
+        qrels = read_qrels(folder / "qrels" / "test.tsv")
+        for path in sorted((folder / "runs").glob("*.gz")):
+            run = without_ties(read_run(path))
+            measures = [ir_measures.parse_measure(text) for text in ("RBP(rel=1)", "RBP(p=0.9,rel=2)")]
+            ours = evaluate_queries(qrels, run, ["RBP(rel=1)", "RBP(p=0.9,rel=2)"])
+            for metric in ir_measures.iter_calc(measures, qrels, run):
+                name = "RBP(rel=1)" if metric.measure == measures[0] else "RBP(p=0.9,rel=2)"
+                assert ours[name][metric.query_id] == pytest.approx(metric.value, rel=0, abs=1e-12), metric
+
+
+@pytest.mark.skipif(not RUNS, reason=f"no stored runs under {DATA}")
+def test_stored_runs_give_the_published_figures() -> None:
     folder = DATA / "trec-dl19-pool"
-    values = evaluate(read_qrels(folder / "qrels" / "test.tsv"), read_run(folder / "runs" / "bm25.trec.gz"), [nDCG @ 10, MRR(rel=2) @ 10])
-    assert {name: round(value, 4) for name, value in values.items()} == {"nDCG@10": 0.5058, "MRR(rel=2)@10": 0.7024}
+    qrels, runs = read_qrels(folder / "qrels" / "test.tsv"), {p.name.split(".")[0]: read_run(p) for p in (folder / "runs").glob("*.gz")}
+    assert round(evaluate(qrels, runs["bm25"], [MRR(rel=2) @ 10])["MRR(rel=2)@10"], 4) == 0.7024
+    runs["RRF60"] = fused_by_rrf([runs["bm25"], runs["tasb"], runs["spladepp"]])
+    # repllama's scores are cut to three decimals and tie: 0.7439 by its ranks, less by its scores, as trec_eval orders
+    runs["repllama, ranks"] = {q: {d: -float(place) for place, d in enumerate(scores)} for q, scores in runs["repllama"].items()}
+    expected = {"bm25": 0.5058, "tasb": 0.7210, "spladepp": 0.7308, "repllama, ranks": 0.7439, "repllama": 0.7384, "RRF60": 0.7263}
+    assert {name: round(evaluate(qrels, runs[name], [nDCG @ 10])["nDCG@10"], 4) for name in expected} == expected
+
+
+def fused_by_rrf(runs: list[S]) -> S:
+    """By our own op, over rows in the order of trec_eval; what it gives is again a run."""
+    fused = {}
+    for query in sorted(set().union(*runs)):
+        orders = [trec_order(query, run.get(query, {})) for run in runs]
+        ids = sorted(set().union(*orders))
+        rows = {document: row for row, document in enumerate(ids)}
+        lists = [(np.array([rows[d] for d in order], np.int64), -np.arange(len(order), dtype=np.float32)) for order in orders]
+        hits = fuse([lists], method="rrf", k=60)[0]
+        fused[query] = {ids[row]: float(score) for row, score in zip(*hits)}
+    return fused
 
 
 QUERIES = st.sampled_from(["q1", "q2", "q3", "é"])
@@ -188,6 +281,13 @@ def test_exponential_gain_is_the_linear_one_of_transformed_grades() -> None:
         ("p@5", P @ 5),
         ("AP", MAP),
         ("map(rel=2)@100", MAP(rel=2) @ 100),
+        ("nDCG(dcg='exp-log2')@10", nDCG(gain="exponential") @ 10),
+        ("nDCG(dcg='log2')", nDCG),
+        ("RBP(p=0.9)", RBP(p=0.9)),
+        ("rbp(rel=1, p=.5)@20", RBP(rel=1, p=0.5) @ 20),
+        ("Judged@10", Judged @ 10),
+        ("ERR@20", ERR @ 20),
+        ("Success(rel=2)@1", Success(rel=2) @ 1),
     ],
 )
 def test_parse(text: str, measure: Measure) -> None:
@@ -200,11 +300,19 @@ def test_str_round_trips() -> None:
     assert [str(m) for m in (nDCG, MRR(rel=2), MAP @ 5)] == ["nDCG", "MRR(rel=2)", "MAP@5"]
     assert str(nDCG(gain="exponential") @ 10) == "nDCG(gain='exponential')@10"
     assert str(Recall @ np.int64(10)) == "Recall@10"
+    assert [str(m) for m in (RBP, RBP(rel=1), RBP(p=0.9, rel=2) @ 5)] == ["RBP", "RBP(rel=1)", "RBP(p=0.9,rel=2)@5"]
+    for measure in (RBP(p=1 / 3), RBP(p=1e-7), RBP(rel=1, p=0.999), ERR @ 3, Judged, Success @ 1):
+        assert parse_measure(str(measure)) == measure
 
 
-@pytest.mark.parametrize("text", ["ERR@10", "success", "x", "ndcg_cut_10"])
+def test_a_default_spelled_out_is_the_same_measure() -> None:
+    assert MRR(rel=1) == MRR and RBP(p=0.8) == RBP and nDCG(gain="linear") == nDCG and len({MRR, MRR(rel=1)}) == 1
+    assert RBP(rel=1) != RBP, "without rel the grades count"
+
+
+@pytest.mark.parametrize("text", ["NERR8@10", "bpref", "x", "ndcg_cut_10"])
 def test_unknown_measure_lists_the_known(text: str) -> None:
-    with pytest.raises(InputError, match=r"nDCG, MRR \(RR\), Recall \(R\), P or MAP \(AP\)"):
+    with pytest.raises(InputError, match=r"nDCG, MRR \(RR\), Recall \(R\), P, MAP \(AP\), Success, Judged, RBP or ERR"):
         parse_measure(text)
 
 
@@ -224,6 +332,17 @@ def test_unknown_measure_lists_the_known(text: str) -> None:
         ("nDCG(rel=2)@5", "nDCG: rel"),
         ("nDCG(gain=cubic)@5", "linear, exponential"),
         ("P(gain=exponential)@5", "P: gain"),
+        ("nDCG(dcg=exp)", "'dcg'"),
+        ("nDCG(rel)", "rel: got"),
+        ("R()@5", "''"),
+        ("R(rel=1,rel=2)@5", "'rel'.*once"),
+        ("RBP(p=1)", "RBP: p"),
+        ("RBP(p=0.0)", "RBP: p"),
+        ("RBP(p=nan)", "p: got nan"),
+        ("RBP(p=-0.5)", "p: got -0.5"),
+        ("ERR(rel=1)@5", "ERR: rel.*no parameter"),
+        ("Judged(p=0.5)", "Judged: p"),
+        ("Success", "no cutoff.*Success@10"),
         ("Recall", "no cutoff.*Recall@10"),
         ("p(rel=2)", "no cutoff.*@10"),
     ],
@@ -265,6 +384,8 @@ def test_wrong_inputs() -> None:
             evaluate(QRELS, {"q": {"a": score}}, [nDCG])
     with pytest.raises(InputError, match=r"relevances of query 'q'.*integers"):
         evaluate({"q": {"a": 0.5}}, RUN, [nDCG])
+    with pytest.raises(InputError, match=r"ERR: got relevance 5; expected grades to 4"):
+        evaluate({"q": {"a": 5}}, RUN, [ERR])
     with pytest.raises(NonFiniteError, match=r"below 1000.*linear"):
         evaluate({"q": {"a": 2000}}, {"q": {"a": 1.0}}, [nDCG(gain="exponential")])
 
@@ -283,6 +404,10 @@ EVERY_MEASURE = [
     MAP,
     MAP @ 3,
     MAP(rel=3),
+    Success @ 2,
+    RBP,
+    RBP(rel=2, p=0.6) @ 3,
+    ERR @ 3,
 ]
 
 
@@ -338,6 +463,8 @@ def test_wrong_matrices(gains: object, judged: object, text: str) -> None:
         evaluate_gains(gains, judged, [MAP])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="list of measures"):
         evaluate_gains([[1]], [[1]], "MAP")
+    with pytest.raises(InputError, match="may be judged or not"):
+        evaluate_gains([[1]], [[1]], ["Judged@1"])
     with pytest.raises(NonFiniteError, match="grades below"):
         evaluate_gains([[2000]], [[2000]], [nDCG(gain="exponential")])
     assert evaluate_gains(np.zeros((0, 5), int), np.zeros((0, 1), int), [MAP, nDCG])["MAP"].shape == (0,)

@@ -1,0 +1,10 @@
+"""The commands of `rerank-engine`, a module for each group. `register` puts a group's commands and their options on the parser.
+
+A command takes the parsed arguments, calls the library, and shows what it got by what `rerank_engine.cli` has for that.
+"""
+
+from . import backends, demo, evaluate, indexes, rerank
+
+GROUPS = (demo, indexes, rerank, evaluate, backends)
+
+__all__ = ["GROUPS"]

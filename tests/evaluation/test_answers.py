@@ -1,0 +1,74 @@
+"""Answers in passages: what counts as the same text, and the shares of queries and of documents."""
+
+from __future__ import annotations
+
+import pytest
+
+from rerank_engine.core import Ranking
+from rerank_engine.corpus import Corpus, Document
+from rerank_engine.errors import InputError, UnknownIdError
+from rerank_engine.evaluation import answer_in_context, answers_found, contains_answer, distractor_rate, distractor_shares
+from rerank_engine.evaluation.answers import normalised
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "same"),
+    [
+        ("The Paris", "in PARIS, 1900", True),
+        ("Paris", "a Paris-based firm", True),
+        ("Paris", "“Paris”", True),
+        ("10", "it was 2010", False),
+        ("art", "a party", False),
+        ("$1,190 (est.)", "about 1 190 est all in all", True),
+        ("United States of America", "the united states\n of  the America", True),
+        ("other", "an other-worldly", True),
+        ("theory", "the ory", False),
+        ("Łódź", "łódź.", True),
+        ("长城", "这是长城的一部分", True),
+        ("长江", "长城 江", False),
+        ("Bangkok กรุงเทพ", "bangkokกรุงเทพมหานคร", True),
+        ("The", "the end", False),
+        ("...", "...", False),
+        ("", "x", False),
+    ],
+)
+def test_what_counts_as_found(answer: str, text: str, same: bool) -> None:
+    assert contains_answer([answer], [text]) is same
+    assert contains_answer(["nowhere", answer], ["", text]) is same
+    assert normalised(normalised(text)) == normalised(text)
+
+
+CORPUS = Corpus([Document("a", "Rome"), Document("b", "it is old", "Paris"), Document("c", "Berlin"), Document("d", "Bern")])
+ANSWERS = {"q1": ["Paris", "Paris, France"], "q2": ["Bern"], "q3": ["Oslo"], "q4": []}
+RUNS = {"q1": {"a": 2.0, "b": 1.0}, "q2": {"d": 9.0}, "q4": {"a": 1.0}}
+RANKINGS = {query: Ranking.in_order(CORPUS, [CORPUS.row(d) for d in scores]) for query, scores in RUNS.items()}
+
+
+def test_the_share_of_queries_with_an_answer() -> None:
+    assert answers_found(ANSWERS, RANKINGS, 1) == {"q1": False, "q2": True, "q3": False}
+    assert answer_in_context(ANSWERS, RANKINGS, 1) == pytest.approx(1 / 3)
+    assert answer_in_context(ANSWERS, RANKINGS, 2) == answer_in_context(ANSWERS, RUNS, 2, CORPUS) == pytest.approx(2 / 3)
+
+
+def test_the_share_of_documents_that_distract() -> None:
+    qrels = {"q1": {"a": 0, "b": 0}, "q2": {"d": 1}, "q4": {"a": 1}, "q5": {"a": 1}}
+    assert distractor_shares(qrels, RANKINGS, 2) == {"q1": 1.0, "q2": 0.0, "q4": 0.0}
+    assert distractor_shares(qrels, RANKINGS, 2, ANSWERS) == {"q1": 0.5, "q2": 0.0, "q4": 0.0}, "what holds the answer helps, judged or not"
+    assert distractor_rate(qrels, RUNS, 2) == pytest.approx(1 / 3)
+    assert distractor_rate(qrels, RUNS, 2, ANSWERS, CORPUS) == distractor_rate(qrels, RANKINGS, 2, ANSWERS) == pytest.approx(1 / 6)
+    assert distractor_rate(qrels, RUNS, 2, rel=2) == 1.0
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(InputError, match="no query with an answer"):
+        answer_in_context({"q": []}, RANKINGS, 3)
+    with pytest.raises(InputError, match="k: got 0"):
+        answer_in_context(ANSWERS, RANKINGS, 0)
+    with pytest.raises(InputError, match="the Corpus"):
+        answer_in_context(ANSWERS, RUNS, 3)
+    with pytest.raises(UnknownIdError, match="'x'"):
+        answer_in_context({"q": ["y"]}, {"q": {"x": 1.0}}, 3, CORPUS)
+    with pytest.raises(InputError, match="no documents"):
+        distractor_rate({"other": {"a": 1}}, RUNS, 3)
+    with pytest.raises(InputError, match="k: got True"):
+        distractor_rate({"q1": {"a": 1}}, RUNS, True)
