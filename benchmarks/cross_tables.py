@@ -55,15 +55,19 @@ def _said(data: Any, rows: dict[tuple[str, str], Any]) -> list[str]:
 
 def quality(data: Any, about: str) -> str:
     """What re-ranking the first documents of the first stage reaches."""
-    lines = ["| collection | first stage | re-ranked | gain, 95 % of bootstraps | floor |", "|---|---|---|---|---|"]
+    lines = [
+        "| collection | re-ranked | first stage | nDCG@10 | gain, 95 % of bootstraps | floor | pairs cut |",
+        "|---|---|---|---|---|---|---|",
+    ]
     floors = [r for r in data if r["kind"] == "floor"]
     for r in floors:
         low, high = r["gain_95"]
         gain = f"{r['gain']:+.4f} ({low:+.4f} to {high:+.4f})"
-        name = f"{r['collection']}, {r['queries']} queries"
-        lines.append(f"| {name} | {r['first_stage']:.4f} | {r['ndcg@10']:.4f} | {gain} | {r['floor']:.4f} |")
-    r = floors[0]
-    note = f"nDCG@10; the first {r['depth']} of BM25 re-ranked, pairs of up to {r['max_tokens']} tokens, {r['precision']}"
+        name = f"{r['collection']}, {r['queries']} queries, up to {r['max_tokens']} tokens a pair"
+        held = f"{r['floor']:.4f}" if "floor" in r else ""
+        cells = f"{r['first_stage']:.4f} | {r['ndcg@10']:.4f} | {gain} | {held} | {100 * r['pairs_truncated']:.0f} %"
+        lines.append(f"| {name} | the first {r['depth']} | {cells} |")
+    note = f"First stage: BM25; the model in {floors[0]['precision']}, nDCG@10"
     return "\n".join([*lines, "", f"{note} (`python -m benchmarks.quality_cross FOLDER...`), {about}."])
 
 
