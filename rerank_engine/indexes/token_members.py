@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..packed import Packed
 from .documents import StoredCorpus, problem_of, write_documents
 from .files import Stored, Writer, kind_of, open_file, require_sound
 from .folder import Folder
+from .token_probe import Lists, lists_of
 
 KIND, DEAD_KIND, CODEC_KIND, CODEC_FILE = "token-segment", "token-deleted", "token-codec", "codec"
 CODES = ("4bit", "2bit", "1bit")
@@ -78,7 +79,7 @@ def norms_of(columns: Mapping[str, NDArray[Any]], lengths: NDArray[np.int64]) ->
 class TokenMember:
     """columns: see `layout`; offsets int64 [n + 1]; truncated int32 [n]: tokens that the encoder cut off; norms float32 [n]: the
     length of the longest token, or a little more, empty for residual codes, whose tokens are of length 1; dead: bool [n] or None;
-    verify: see files.Stored."""
+    verify: see files.Stored; kept: what was made of the tokens, which lasts through deletions."""
 
     storage: str
     dim: int
@@ -92,6 +93,7 @@ class TokenMember:
     file: str | None = None
     dead_file: str | None = None
     verify: Callable[[], None] | None = None
+    kept: dict[str, Lists] = field(default_factory=dict, repr=False)
 
     @property
     def n_rows(self) -> int:
@@ -118,6 +120,14 @@ class TokenMember:
             return ResidualTokens(self.codec, ids, self.columns["residuals"], norms, self.offsets)
         return PackedTokens(self.columns["values"], self.columns.get("scales", np.empty(0, np.float32)), self.offsets)
 
+    @property
+    def lists(self) -> Lists:
+        """Of residual codes: the documents of each centroid, deleted ones among them; made when first asked for. Raises FileFormatError."""
+        if "lists" not in self.kept:
+            assert isinstance(self.tokens, ResidualTokens)
+            self.kept["lists"] = lists_of(self.tokens)
+        return self.kept["lists"]
+
     def decoded(self, row: int) -> NDArray[np.float32]:
         """float32 [length, dim]. Raises FileFormatError for what a damaged file holds."""
         [start], [length] = ranges(self.offsets, np.array([row]))
@@ -129,6 +139,21 @@ class TokenMember:
             return self.codec.decode(ids, self.columns["residuals"][span])
         values: NDArray[np.float32] = self.columns["values"][span].astype(np.float32)
         return values * self.columns["scales"][span, None] if "scales" in self.columns else values
+
+
+def member_of(tokens: ResidualTokens, corpus: Corpus) -> TokenMember:
+    """Of tokens that are compressed already, one document a row of the corpus. Raises InputError."""
+    what = "TokenIndex.from_residual_tokens"
+    if len(corpus) != len(tokens):
+        raise InputError(what, got=f"{len(tokens)} documents for a corpus of {len(corpus)}", expected="one each")
+    ids, n = tokens.centroid_ids, len(tokens.codec.centroids)
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < n:  # the cast below would wrap them
+        got = f"centroid ids from {ids.min()} to {ids.max()}"
+        raise InputError(what, got=got, expected=f"0 to {n - 1}, of the codec's centroids")
+    columns = {"residuals": tokens.residuals, "centroid_ids": ids.astype(tokens.codec.id_dtype, copy=False),
+               "inverse_norms": tokens.inverse_norms}  # fmt: skip
+    lost, norms = np.zeros(len(corpus), np.int32), np.empty(0, np.float32)
+    return TokenMember(f"{tokens.codec.nbits}bit", tokens.dim, columns, tokens.offsets, lost, norms, corpus, tokens.codec)
 
 
 def fingerprint(codec: ResidualCodec | None) -> int | None:

@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..backends import choose
-from ..codec import ResidualTokens
+from ..codec import ResidualCodec, ResidualTokens
 from ..errors import FileFormatError, InputError, NonFiniteError
 from ..ops import checks
 from ..ops.certified import CertifiedTop, certified_top
 from ..ops.maxsim import maxsim
 from ..ops.residual import centroid_scores, residual_maxsim
-from ..ops.tokens import batch_of, picked, ranges
+from ..ops.tokens import array, batch_of, picked, ranges
 from ..ops.topk import Hits, topk
 from .token_members import TokenMember
+from .token_probe import Plan, Probe, candidates_of, planned, require
 
 _BLOCK = 1 << 16  # tokens that are looked at at a time
 
@@ -70,30 +71,55 @@ def search(
     queries: Sequence[Any],
     k: int,
     *,
+    codec: ResidualCodec | None,
     filters: Sequence[NDArray[np.bool_] | None] | None = None,
     num_threads: int | None = None,
     precision: str = "auto",
-) -> list[Hits]:
-    """See TokenIndex.search."""
-    k, n, out = checks.count("TokenIndex.search: k", k), sum(member.n_rows for member in members), list[Hits]()
-    if isinstance(queries, np.ndarray) and queries.ndim != 3:
-        raise InputError("TokenIndex.search: queries", got="one query", expected="a sequence of them", hint="Pass [query].")
-    masks = [None] * len(queries) if filters is None else list(filters)
-    if len(masks) != len(queries):
-        raise InputError("TokenIndex.search: filters", got=f"{len(masks)} filters", expected=f"{len(queries)}, one a query")
-    for mask in masks:
-        if mask is not None and (getattr(mask, "dtype", None), getattr(mask, "shape", None)) != (np.dtype(bool), (n,)):
-            raise InputError("TokenIndex.search: filters", got=repr(mask), expected=f"bool [{n}], one a row, or None")
-    live = live_rows(members)
+    probe: Probe = "auto",
+    candidates: int | None = None,
+) -> list[tuple[Hits, Plan]]:
+    """See TokenIndex.search_explained."""
+    what, n = "TokenIndex.search", sum(member.n_rows for member in members)
+    require(what, members[0].storage if members else "an empty index", codec, k, probe, candidates)
+    masks = _masks(what, queries, n, filters)
+    live, out = live_rows(members), list[tuple[Hits, Plan]]()
     for query, mask in zip(queries, masks):
         wanted = live if mask is None else mask if live is None else mask & live
         rows = np.arange(n) if wanted is None else np.flatnonzero(wanted)
-        known = None if batch_of(query) is not None else _centroids(members, query, len(rows), num_threads)
-        options: dict[str, Any] = {"num_threads": num_threads, "precision": precision, "centroids": known}
-        scores = score(members, query, None if wanted is None else rows, **options)
+        shape = () if batch_of(query) is not None else array(f"{what}: query", query).shape
+        n_query = shape[0] if len(shape) == 2 else 0  # `score` refuses what is no query
+        way, most = planned(codec, len(rows), _tokens(members, wanted), n_query, k, probe, candidates)
+        if way is not None and codec is not None and n_query:
+            table: Any = centroid_scores(query, codec.centroids, num_threads=num_threads)
+            rows, plan = candidates_of(members, table, n_query, way, most, k, wanted, num_threads)
+        else:
+            table, plan = _centroids(members, query, len(rows), num_threads) if n_query else None, Plan(None, len(rows), len(rows))
+        options: dict[str, Any] = {"num_threads": num_threads, "precision": precision, "centroids": table}
+        scores = score(members, query, None if len(rows) == n else rows, **options)
         found = scores > -np.inf
-        out.append(topk(scores[found], k, ids=rows[found]))
+        out.append((topk(scores[found], k, ids=rows[found]), plan))
     return out
+
+
+def _masks(what: str, queries: Sequence[Any], n: int, filters: Sequence[Any] | None) -> list[NDArray[np.bool_] | None]:
+    """The filter of each query. Raises InputError."""
+    if isinstance(queries, np.ndarray) and queries.ndim != 3:
+        raise InputError(f"{what}: queries", got="one query", expected="a sequence of them", hint="Pass [query].")
+    masks = [None] * len(queries) if filters is None else list(filters)
+    if len(masks) != len(queries):
+        raise InputError(f"{what}: filters", got=f"{len(masks)} filters", expected=f"{len(queries)}, one a query")
+    for mask in masks:
+        if mask is not None and (getattr(mask, "dtype", None), getattr(mask, "shape", None)) != (np.dtype(bool), (n,)):
+            raise InputError(f"{what}: filters", got=repr(mask), expected=f"bool [{n}], one a row, or None")
+    return masks
+
+
+def _tokens(members: Sequence[TokenMember], wanted: NDArray[np.bool_] | None) -> int:
+    """How many tokens the wanted rows have, all by default."""
+    if wanted is None:
+        return sum(member.n_tokens for member in members)
+    lengths = np.concatenate([np.empty(0, np.int64), *(np.diff(member.offsets) for member in members)])
+    return int(lengths[wanted].sum())
 
 
 def live_rows(members: Sequence[TokenMember]) -> NDArray[np.bool_] | None:

@@ -40,7 +40,8 @@ from .token_build import (
     sample_rows,
     write_stream,
 )
-from .token_members import CODES, STORAGES, TokenFiles, TokenMember, fingerprint, write_codec
+from .token_members import CODES, STORAGES, TokenFiles, TokenMember, fingerprint, member_of, write_codec
+from .token_probe import Plan, Probe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,21 +153,8 @@ class TokenIndex(SegmentedIndex):
         """Of tokens that are compressed already, such as those of an index that ColBERT or PLAID wrote (rerank_engine.indexes.imports)."""
         checks.instance("TokenIndex.from_residual_tokens: tokens", tokens, ResidualTokens)
         require_documents("TokenIndex.from_residual_tokens", corpus)
-        if len(corpus) != len(tokens):
-            raise InputError(
-                "TokenIndex.from_residual_tokens", got=f"{len(tokens)} documents for a corpus of {len(corpus)}", expected="one each"
-            )
-        centroid_ids, n = tokens.centroid_ids, len(tokens.codec.centroids)
-        if centroid_ids.size and not 0 <= int(centroid_ids.min()) <= int(centroid_ids.max()) < n:  # the cast below would wrap them
-            got = f"centroid ids from {centroid_ids.min()} to {centroid_ids.max()}"
-            raise InputError("TokenIndex.from_residual_tokens", got=got, expected=f"0 to {n - 1}, of the codec's centroids")
-        columns = {"residuals": tokens.residuals, "centroid_ids": centroid_ids.astype(tokens.codec.id_dtype, copy=False),
-                   "inverse_norms": tokens.inverse_norms}  # fmt: skip
-        storage = f"{tokens.codec.nbits}bit"
-        member = TokenMember(
-            storage, tokens.dim, columns, tokens.offsets, np.zeros(len(corpus), np.int32), np.empty(0, np.float32), corpus, tokens.codec
-        )
-        return cls([member], storage, tokens.dim, tokens.codec)
+        member = member_of(tokens, corpus)
+        return cls([member], member.storage, member.dim, member.codec)
 
     @classmethod
     def import_folder(cls, path: str | Path, corpus: Corpus | None = None, *, notes: list[str] | None = None) -> TokenIndex:
@@ -368,7 +356,11 @@ class TokenIndex(SegmentedIndex):
         options: dict[str, Any] = {"query_mask": query_mask, "query_weights": query_weights, "num_threads": num_threads}
         return token_search.score(self._members, query, rows, precision=precision, backend=backend, **options)
 
-    def search(
+    def search(self, queries: Sequence[Any], k: int, **options: Any) -> list[Hits]:
+        """The hits of `search_explained`, with the same options."""
+        return [hits for hits, _ in self.search_explained(queries, k, **options)]
+
+    def search_explained(
         self,
         queries: Sequence[Any],
         k: int,
@@ -376,12 +368,17 @@ class TokenIndex(SegmentedIndex):
         filters: Sequence[NDArray[np.bool_] | None] | None = None,
         num_threads: int | None = None,
         precision: str = "auto",
-    ) -> list[Hits]:
-        """Scores every document: per query float [q, dim] (rows int64 [m], scores float32 [m]), m = min(k, n), best first, ties by row.
+        probe: Probe = "auto",
+        candidates: int | None = None,
+    ) -> list[tuple[Hits, Plan]]:
+        """Per query float [q, dim]: (rows int64 [m], scores float32 [m]), m = min(k, n), best first, ties by row; and how it was searched.
 
         filters: per query a bool for each row that tells which may be found, or None for all. Documents without tokens are not found.
+        probe: centroids of residual codes looked at a query token (see token_probe); None: every document is scored; "auto": what costs
+        less. candidates: scored exactly then; None: 4 k, at least 128. Raises InputError, NonFiniteError, FileFormatError.
         """
-        return token_search.search(self._members, queries, k, filters=filters, num_threads=num_threads, precision=precision)
+        options: dict[str, Any] = {"filters": filters, "num_threads": num_threads, "precision": precision}
+        return token_search.search(self._members, queries, k, codec=self.codec, probe=probe, candidates=candidates, **options)
 
     def top(
         self,

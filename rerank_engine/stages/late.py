@@ -13,6 +13,7 @@ from ..backends import choose
 from ..core import LOWEST, Query, Ranking, Scorer, Scores, Stage
 from ..corpus import Document
 from ..errors import InputError, UnknownIdError
+from ..indexes.token_probe import Probe, planned, require
 from ..indexes.tokens import TokenIndex
 from ..ops import checks
 from ..ops.certified import CertifiedTop
@@ -82,27 +83,59 @@ def row_of(index: TokenIndex, doc_id: str) -> int:
 
 @final
 class LateInteraction(Stage):
-    """The k best documents of a token index, every one of them scored. A blank query finds nothing."""
+    """The k best documents of a token index. A blank query finds nothing.
+
+    probe: centroids of residual codes looked at a query token, whose documents are the candidates (see indexes.token_probe); None: every
+    document is scored; "auto": what costs less, which for few documents, or for many results, is all of them. candidates: scored exactly
+    where centroids are looked at; None: 4 k, at least 128. The facts of its step: {"probe": int or None, "found": documents that the
+    centroids gave, "candidates": scored exactly, "exhaustive": bool}.
+    """
 
     retrieves = True
 
     def __init__(
-        self, index: TokenIndex, encoder: ColBERT, k: int = 1000, *, precision: str = "auto", num_threads: int | None = None
+        self,
+        index: TokenIndex,
+        encoder: ColBERT,
+        k: int = 1000,
+        *,
+        probe: Probe = "auto",
+        candidates: int | None = None,
+        precision: str = "auto",
+        num_threads: int | None = None,
     ) -> None:
         self._scorer = MaxSim(index, encoder, precision=precision, num_threads=num_threads)
         self.index, self.encoder, self.k, self.backend = index, encoder, checks.count("LateInteraction: k", k), self._scorer.backend
+        require("LateInteraction", index.storage, index.codec, k, probe, candidates)
+        self.probe, self.candidates = probe, candidates
+
+    def of(self, index: TokenIndex, k: int) -> LateInteraction:
+        """The same stage over another state of its index, with another k."""
+        most = None if self.candidates is None else max(self.candidates, k)
+        return LateInteraction(index, self.encoder, k, probe=self.probe, candidates=most, **self.options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"precision": self._scorer.precision, "num_threads": self._scorer.num_threads}
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
-        index, scorer = self.index.snapshot(), self._scorer
-        asked = [query for query in queries if query.text.strip()]
-        vectors: list[Any] = self.encoder.encode_queries([query.text for query in asked]) if asked else []
-        filters = [query.allowed(index.corpus) for query in asked]
-        found = iter(index.search(vectors, self.k, filters=filters, num_threads=scorer.num_threads, precision=scorer.precision))
-        nothing = np.empty(0, np.int64), np.empty(0, np.float32)
-        cut, out = index.truncated_tokens, []
-        for query in queries:
-            ids, scores = next(found) if query.text.strip() else nothing
-            out.append(Ranking._trusted(ids, scores, index.corpus, "maxsim", {"truncated_tokens": cut[ids]}))
+        asked = [query.text for query in queries if query.text.strip()]
+        vectors = iter(self.encoder.encode_queries(asked) if asked else [])
+        return self.search(queries, [next(vectors) if query.text.strip() else None for query in queries])
+
+    def search(self, queries: Sequence[Query], vectors: Sequence[NDArray[np.float32] | None]) -> list[Ranking]:
+        """As `run`, by vectors float32 [q, dim] in place of the queries' texts; None, or no vector, finds nothing. Raises InputError."""
+        index = self.index.snapshot()
+        places = [i for i, own in enumerate(vectors) if own is not None and len(own)]
+        filters = [queries[i].allowed(index.corpus) for i in places]
+        asked, options = [vectors[i] for i in places], {"filters": filters, "candidates": self.candidates, **self.options}
+        found = index.search_explained(asked, self.k, probe=self.probe, **options)
+        told, cut, out = dict(zip(places, found)), index.truncated_tokens, []
+        nothing = (np.empty(0, np.int64), np.empty(0, np.float32)), None
+        for i in range(len(queries)):
+            (ids, scores), plan = told.get(i, nothing)
+            facts = {} if plan is None else plan.facts
+            out.append(Ranking._trusted(ids, scores, index.corpus, "maxsim", {"truncated_tokens": cut[ids]}, facts=facts))
         return out
 
     def explain(self, query: str, document: str | Document | Ranking, row: int | None = None, *, special: bool = False) -> Explanation:
@@ -110,7 +143,10 @@ class LateInteraction(Stage):
         return self._scorer.explain(query, document, row, special=special)
 
     def __repr__(self) -> str:
-        return f"LateInteraction(k={self.k}, {self.index.storage}, {self.encoder.model}, {self.backend})"
+        told = self.index.stats()
+        chosen = planned(self.index.codec, told["documents"], told["tokens"], 32, self.k, self.probe, self.candidates)[0]
+        way = "exhaustive" if chosen is None else f"probe={chosen}"
+        return f"LateInteraction(k={self.k}, {way}, {self.index.storage}, {self.encoder.model}, {self.backend})"
 
 
 @final

@@ -1,0 +1,175 @@
+"""Feedback for late interaction: what the best documents of a first search speak of becomes further vectors of the query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..codec import nearest
+from ..core import LOWEST, Query, Ranking, Stage
+from ..corpus import Corpus
+from ..errors import InputError
+from ..indexes.tokens import TokenIndex
+from ..kmeans import kmeans
+from ..ops import checks
+from ..ops.topk import topk
+from .colbert import ColBERT
+from .late import LateInteraction, rows_of
+
+_NEAREST = 10  # tokens that tell what a cluster is of, as in pyterrier_colbert
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Expansion:
+    """What feedback adds to a query, the largest weight first: vectors float32 [e, dim], cluster means, shorter than unit length; tokens
+    int64 [e]: what they are of, by the encoder's vocabulary; weights float32 [e]: beta * sigma."""
+
+    vectors: NDArray[np.float32]
+    tokens: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
+@final
+class ColBERTPRF(Stage):
+    """Searches, adds the most telling vectors of the best documents to the query, and searches again, or re-ranks what it found.
+
+        C           the means of `clusters` clusters of the token vectors of the fb_docs best documents
+        t(c)        of the 10 feedback tokens nearest to c the most frequent one, of equal ones the nearer
+        sigma(t)    ln((N + 1) / (df(t) + 1)), df: the documents that have the token
+        score(d)    sum over query tokens i of max_j <q_i, d_j> + beta * sum over c in C of sigma(t(c)) * max_j <c, d_j>, of which only the
+                    fb_embs of largest sigma count
+
+    (Wang, Macdonald, Tonellotto and Ounis, ICTIR 2021, equations 3 to 5, whose defaults these are.) As in pyterrier_colbert, where not said
+    otherwise: it looks for the 10 nearest tokens in the whole index, and counts df over all documents, by token ids that it stores. A
+    TokenIndex has none, so both are read from texts by the encoder's tokenizer: t(c) among the feedback's tokens, df over `df_documents` of
+    the corpus at even distances (of all, if they are fewer), N of them, once per state of the index. The lists of its centroids would give
+    a df too, but a common word has many centroids and would look rare, and plain vectors have none. Tokens of every document, such as
+    [CLS], have sigma 0 and are left out. Clusters: spherical k-means of a fixed start, then plain means (there: scikit-learn's k-means).
+
+    It helps where a need has many relevant documents, and hurts where a question has one: sigma counts a vector of the feedback many
+    times as much as one of the query, a smaller beta less so.
+    retriever: asked twice; its k is what comes out. rerank=True: its first list is scored again instead. incoming=True: the list that comes
+    in gives the feedback, and is what is scored again: `... >> ColBERTPRF(late, incoming=True)`; documents of another corpus are found by
+    their ids. A query whose list is empty is searched as it is. The facts of its step: those of the search, and {"added": vectors}.
+    """
+
+    def __init__(
+        self,
+        retriever: LateInteraction,
+        *,
+        fb_docs: int = 3,
+        clusters: int = 24,
+        fb_embs: int = 10,
+        beta: float = 1.0,
+        rerank: bool = False,
+        incoming: bool = False,
+        df_documents: int = 10_000,
+    ) -> None:
+        checks.instance("ColBERTPRF: retriever", retriever, LateInteraction)
+        counts = {"fb_docs": fb_docs, "clusters": clusters, "fb_embs": fb_embs, "df_documents": df_documents}
+        self.fb_docs, self.clusters, self.fb_embs, self.df_documents = (checks.count(f"ColBERTPRF: {n}", v) for n, v in counts.items())
+        if fb_embs > clusters:
+            raise InputError("ColBERTPRF: fb_embs", got=fb_embs, expected=f"at most clusters, {clusters}")
+        self.beta = checks.finite_number("ColBERTPRF: beta", beta, 0, 1e6)
+        self.retriever, self.rerank, self.incoming = retriever, rerank, incoming
+        self.retrieves, self.backend = not incoming, retriever.backend
+        self._known: tuple[Corpus, NDArray[np.float64]] | None = None
+
+    def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
+        retriever = self.retriever.of(self.retriever.index.snapshot(), self.retriever.k)  # the same for both searches
+        asked = [query.text for query in queries if query.text.strip()]
+        encoded = iter(retriever.encoder.encode_queries(asked) if asked else [])
+        vectors = [next(encoded) if query.text.strip() else None for query in queries]
+        first = rankings
+        if first is None or not self.incoming:
+            head = retriever if self.rerank else retriever.of(retriever.index, self.fb_docs)
+            first = head.search(queries, vectors)
+        added = [self._expanded(retriever.index, ranking) if own is not None else None for own, ranking in zip(vectors, first)]
+        new = [None if own is None or more is None else with_expansion(own, more) for own, more in zip(vectors, added)]
+        if self.rerank:
+            done = [self._rescored(retriever, ranking, own) for ranking, own in zip(first, new)]
+        else:
+            done = retriever.search(queries, new)
+        told = [0 if more is None else len(more.weights) for more in added]
+        return [ranking._with(facts={**ranking.facts, "added": n}) for ranking, n in zip(done, told)]
+
+    def expand(self, rankings: Sequence[Ranking]) -> list[Expansion]:
+        """What each list's best documents would add to its query. Raises UnknownIdError for documents that the index lacks."""
+        index = self.retriever.index.snapshot()
+        return [self._expanded(index, ranking) for ranking in rankings]
+
+    def _expanded(self, index: TokenIndex, ranking: Ranking) -> Expansion:
+        rows = rows_of(index, ranking.head(self.fb_docs))
+        vectors = np.concatenate([np.empty((0, index.dim), np.float32), *(index.tokens(int(row)) for row in rows)])
+        ids = np.concatenate([np.empty(0, np.int64), *token_ids(self.retriever.encoder, index.corpus.texts(rows))])
+        if len(ids) != len(vectors):
+            hint = "Was the index built with this model and these settings, and are the texts with it?"
+            raise InputError("ColBERTPRF", got=f"{len(vectors)} vectors for {len(ids)} tokens", expected="one a token", hint=hint)
+        if not len(ids):
+            return Expansion(vectors, ids, np.empty(0, np.float32))
+        means = means_of(vectors, min(self.clusters, len(vectors)))
+        sigma = self._sigma(index.corpus, ids)
+        telling = np.flatnonzero(sigma > 0)
+        chosen = telling[[voted(ids[telling], vectors[telling] @ mean) for mean in means]] if len(telling) else telling
+        best = np.lexsort((np.arange(len(chosen)), -sigma[chosen]))[: self.fb_embs]
+        weights = (self.beta * sigma[chosen[best]]).astype(np.float32)
+        return Expansion(means[best], ids[chosen[best]], weights)
+
+    def _sigma(self, corpus: Corpus, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """ln((N + 1) / (df + 1)) of tokens, which are counted once for a corpus."""
+        known = self._known
+        if known is None or known[0] is not corpus:
+            n = min(self.df_documents, len(corpus))
+            rows, counts = np.linspace(0, len(corpus) - 1, n).astype(np.int64), np.zeros(self.retriever.encoder.tokenizer.vocabulary_size)
+            for at in range(0, n, 256):
+                for own in token_ids(self.retriever.encoder, corpus.texts(rows[at : at + 256])):
+                    counts[np.unique(own)] += 1
+            known = self._known = corpus, np.log((n + 1) / (counts + 1))
+        return known[1][ids]
+
+    def _rescored(self, retriever: LateInteraction, ranking: Ranking, vectors: NDArray[np.float32] | None) -> Ranking:
+        if vectors is None or not len(ranking):
+            return ranking.head(0)
+        rows = rows_of(retriever.index, ranking)
+        scores = np.maximum(retriever.index.score(vectors, rows, **retriever.options), np.float32(LOWEST))
+        order = np.lexsort((ranking.ids, -scores.astype(np.float64)))[: retriever.k]
+        columns = {name: column[order] for name, column in ranking.columns.items()}
+        columns["truncated_tokens"] = retriever.index.truncated_tokens[rows[order]]
+        return ranking._with(ids=ranking.ids[order], scores=scores[order], scale="maxsim", columns=columns)
+
+    def __repr__(self) -> str:
+        how = "".join(f", {name}" for name in ("rerank", "incoming") if getattr(self, name))
+        sizes = f"fb_docs={self.fb_docs}, clusters={self.clusters}, fb_embs={self.fb_embs}, beta={self.beta:g}"
+        return f"ColBERTPRF({self.retriever!r}, {sizes}{how})"
+
+
+def with_expansion(query: NDArray[np.float32], added: Expansion) -> NDArray[np.float32]:
+    """float32 [q + e, dim]. A weight w of a query vector is w times the vector: the maximum of products commutes with a factor above 0."""
+    return np.concatenate([query, added.vectors * added.weights[:, None]])
+
+
+def token_ids(encoder: ColBERT, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Of each text the tokens that `encoder.encode_documents` gives vectors of."""
+    rows, there = [np.empty(0, np.int64)] * len(texts), [i for i, text in enumerate(texts) if text.strip()]
+    tokens = list(encoder._document_tokens([texts[i] for i in there]).ids) if there else []
+    for i, ids in zip(there, tokens):
+        rows[i] = ids[~np.isin(ids, encoder._skipped)]
+    return rows
+
+
+def means_of(vectors: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+    """float32 [at most k, dim]: the means of the clusters of vectors float32 [n, dim], always the same for the same vectors."""
+    owner = nearest(vectors, kmeans(vectors, k, iterations=20, backend="numpy"))
+    groups = [vectors[owner == cluster] for cluster in np.unique(owner)]
+    return np.array([group.astype(np.float64).mean(0) for group in groups]).astype(np.float32)
+
+
+def voted(ids: NDArray[np.int64], products: NDArray[np.float32]) -> int:
+    """The place of the token that a cluster is of: the most frequent id of the 10 of largest product, of equal ones the nearer."""
+    near = topk(products, _NEAREST)[0]
+    _, first, counts = np.unique(ids[near], return_index=True, return_counts=True)
+    return int(near[first[np.lexsort((first, -counts))[0]]])
