@@ -3,7 +3,9 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "bm25.hpp"
 #include "segments.hpp"
@@ -34,7 +36,7 @@ py::array to_bytes(std::vector<T>&& values) {
 
 Coding coding_of(const py::dict& meta) {
     const Coding coding{meta["k1"].cast<double>(), meta["b"].cast<double>(), meta["mean"].cast<double>()};
-    if (!(coding.k1 >= 1e-9 && coding.k1 <= 1e9 && coding.b >= 0 && coding.b <= 1 && coding.mean >= 1e-10 && coding.mean <= 1e12))
+    if (!((coding.exact() || coding.k1 >= 1e-9) && coding.k1 <= 1e9 && coding.b >= 0 && coding.b <= 1 && coding.mean >= 1e-10 && coding.mean <= 1e12))
         throw py::value_error("the coding's k1, b or mean length is out of range");
     return coding;
 }
@@ -107,21 +109,30 @@ void add_forward(py::dict& out, Forward&& forward) {
     sections["forward"] = to_numpy(std::move(forward.bytes));
 }
 
-py::dict py_write_segment(const py::array& tokens, const py::array& offsets, std::int64_t n_terms, double k1, double b, bool codes, bool forward) {
+py::dict py_write_segment(const py::array& tokens, const py::array& offsets, std::int64_t n_terms, double k1, double b, bool codes, bool forward,
+                          const py::array& counts) {
     const auto t = view<std::int32_t>(tokens, "tokens");
     const auto o = view<std::int64_t>(offsets, "offsets");
     check_offsets(o, t.size(), "offsets");
     if (n_terms < 0 || n_terms > 0x7fffffff) throw py::value_error("n_terms: " + std::to_string(n_terms) + " is out of range");
     check_range(t, n_terms, "tokens");
     if (o.size() - 1 > kMaxRows) throw py::value_error("a segment holds at most 2^30 documents");
+    const auto many = view<std::uint32_t>(counts, "counts");
+    if (!many.empty() && (many.size() != t.size() || forward)) throw py::value_error("counts: expected one per token, and no forward lists");
     std::vector<std::uint32_t> lengths;
-    for (std::size_t i = 1; i < o.size(); ++i) lengths.push_back(static_cast<std::uint32_t>(o[i] - o[i - 1]));
+    for (std::size_t i = 1; i < o.size(); ++i) {
+        std::uint64_t length = static_cast<std::uint64_t>(o[i] - o[i - 1]);
+        if (!many.empty()) length = std::accumulate(many.begin() + o[i - 1], many.begin() + o[i], std::uint64_t{0});
+        if (length > 0xffffffffu) throw py::value_error("counts: a document's add up to 2^32 and more");
+        lengths.push_back(static_cast<std::uint32_t>(length));
+    }
+    if (std::find(many.begin(), many.end(), 0u) != many.end()) throw py::value_error("counts: one is 0");
     const Coding coding = coding_for(lengths, k1, b);
     SegmentWriter writer(lengths, coding, codes);
     Forward lists;
     {
         py::gil_scoped_release release;
-        write_documents(writer, t, o, static_cast<std::size_t>(n_terms));
+        write_documents(writer, t, o, static_cast<std::size_t>(n_terms), many);
         writer.finish();
         if (forward) lists = forward_of(t, o);
     }
@@ -305,7 +316,8 @@ struct PySearcher {
                                                         {"robertson", Variant::robertson},
                                                         {"atire", Variant::atire},
                                                         {"bm25l", Variant::bm25l},
-                                                        {"bm25+", Variant::bm25plus}},
+                                                        {"bm25+", Variant::bm25plus},
+                                                        {"impact", Variant::impact}},
                                                        "variant"),
                                         k1, b, delta};
         searcher = std::make_unique<Searcher>(std::move(parts), parameters, n_docs, n_tokens);
@@ -347,7 +359,8 @@ struct PySearcher {
 
 void bind_lexical(py::module_& m) {
     using namespace py::literals;
-    m.def("write_segment", &py_write_segment, "tokens"_a, "offsets"_a, "n_terms"_a, "k1"_a, "b"_a, "codes"_a, "forward"_a);
+    m.def("write_segment", &py_write_segment, "tokens"_a, "offsets"_a, "n_terms"_a, "k1"_a, "b"_a, "codes"_a, "forward"_a,
+          "counts"_a = py::array_t<std::uint32_t>());
     py::class_<Segment>(m, "Segment")
         .def(py::init<py::dict, py::dict>(), "sections"_a, "meta"_a)
         .def("decode", &py_decode)

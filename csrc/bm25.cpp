@@ -14,6 +14,7 @@ double Gain::idf(double n, double df) const {
         case Variant::atire: return std::log(n / df);
         case Variant::bm25l: return std::log((n + 1) / (df + 0.5));
         case Variant::bm25plus: return std::log((n + 1) / df);
+        case Variant::impact: return 1;
     }
     return 0;
 }
@@ -25,14 +26,25 @@ double moved(double x, double ratio) { return x == 0 ? 0 : x / (x + (1 - x) * ra
 
 CodeBounds bounds_of(const Source& source, const Gain& gain) {
     CodeBounds bounds{};
+    const auto set = [&](int c, double low, double high) {
+        bounds.low[c] = low * (1 - 1e-9);
+        bounds.high[c] = high * (1 + 1e-9);
+        double& widest = c == 255 ? bounds.last : bounds.widest;
+        widest = std::max(widest, bounds.high[c] - bounds.low[c]);
+    };
+    const Coding& coding = source.view.coding;
+    if (coding.exact() || gain.unlimited()) {  // by frequencies: a document has no more of them than tokens
+        const double units[] = {coding.unit(source.shortest), coding.unit(source.longest)}, most = std::max(255u, source.longest);
+        const auto tf = [&](int c, double unit) { return c == 255 ? most : coding.exact() ? c : std::min(most, unit * c / (255.0 - c)); };
+        for (int c = 1; c < 256; ++c)
+            set(c, gain(coding.exact() ? c : tf(c - 1, std::min(units[0], units[1])), gain.norm(source.longest)),
+                gain(tf(c, std::max(units[0], units[1])), gain.norm(source.shortest)));
+        return bounds;
+    }
     // K' / K is a ratio of two linear functions of the length: its extremes lie at the shortest and the longest document.
     const auto ratio = [&](std::uint32_t length) { return gain.k1() * gain.norm(length) / source.view.coding.unit(length); };
     const double a = ratio(source.shortest), b = ratio(source.longest), low = std::min(a, b), high = std::max(a, b);
-    for (int c = 1; c < 256; ++c) {
-        bounds.high[c] = gain.of_share(moved(c / 255.0, low)) * (1 + 1e-9);
-        bounds.low[c] = gain.of_share(moved((c - 1) / 255.0, high)) * (1 - 1e-9);
-        bounds.widest = std::max(bounds.widest, bounds.high[c] - bounds.low[c]);
-    }
+    for (int c = 1; c < 256; ++c) set(c, gain.of_share(moved((c - 1) / 255.0, high)), gain.of_share(moved(c / 255.0, low)));
     return bounds;
 }
 

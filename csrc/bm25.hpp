@@ -9,11 +9,11 @@
 
 namespace rerank {
 
-enum class Variant { lucene, robertson, atire, bm25l, bm25plus };
+enum class Variant { lucene, robertson, atire, bm25l, bm25plus, impact };
 
 struct Bm25Parameters {
     Variant variant = Variant::lucene;
-    double k1 = 1.2, b = 0.75, delta = 0;
+    double k1 = 1.2, b = 0.75, delta = 0;  // of impact, k1 is the scale that a frequency is divided by
 };
 
 // score(q, d) = constant + sum over the query's terms in d of weight * idf * gain(tf, length): rising in tf, falling in length, 0 for tf = 0.
@@ -23,11 +23,14 @@ public:
 
     double norm(std::uint32_t length) const { return std::max(1 - p_.b + p_.b * length / mean_, 1e-12); }
     double operator()(double tf, double norm) const {
+        if (p_.variant == Variant::impact) return tf / p_.k1;
         if (p_.variant != Variant::bm25l) return factor() * (tf / (tf + p_.k1 * norm));
         const double c = tf / norm + p_.delta;
         return factor() * (c / (p_.k1 + c) - absent());
     }
-    // The same from x = tf / (tf + k1 norm).
+    // Whether it has no limit: what is known of a frequency from above matters then.
+    bool unlimited() const { return p_.variant == Variant::impact; }
+    // The same from x = tf / (tf + k1 norm), for all others.
     double of_share(double x) const {
         if (p_.variant != Variant::bm25l) return factor() * x;
         return factor() * ((p_.k1 * x + p_.delta * (1 - x)) / (p_.k1 + p_.delta * (1 - x)) - absent());
@@ -95,7 +98,12 @@ struct Source {
 // Bounds of gain for each impact code under today's parameters.
 struct CodeBounds {
     double low[256], high[256];
-    double widest = 0;  // the largest high - low
+    double widest = 0, last = 0;  // the largest high - low, of the codes below 255 and of 255
+
+    // Of a list's codes; code 255 of an exact coding stands for any frequency from 255 on, and most lists have none.
+    double error(const Block& summary, const Coding& coding) const {
+        return coding.exact() && summary.tf[0] < 255 ? widest : std::max(widest, last);
+    }
 };
 
 class Searcher {

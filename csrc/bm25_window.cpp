@@ -35,7 +35,8 @@ std::size_t first_not_below(const std::uint32_t* rows, std::size_t from, std::si
 class Windows {
 public:
     Windows(const Source& source, const CodeBounds& bounds, const Gain& gain, const Allowed& allowed, std::size_t k, WindowScratch& scratch)
-        : view_(source.view), bounds_(bounds), gain_(gain), allowed_(allowed), k_(k), s_(scratch) {}
+        : view_(source.view), bounds_(bounds), gain_(gain), allowed_(allowed), k_(k), s_(scratch),
+          most_tf_(gain.unlimited() ? std::max(255u, source.longest) : 4e9) {}
 
     void run(std::span<const Wanted> terms, double floor, double constant, std::vector<Scored>& out) {
         prepare(terms, constant);
@@ -57,7 +58,7 @@ private:
         double most = 0;
         for (int p = 0; p < 2; ++p) {
             if (block.tf[p] == 0) continue;
-            const double tf = block.tf[p] == 255 ? 4e9 : block.tf[p];
+            const double tf = block.tf[p] == 255 ? most_tf_ : block.tf[p];
             most = std::max(most, weight * gain_(tf, gain_.norm(std::max<std::uint32_t>(block.length[p], 1))));
         }
         return most;
@@ -94,7 +95,7 @@ private:
                 list.block = list.at = list.header = 0;
                 list.decoded = false;
                 most[i] = bound_of(*list.blocks.summary, list.weight);
-                code_error += list.weight * bounds_.widest;
+                code_error += list.weight * bounds_.error(*list.blocks.summary, view_.coding);
             }
             sum += most[i];
         }
@@ -119,7 +120,7 @@ private:
     void prepare_codes(List& list, std::uint32_t term) {
         for (int c = 1; c < 256; ++c)
             list.impact_of[c] = static_cast<std::uint16_t>(std::min(list.bound, quantised(list.weight * bounds_.high[c])));
-        error_ += static_cast<std::int64_t>(std::ceil(list.weight * bounds_.widest / quantum_));
+        error_ += static_cast<std::int64_t>(std::ceil(list.weight * bounds_.error(*list.blocks.summary, view_.coding) / quantum_));
         const auto at = std::lower_bound(view_.dense_terms.begin(), view_.dense_terms.end(), term);
         list.impact_of[0] = 1;  // no posting has this code unless the list is damaged; and a touched sum is never 0
         if (at == view_.dense_terms.end() || *at != term) return;
@@ -381,11 +382,12 @@ private:
         return list.rows[list.at] == row ? list.frequencies[list.at] : 0;
     }
 
-    // The one frequency that a code can stand for, or 0 where several could: x(t) = t / (t + K) grows by K / ((t + K)(t + 1 + K)) per step,
+    // The one frequency that a code can stand for, or 0 where several could. Of codes that are not exact: x(t) = t / (t + K) grows by K / ((t + K)(t + 1 + K)) per step,
     // and a code is 1/255 wide.
     std::uint32_t from_code(std::uint8_t code, std::uint32_t length) const {
-        const double k = view_.coding.unit(length);
         if (code == 255) return 0;
+        if (view_.coding.exact()) return code;
+        const double k = view_.coding.unit(length);
         const double t = std::floor(k * code / (255.0 - code) * (1 + 1e-9));
         return t >= 1 && (t + k) * (t + 1 + k) < 100 * k ? static_cast<std::uint32_t>(t) : 0;
     }
@@ -396,6 +398,7 @@ private:
     const Allowed& allowed_;
     const std::size_t k_;
     WindowScratch& s_;
+    const double most_tf_;  // what a frequency of 255 or more in a block's bounds stands for
     bool codes_ = false;
     double quantum_ = 1;
     std::int64_t floor_ = 1, error_ = 0, others_bound_ = 0;  // in quanta

@@ -267,25 +267,30 @@ void SegmentWriter::add_blocks(std::span<const std::uint32_t> rows, std::span<co
     }
 }
 
-void write_documents(SegmentWriter& writer, std::span<const std::int32_t> tokens, std::span<const std::int64_t> offsets, std::size_t n_terms) {
+void write_documents(SegmentWriter& writer, std::span<const std::int32_t> tokens, std::span<const std::int64_t> offsets, std::size_t n_terms,
+                     std::span<const std::uint32_t> counts) {
     // Counting sort of (term, document) by term; documents come in order, so each term's are ascending, repeats behind one another.
     std::vector<std::uint64_t> next(n_terms + 1, 0);
     for (const std::int32_t term : tokens) ++next[static_cast<std::size_t>(term) + 1];
     for (std::size_t t = 1; t < next.size(); ++t) next[t] += next[t - 1];
-    std::vector<std::uint32_t> owner(tokens.size());
+    std::vector<std::uint32_t> owner(tokens.size()), many(counts.size());
     for (std::size_t row = 0; row + 1 < offsets.size(); ++row)
-        for (auto i = static_cast<std::size_t>(offsets[row]); i < static_cast<std::size_t>(offsets[row + 1]); ++i)
-            owner[next[static_cast<std::size_t>(tokens[i])]++] = static_cast<std::uint32_t>(row);
+        for (auto i = static_cast<std::size_t>(offsets[row]); i < static_cast<std::size_t>(offsets[row + 1]); ++i) {
+            const std::size_t place = next[static_cast<std::size_t>(tokens[i])]++;
+            owner[place] = static_cast<std::uint32_t>(row);
+            if (!counts.empty()) many[place] = counts[i];
+        }
     std::vector<std::uint32_t> rows, tfs;
     for (std::size_t t = 0; t < n_terms; ++t) {
         rows.clear();
         tfs.clear();
         for (std::size_t i = t == 0 ? 0 : next[t - 1]; i < next[t]; ++i) {  // next[t] has moved to the end of term t
+            const std::uint32_t count = counts.empty() ? 1 : many[i];
             if (!rows.empty() && rows.back() == owner[i]) {
-                ++tfs.back();
+                tfs.back() += count;
             } else {
                 rows.push_back(owner[i]);
-                tfs.push_back(1);
+                tfs.push_back(count);
             }
         }
         writer.add(rows, tfs);

@@ -43,11 +43,14 @@ inline constexpr std::uint64_t kDenseShare = 4;
 
 // An impact code c in 1..255 says that x = tf / (tf + K), K = k1 (1 - b + b length / mean), lies in ((c - 1) / 255, c / 255]. It is made
 // with the k1, b and mean of the day the segment was written; bounds for any other follow from K' / K.
+// k1 = 0 stands for exact codes: c is the frequency itself, 255 any from 255 on.
 struct Coding {
     double k1 = 1.2, b = 0.75, mean = 1;
 
+    bool exact() const { return k1 == 0; }
     double unit(std::uint32_t length) const { return k1 * (1 - b + b * length / mean); }
     std::uint8_t code(std::uint32_t tf, double k) const {
+        if (exact()) return static_cast<std::uint8_t>(std::min(tf, 255u));
         const double x = tf / (tf + k);
         return static_cast<std::uint8_t>(std::min(255.0, std::max(1.0, std::ceil(255 * x))));
     }
@@ -138,7 +141,9 @@ private:
     std::vector<std::uint32_t> gaps_, less_;
 };
 
-// tokens: term ids of all documents behind one another, each in [0, n_terms); document i is [offsets[i], offsets[i + 1]).
-void write_documents(SegmentWriter& writer, std::span<const std::int32_t> tokens, std::span<const std::int64_t> offsets, std::size_t n_terms);
+// tokens: term ids of all documents behind one another, each in [0, n_terms); document i is [offsets[i], offsets[i + 1]). counts: for how
+// many tokens each entry stands, at least 1; empty: for one. A document's entries of one term add up, to less than 2^32.
+void write_documents(SegmentWriter& writer, std::span<const std::int32_t> tokens, std::span<const std::int64_t> offsets, std::size_t n_terms,
+                     std::span<const std::uint32_t> counts = {});
 
 }  // namespace rerank

@@ -11,15 +11,16 @@ if TYPE_CHECKING:
     from .core import Pipeline, Query, Ranking, Rescore, Scorer, Scores, Stage, Step, Top
     from .corpus import Corpus, Document
     from .device import DeviceReranker, to_device
-    from .evaluation import evaluate, measures
-    from .indexes import BM25Index, TokenIndex, VectorIndex
+    from .evaluation import answer_in_context, compare, diagnose, distractor_rate, evaluate, load_collection, measures  # type: ignore[no-redef]
+    from .indexes import BM25Index, ImpactIndex, TokenIndex, VectorIndex
     from .ops.device_codes import DeviceCodes
     from .ops.tensors import DeviceTokens
     from .limits import limited
     from .packed import Packed
     from .runtimes import load  # type: ignore[no-redef]
-    from .stages import BM25, MMR, RM3, BiEncoder, CertifiedMaxSim, ColBERT, CrossEncoder, Dedup, Dense, Fuse, LateInteraction
-    from .stages import Activate, Bound, Calibration, Cascade, LostInTheMiddle, MaxSim, Rules, ScoreCache, Similarity
+    from .stages import BM25, MMR, RM3, SPLADE, BiEncoder, CertifiedMaxSim, ColBERT, ColBERTPRF, CrossEncoder, Dedup, Dense, Fuse
+    from .stages import Activate, Bound, Calibration, Cascade, LateInteraction, LostInTheMiddle, MaxSim, Rules, ScoreCache, Similarity
+    from .stages import SparseEncoder, VectorPRF
 
 __version__ = "0.1.0"
 
@@ -30,16 +31,16 @@ _HOME = {
     "core": "Pipeline Query Ranking Rescore Scorer Scores Stage Step Top",
     "corpus": "Corpus Document",
     "device": "DeviceReranker to_device",
-    "evaluation": "evaluate measures",
-    "indexes": "BM25Index TokenIndex VectorIndex",
+    "evaluation": "answer_in_context compare diagnose distractor_rate evaluate load_collection measures",
+    "indexes": "BM25Index ImpactIndex TokenIndex VectorIndex",
     "ops.device_codes": "DeviceCodes",
     "ops.tensors": "DeviceTokens",
     "limits": "limited",
     "packed": "Packed",
     "runtimes": "load",
     "stages": (
-        "BM25 MMR RM3 Activate BiEncoder Bound Calibration Cascade CertifiedMaxSim ColBERT CrossEncoder Dedup Dense Fuse LateInteraction "
-        "LostInTheMiddle MaxSim Rules ScoreCache Similarity"
+        "BM25 MMR RM3 SPLADE Activate BiEncoder Bound Calibration Cascade CertifiedMaxSim ColBERT ColBERTPRF CrossEncoder Dedup Dense Fuse "
+        "LateInteraction LostInTheMiddle MaxSim Rules ScoreCache Similarity SparseEncoder VectorPRF"
     ),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}

@@ -133,7 +133,14 @@ class Searcher:
     ) -> PackedHits: ...
 
 def write_segment(
-    tokens: NDArray[int32], offsets: NDArray[int64], n_terms: int, k1: float, b: float, codes: bool, forward: bool
+    tokens: NDArray[int32],
+    offsets: NDArray[int64],
+    n_terms: int,
+    k1: float,
+    b: float,
+    codes: bool,
+    forward: bool,
+    counts: NDArray[uint32] = ...,
 ) -> dict[str, dict[str, Any]]: ...
 def merge_strings(
     tables: Sequence[Strings], used: Sequence[NDArray[uint8]]

@@ -51,11 +51,14 @@ class Oracle:
             "atire": lambda: np.log(n / df),
             "bm25l": lambda: np.log((n + 1) / (df + 0.5)),
             "bm25+": lambda: np.log((n + 1) / df),
+            "impact": lambda: 1.0,
         }[p.variant]()
 
     @staticmethod
     def _f(p: BM25Parameters, tf: NDArray[np.float64], norm: NDArray[np.float64]) -> NDArray[np.float64]:
         k1, delta = p.k1, p.delta or 0.0
+        if p.variant == "impact":
+            return tf / k1
         if p.variant == "bm25l":
             c = tf / norm
             return (k1 + 1) * (c + delta) / (k1 + c + delta)

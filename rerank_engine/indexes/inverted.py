@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -61,9 +61,12 @@ class BM25Index(SegmentedIndex):
         settings: Mapping[str, Any],
         *,
         folder: Folder | None = None,
+        rows: Callable[[Sequence[Document]], members.Rows] | None = None,
     ) -> None:
+        """rows: makes terms of added documents, in place of the analyzer. settings["impacts"] is kept in files (see impacts.py)."""
         super().__init__(folder)
-        self.analyzer, self.parameters = analyzer, parameters
+        self.analyzer, self.parameters, self._rows = analyzer, parameters, rows
+        self._impacts = settings.get("impacts")
         self._stored = BM25Parameters(**settings["parameters"]) if "parameters" in settings else parameters  # what a file keeps
         self.codes, self.forward, self.backend = bool(settings["codes"]), bool(settings["forward"]), str(settings["backend"])
         self._set(parts)
@@ -191,10 +194,12 @@ class BM25Index(SegmentedIndex):
 
     def _settings(self) -> dict[str, Any]:
         parameters = dataclasses.asdict(self._stored)
-        return {"analyzer": self.analyzer.config, "parameters": parameters, "codes": self.codes, "forward": self.forward}
+        told = {"analyzer": self.analyzer.config, "parameters": parameters, "codes": self.codes, "forward": self.forward}
+        return told if self._impacts is None else {**told, "impacts": self._impacts}
 
-    def _member(self, documents: Corpus, rows: Iterable[Sequence[Any]] | Packed, progress: Progress | None = None) -> Member:
-        options = {"codes": self.codes, "forward": self.forward, "k1": self._stored.k1, "b": self._stored.b, "backend": self.backend}
+    def _member(self, documents: Corpus, rows: members.Rows, progress: Progress | None = None) -> Member:
+        stored = {name: getattr(self._stored, name) for name in ("k1", "b", "variant")}
+        options = {"codes": self.codes, "forward": self.forward, "backend": self.backend, **stored}
         return members.make(documents, rows, options, progress)
 
     def _set(self, parts: Sequence[Member]) -> None:
@@ -338,7 +343,8 @@ class BM25Index(SegmentedIndex):
             raise InputError("BM25Index: saving and changing", got=got, expected="one of cpp", hint='Build it with backend="cpp".')
 
     def _make(self, batch: list[Document]) -> Member:
-        made = self._member(Corpus(batch), (self.analyzer(document.passage) for document in batch))
+        rows = (self.analyzer(document.passage) for document in batch) if self._rows is None else self._rows(batch)
+        made = self._member(Corpus(batch), rows)
         if len({member.terms is None for member in (*self._members, made) if member.part.segment.n_terms}) > 1:
             got, expected = ("strings", "integers") if made.terms is not None else ("integers", "strings")
             raise InputError("BM25Index.add: terms", got=got, expected=f"{expected}, of which the index is made")

@@ -28,9 +28,22 @@ _PIECE = 1 << 24  # bytes of payload that a merge keeps in memory at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """Documents as term ids with counts: terms int32 of each document, counts int64 [total], at least 1; truncated int32 [n]: tokens that
+    each document lost before it became these."""
+
+    terms: Packed
+    counts: NDArray[np.int64]
+    truncated: NDArray[np.int32]
+
+
+Rows = Iterable[Sequence[Any]] | Packed | Counted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Member:
-    """terms: sorted strings, term id = place; None where integers of the caller's are the terms. file, dead_file: names in the folder;
-    verify: see files.Stored."""
+    """terms: sorted strings, term id = place; None where integers of the caller's are the terms. truncated: int32 [n] of what was made of
+    `Counted` documents. file, dead_file: names in the folder; verify: see files.Stored."""
 
     part: Part
     terms: Any
@@ -39,6 +52,7 @@ class Member:
     file: str | None = None
     dead_file: str | None = None
     verify: Callable[[], None] | None = None
+    truncated: NDArray[np.int32] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -94,8 +108,12 @@ def strings(bytes_: NDArray[np.uint8], offsets: NDArray[np.int64]) -> Any:
     return _native.Strings(bytes_, offsets, np.empty(0, np.uint32))
 
 
-def make(documents: Corpus, rows: Iterable[Sequence[Any]] | Packed, options: Mapping[str, Any], progress: Progress | None = None) -> Member:
+def make(documents: Corpus, rows: Rows, options: Mapping[str, Any], progress: Progress | None = None) -> Member:
     """From documents and the terms of each: strings, or integers that are term ids already. options: those of Segment.build."""
+    if isinstance(rows, Counted):
+        n_terms = int(rows.terms.values.max(initial=-1)) + 1
+        segment = Segment.build(rows.terms, n_terms, counts=rows.counts, **options)
+        return Member(Part(segment), None, documents, truncated=rows.truncated)
     if isinstance(rows, Packed):
         return Member(Part(Segment.build(rows, int(rows.values.max(initial=-1)) + 1, **options)), None, documents)
     tokens, lengths, vocabulary, ids = array("i"), array("q"), dict[str, int](), None
@@ -155,11 +173,18 @@ def write(path: Path, member: Member, settings: dict[str, Any]) -> None:
     require_sound([member])
     with Writer(path, KIND) as file:
         file.add("payload", np.uint8, [segment.sections["payload"]])
-        _add_rest(file, segment.sections, segment.meta, member.term_arrays, settings)
+        _add_rest(file, segment.sections, segment.meta, member.term_arrays, settings, member.truncated)
         write_documents(file, member.documents)
 
 
-def _add_rest(file: Writer, sections: Mapping[str, Any], meta: Mapping[str, Any], arrays: Any, settings: dict[str, Any]) -> None:
+def _add_rest(
+    file: Writer,
+    sections: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    arrays: Any,
+    settings: dict[str, Any],
+    truncated: NDArray[np.int32] | None,
+) -> None:
     """What follows the payload, which is there first as a merge writes it while it goes; always in one order."""
     for name, dtype in (SECTIONS | FORWARD).items():
         if name in sections and name != "payload":
@@ -167,6 +192,8 @@ def _add_rest(file: Writer, sections: Mapping[str, Any], meta: Mapping[str, Any]
     if arrays is not None:
         file.add("vocabulary", np.uint8, [arrays[0]])
         file.add("vocabulary_offsets", np.int64, [arrays[1]])
+    if truncated is not None:
+        file.add("truncated", np.int32, [truncated])
     file.meta = {"segment": {key: meta[key] for key in META}, "settings": settings}
 
 
@@ -195,7 +222,11 @@ def _member(path: Path, stored: Stored, name: str | None) -> Member:
         arrays = (sections["vocabulary"], sections["vocabulary_offsets"])
         if len(arrays[1]) - 1 != segment.n_terms:
             raise ValueError(f"{len(arrays[1]) - 1} strings for {segment.n_terms} terms")
-    return Member(Part(segment), None if arrays is None else strings(*arrays), documents, arrays, name, verify=stored.verify)
+    truncated = sections.get("truncated")
+    if truncated is not None and (truncated.dtype != np.int32 or len(truncated) != len(segment)):
+        raise ValueError(f"{len(truncated)} counts of dropped tokens for {len(segment)} documents")
+    terms = None if arrays is None else strings(*arrays)
+    return Member(Part(segment), terms, documents, arrays, name, verify=stored.verify, truncated=truncated)
 
 
 def write_dead(path: Path, member: Member) -> None:
@@ -228,8 +259,10 @@ def merge(members: Sequence[Member], path: Path | None, settings: dict[str, Any]
     with reading():
         arrays, places, n_terms = _merged_terms(members)
         sources = [(p.segment.native, p.dead_bits, at) for p, at in zip(parts, places)]
-        k1, b = coding(settings["parameters"]["k1"], settings["parameters"]["b"])
+        k1, b = coding(*(settings["parameters"][name] for name in ("k1", "b", "variant")))
         work = _native.Merge(sources, n_terms, k1, b, codes, forward)
+
+    truncated = _truncated(members)
 
     def pieces() -> Iterator[NDArray[np.uint8]]:
         while (piece := work.step(_PIECE)) is not None:
@@ -240,15 +273,22 @@ def merge(members: Sequence[Member], path: Path | None, settings: dict[str, Any]
             payload = np.concatenate(list(pieces()))
             made = work.finish()
             segment = Segment.of({**made["sections"], "payload": payload}, made["meta"])
-            return Member(Part(segment), None if arrays is None else strings(*arrays), Corpus(_live(members)), arrays)
+            terms = None if arrays is None else strings(*arrays)
+            return Member(Part(segment), terms, Corpus(_live(members)), arrays, truncated=truncated)
         with Writer(path, KIND) as file:
             file.add("payload", np.uint8, pieces())
             made = work.finish()
-            _add_rest(file, made["sections"], made["meta"], arrays, settings)
+            _add_rest(file, made["sections"], made["meta"], arrays, settings, truncated)
             write_documents(file, _live(members))
     except RuntimeError as error:
         raise damaged(error) from error
     return read(path, name=path.name)[0]
+
+
+def _truncated(members: Sequence[Member]) -> NDArray[np.int32] | None:
+    """Of the live documents of all; None where a member does not say."""
+    found = [(m.truncated, m.part.dead) for m in members if m.truncated is not None]
+    return np.concatenate([a if dead is None else a[~dead] for a, dead in found]) if len(found) == len(members) else None
 
 
 def _live(members: Sequence[Member]) -> Iterator[Document]:

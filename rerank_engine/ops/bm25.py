@@ -8,10 +8,12 @@
     atire       ln(N / df)                           (k1 + 1) tf / (tf + k1 B)
     bm25l       ln((N + 1) / (df + 0.5))             (k1 + 1) (c + delta) / (k1 + c + delta),  c = tf / B
     bm25+       ln((N + 1) / df)                     delta + (k1 + 1) tf / (tf + k1 B)
+    impact      1                                    tf / k1
 
 N: documents; df: documents with the term; |d|: tokens. bm25l and bm25+ do not give 0 for tf = 0: a document that holds some of the terms
 gets the rest's f(0) too. lucene leaves out the constant factor k1 + 1, which changes no order. Source: Kamphuis, de Vries, Boytsov and Lin,
-"Which BM25 Do You Mean?", ECIR 2020; Robertson and Zaragoza 2009; Lv and Zhai 2011 for the last two.
+"Which BM25 Do You Mean?", ECIR 2020; Robertson and Zaragoza 2009; Lv and Zhai 2011 for bm25l and bm25+.
+impact is no BM25 but an inner product with learned weights that are kept as counts, tf = round(k1 weight): k1 is their scale, b is unused.
 """
 
 from __future__ import annotations
@@ -33,13 +35,13 @@ from .fuse import unpack
 from .postings import Postings, Segment, check_ids, damaged
 from .topk import Hits, topk_reference
 
-VARIANTS = {"lucene": 0.0, "robertson": 0.0, "atire": 0.0, "bm25l": 0.5, "bm25+": 1.0}  # with the default delta
+VARIANTS = {"lucene": 0.0, "robertson": 0.0, "atire": 0.0, "bm25l": 0.5, "bm25+": 1.0, "impact": 0.0}  # with the default delta
 _NOTHING, _NO_WEIGHTS = np.empty(0, np.uint8), np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class BM25Parameters:
-    """variant, k1 from 0 to 1e6, b from 0 to 1, delta (bm25l: 0.5, bm25+: 1 by default). bm25l needs k1 > 0."""
+    """variant, k1 from 0 to 1e6, b from 0 to 1, delta (bm25l: 0.5, bm25+: 1 by default). bm25l and impact need k1 > 0."""
 
     variant: str = "lucene"
     k1: float = 1.2
@@ -53,10 +55,12 @@ class BM25Parameters:
             object.__setattr__(
                 self, name, VARIANTS[self.variant] if value is None else checks.finite_number(f"bm25: {name}", value, 0, high)
             )
-        if self.variant == "bm25l" and self.k1 == 0:
-            raise InputError("bm25: k1", got=0, expected="a number above 0 for bm25l, whose formula divides by it")
+        if self.variant in ("bm25l", "impact") and self.k1 == 0:
+            raise InputError("bm25: k1", got=0, expected=f"a number above 0 for {self.variant}, whose formula divides by it")
 
     def __str__(self) -> str:
+        if self.variant == "impact":
+            return f"impact, scale={self.k1:g}"
         delta = f", delta={self.delta:g}" if VARIANTS[self.variant] else ""
         return f"{self.variant}, k1={self.k1:g}, b={self.b:g}{delta}"
 
@@ -265,12 +269,16 @@ def _idf(variant: str, n: int, df: int) -> float:
             return math.log(n / df)
         case "bm25l":
             return math.log((n + 1) / (df + 0.5))
+        case "impact":
+            return 1.0
         case _:
             return math.log((n + 1) / df)
 
 
 def _f(p: BM25Parameters, tf: int, norm: float) -> float:
     """f(tf, |d|) of the table, with norm = B."""
+    if p.variant == "impact":
+        return tf / p.k1
     if p.variant == "bm25l":
         c = tf / norm
         return (p.k1 + 1) * (c + p.delta) / (p.k1 + c + p.delta)  # type: ignore[operator]

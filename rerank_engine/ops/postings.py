@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..backends import choose
 from ..errors import FileFormatError, InputError
@@ -40,13 +40,14 @@ class Postings:
     counts: NDArray[np.uint32]
 
     @classmethod
-    def of(cls, documents: Packed, n_terms: int) -> Postings:
+    def of(cls, documents: Packed, n_terms: int, counts: NDArray[np.uint32] | None = None) -> Postings:
         """Counts with numpy alone: what packed segments are checked against."""
         owner = np.repeat(np.arange(len(documents)), documents.lengths)
-        pairs, counts = np.unique(documents.values.astype(np.int64) * len(documents) + owner, return_counts=True)
+        pairs, place = np.unique(documents.values.astype(np.int64) * len(documents) + owner, return_inverse=True)
+        found = np.bincount(place, counts, minlength=len(pairs))
         term_offsets = np.zeros(n_terms + 1, np.int64)
         np.cumsum(np.bincount(pairs // len(documents), minlength=n_terms), out=term_offsets[1:])
-        return cls(term_offsets, (pairs % len(documents)).astype(np.uint32), counts.astype(np.uint32))
+        return cls(term_offsets, (pairs % len(documents)).astype(np.uint32), found.astype(np.uint32))
 
 
 class Segment:
@@ -72,12 +73,15 @@ class Segment:
         forward: bool = False,
         k1: float = 1.2,
         b: float = 0.75,
+        variant: str = "lucene",
+        counts: ArrayLike | None = None,
         backend: str = "auto",
     ) -> Segment:
         """documents: int32 term ids of each document, each id in [0, n_terms). codes=False saves a byte per posting and searches slower.
-        k1, b: what the codes are made for. They bound the scores of any other parameters too, but the further off, the less tightly.
+        k1, b, variant: what the codes are made for. They bound the scores of other parameters too, but the further off, the less tightly.
+        counts: uint32 [total], for how many tokens each id stands, at least 1; by default 1. Not with forward lists.
 
-        Raises InputError for an empty corpus, an id outside, or 2^30 documents and more.
+        Raises InputError for an empty corpus, an id outside, 2^30 documents and more, or a document of 2^32 tokens and more.
         """
         if isinstance(n_terms, bool) or not isinstance(n_terms, (int, np.integer)) or not 0 <= n_terms < 2**31:
             raise InputError("bm25: n_terms", got=n_terms, expected="an integer of at least 0, below 2^31")
@@ -87,13 +91,16 @@ class Segment:
             raise InputError("bm25: documents", got=got, expected="1 to 2^30 documents", hint="Larger corpora take several segments.")
         tokens = checks.integers("bm25: document tokens", documents.values, np.int32)
         check_ids("bm25: document tokens", tokens, n_terms)
-        lengths = documents.lengths.astype(np.uint32)
+        lengths, many = documents.lengths.astype(np.uint32), None
+        if counts is not None:
+            lengths, many = _counted(documents, counts, forward)
         if choose("bm25", backend) == "reference":
             meta = {"n_postings": 0, "codes": False}
-            return cls(lengths, sections=None, meta=meta, plain=Postings.of(Packed(tokens, documents.offsets), int(n_terms)))
+            return cls(lengths, sections=None, meta=meta, plain=Postings.of(Packed(tokens, documents.offsets), int(n_terms), many))
         from .. import _native
 
-        made = _native.write_segment(tokens, documents.offsets, int(n_terms), *coding(k1, b), bool(codes), bool(forward))
+        how = coding(k1, b, variant), (bool(codes), bool(forward)), () if many is None else (many,)
+        made = _native.write_segment(tokens, documents.offsets, int(n_terms), *how[0], *how[1], *how[2])
         return cls.of(made["sections"], made["meta"])
 
     @classmethod
@@ -167,9 +174,24 @@ class Segment:
         return len(self.lengths)
 
 
-def coding(k1: float, b: float) -> tuple[float, float]:
-    """The k1 and b that impact codes are made with: those of the index; codes need a k1 that is not next to 0."""
-    return max(float(k1), 0.01), float(b)
+def _counted(documents: Packed, counts: ArrayLike, forward: bool) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """(lengths, counts), both uint32."""
+    many = checks.integers("bm25: counts", counts)
+    if many.shape != documents.values.shape or (many.size and not 1 <= int(many.min()) <= int(many.max()) < 2**32):
+        got = f"{many.size} from {many.min(initial=1)} to {many.max(initial=1)}"
+        raise InputError("bm25: counts", got=got, expected=f"{documents.values.size}, one a token, from 1 to 2^32 - 1")
+    if forward:
+        raise InputError("bm25: forward lists", got="counts", expected="tokens alone", hint="Take forward=False.")
+    lengths = np.diff(np.concatenate(([0], np.cumsum(many)))[documents.offsets])
+    if int(lengths.max(initial=0)) >= 2**32:
+        raise InputError("bm25: counts of a document", got=f"{lengths.max()} together", expected="less than 2^32")
+    return lengths.astype(np.uint32), many.astype(np.uint32)
+
+
+def coding(k1: float, b: float, variant: str = "lucene") -> tuple[float, float]:
+    """The k1 and b that impact codes are made with: those of the index; codes need a k1 that is not next to 0. (0, 0): codes that are the
+    counts themselves, for the variant "impact"."""
+    return (0.0, 0.0) if variant == "impact" else (max(float(k1), 0.01), float(b))
 
 
 def check_ids(name: str, ids: NDArray[Any], end: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,9 @@ from .base import Runtime, cost_of, workers_of
 from .cost import COSTS, Cost, cheapest, default_cost
 from .tokenize import Tokens
 
-__all__ = ["COSTS", "Cost", "default_cost", "run_batched", "run_tokens", "run_until"]
+__all__ = ["COSTS", "Cost", "default_cost", "run_batched", "run_rows", "run_tokens", "run_until"]
 
+Row = TypeVar("Row")
 Reduce = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
 
 
@@ -82,6 +83,24 @@ def run_until(
     for (start, end), out in outputs:
         values[start:end], ran[start:end] = out, True
     return values[work.places], ran[work.places]
+
+
+def run_rows(
+    runtime: Runtime,
+    tokens: Tokens,
+    output: str,
+    transform: Callable[[NDArray[np.float32]], Row],
+    *,
+    budget: int | None = None,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """What `transform` makes of each sequence's row of output, in the order given: for rows too wide to keep. The rest as `run_batched`."""
+    if len(tokens.ids) == 0:
+        return []
+    work, rows = _Calls(runtime, tokens, None, budget), list[Row]()
+    for _, made in work.run(output, lambda out, _: [transform(row) for row in out], replace(limits(), deadline=None), progress):
+        rows += made
+    return [rows[place] for place in work.places.tolist()]
 
 
 def run_tokens(

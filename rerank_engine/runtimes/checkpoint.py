@@ -62,8 +62,8 @@ def check_shapes(name: str, encoder: Encoder) -> None:
     a, wide = encoder.architecture, 2 if encoder.architecture.gated else 1
     inner, qkv = a.heads * a.head_dim, (a.heads + 2 * a.kv_heads) * a.head_dim
     rows = {"qkv": (qkv, a.hidden), "out": (a.hidden, inner), "up": (wide * a.intermediate, a.hidden), "down": (a.hidden, a.intermediate)}
-    whole = {"word": (a.vocabulary, a.hidden), "type": (a.types, a.hidden)}
-    whole["position"] = (a.max_positions + a.position_offset, a.hidden)
+    whole: dict[str, tuple[int, ...]] = {"word": (a.vocabulary, a.hidden), "type": (a.types, a.hidden)}
+    whole |= {"position": (a.max_positions + a.position_offset, a.hidden), "decoder": whole["word"], "head.bias": (a.vocabulary,)}
     for weight, array in encoder.weights.items():
         part, _, kind = weight.rpartition(".")
         last = part.rpartition(".")[2]
@@ -80,12 +80,14 @@ def check_shapes(name: str, encoder: Encoder) -> None:
 
 
 class _Tensors:
-    """The tensors of a folder: of model.safetensors, or of the shards that its index names."""
+    """The tensors of a folder: of model.safetensors, or of the shards that its index names. A norm's numbers may have their old names,
+    gamma and beta."""
 
     def __init__(self, name: str, folder: Path) -> None:
         single, index = (folder / file for file in WEIGHTS)
         if single.is_file():
             self.where = dict.fromkeys(tensor_names(single), single)
+            self._stored = {_renamed(name): name for name in self.where}
             return
         if not index.is_file():
             raise CorruptModelError(f"model '{name}'", got=f"no {' or '.join(WEIGHTS)} in {folder}", expected="weights")
@@ -94,9 +96,16 @@ class _Tensors:
             self.where = {str(tensor): folder / Path(file).name for tensor, file in told.items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CorruptModelError(str(index), got=f"a file that does not parse ({error})", expected="a weight_map") from error
+        self._stored = {_renamed(name): name for name in self.where}
 
     def read(self, names: set[str]) -> dict[str, NDArray[np.float32]]:
         found: dict[str, NDArray[np.float32]] = {}
-        for path in sorted({self.where[name] for name in names if name in self.where}):
-            found |= read_tensors(path, {name for name in names if self.where.get(name) == path})
-        return found
+        stored = {self._stored[name] for name in names if name in self._stored}
+        for path in sorted({self.where[name] for name in stored}):
+            found |= read_tensors(path, {name for name in stored if self.where[name] == path})
+        return {_renamed(name): array for name, array in found.items()}
+
+
+def _renamed(tensor: str) -> str:
+    layer, _, part = tensor.rpartition(".")
+    return f"{layer}.{dict(gamma='weight', beta='bias').get(part, part)}" if layer.endswith("LayerNorm") else tensor

@@ -30,6 +30,10 @@ class Architecture:
         "prediction"  dense, activation, norm, classifier on the first token or the mean of all (ModernBERT)
         "linear"   the classifier alone, on the token that `pooling` says
         "choice"   rows of the embedding (or of the LM head) for a yes and a no on the last token: logit = yes - no
+        "vocabulary"  a masked-LM head: dense, activation, norm, then a logit of each token for each entry of the vocabulary, by the decoder
+                   or, where there is none, by the embedding's rows; `pooling` and `saturations` make one weight a sequence of them:
+                   "max": w[t] = f(max over tokens i of logit[i, t]), "sum": w[t] = sum over i of f(logit[i, t]),
+                   f(x) = log(1 + max(x, 0)), and log(1 + f(x)) with 2 saturations (SPLADE, Formal et al. 2021; Shen et al. 2025)
         "none"     no head: states alone
     """
 
@@ -56,8 +60,14 @@ class Architecture:
     rope_divisor: float = 1.0
     head: str = "none"
     head_activation: str = "tanh"
-    pooling: str = "cls"  # of the head: "cls", "mean" or "last"
+    pooling: str = "cls"  # of the head: "cls", "mean" or "last"; of a vocabulary "max" or "sum"
     labels: int = 0
+    saturations: int = 0  # of a vocabulary: 1 or 2
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What a packed runtime can give: states, logits of a head, or weights float32 [n, vocabulary]."""
+        return {"none": ("last_hidden_state",), "vocabulary": ("weights",)}.get(self.head, ("logits", "last_hidden_state"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +81,16 @@ class Encoder:
     {i}.down.{weight,bias}
     norm.{weight,bias}      after the last layer of place "pre"
     head.dense.{weight,bias}, head.norm.{weight,bias}, head.classifier.{weight,bias}   of "choice": weight [1, hidden] = yes - no
+    head.bias [vocabulary], decoder [vocabulary, hidden] where it is not `word`: of "vocabulary"
     """
 
     architecture: Architecture
     weights: Mapping[str, NDArray[np.float32]]
+
+    @property
+    def decoder(self) -> NDArray[np.float32]:
+        """[vocabulary, hidden]: what a masked-LM head multiplies with."""
+        return self.weights.get("decoder", self.weights["word"])
 
     @property
     def parameters(self) -> int:

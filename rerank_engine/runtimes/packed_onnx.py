@@ -30,7 +30,7 @@ from .files import user_cache
 from .onnx import OnnxRuntime, check_workers, fingerprint_of, read_checked
 from .onnx_session import onnxruntime_package, open_session
 from .onnx_weights import encoder_of
-from .packed_graph import ALIGN, OPSET, VERSION, beside, onnx_package, packed_graph
+from .packed_graph import ALIGN, OPSET, PIECE, VERSION, beside, onnx_package, packed_graph
 
 # In tokens of the linear layers: see benchmarks/bench_cross_encoder.py. Attention pads to the longest of a call; the rest sees no padding.
 COSTS = {
@@ -45,7 +45,8 @@ CONFIG = ("model_type", "hidden_act", "num_attention_heads", "layer_norm_eps", "
 
 
 class PackedOnnx:
-    """An encoder on packed tokens. outputs: ("logits",) of one with a head, else ("last_hidden_state",).
+    """An encoder on packed tokens. outputs: ("logits",) of one with a classifier, ("weights",) of one with a masked-LM head, else
+    ("last_hidden_state",).
 
     threads: None for what this process may use. workers: how many calls may go on at the same time, each with threads // workers threads of
     one session, so weights are in memory once; None: one for each thread. A single call is fastest with workers=1.
@@ -72,7 +73,7 @@ class PackedOnnx:
         self.workers = check_workers(workers, self.threads) if device == "cpu" else 1
         self.architecture = encoder.architecture if isinstance(encoder, Encoder) else encoder
         self.fingerprint = f"{fingerprint}/packed{VERSION}" if fingerprint else ""
-        self.outputs: tuple[str, ...] = ("last_hidden_state",) if self.architecture.head == "none" else ("logits",)
+        self.outputs = self.architecture.outputs[:1]
         self.cost = COSTS[device]
         if folder is not None:
             self._session = self._open(folder)
@@ -98,6 +99,8 @@ class PackedOnnx:
             raise ModelError(f"the model failed on {len(ids)} inputs of {len(ids.values)} tokens", got=got) from error
         if output == "logits":
             return result
+        if output == "weights":
+            return _joined(result, ids.lengths, self.architecture.pooling)
         lengths = ids.lengths
         states = np.zeros((len(ids), int(lengths.max()), self.architecture.hidden), np.float32)
         states[np.arange(states.shape[1]) < lengths[:, None]] = result
@@ -118,8 +121,12 @@ def feed_of(a: Architecture, kind: str, ids: Packed, types: Packed, attended: ND
     if a.types:
         # One row of types has nothing to tell apart: a tokenizer that numbers segments all the same must not run out of the table.
         feed["types"] = np.minimum(types.values.astype(np.int64, copy=False), a.types - 1)
-    if a.head != "none":
+    if a.head == "pooler":
         feed["firsts"] = starts.copy()
+    if a.head == "vocabulary":
+        begins = np.concatenate([np.arange(start, start + length, PIECE) for start, length in zip(starts.tolist(), lengths.tolist())])
+        ends = np.minimum(begins + PIECE, ids.offsets[np.searchsorted(ids.offsets, begins, "right")])
+        feed |= {"begins": begins[:, None], "ends": ends[:, None]}
     seen = lengths if attended is None else np.minimum(attended, lengths)
     if kind == "cpu":
         even = bool((lengths == longest).all() and (seen == lengths).all())
@@ -138,6 +145,15 @@ def feed_of(a: Architecture, kind: str, ids: Packed, types: Packed, attended: ND
     real = (np.arange(longest) < lengths[:, None]).ravel()
     offsets = np.concatenate([np.flatnonzero(real), np.flatnonzero(~real)]).astype(np.int32).reshape(n, longest)
     return feed | {"offsets": offsets, "cumulative": cumulative}
+
+
+def _joined(pieces: NDArray[np.float32], lengths: NDArray[np.int64], pooling: str) -> NDArray[np.float32]:
+    """float32 [n, vocabulary] of what `weights` says of the pieces of each sequence."""
+    counts = -(-lengths // PIECE)
+    if len(pieces) == len(lengths):
+        return pieces
+    joined: NDArray[np.float32] = (np.maximum if pooling == "max" else np.add).reduceat(pieces, np.cumsum(counts) - counts, axis=0)
+    return joined
 
 
 def write(encoder: Encoder, kind: str, folder: Path) -> None:

@@ -64,6 +64,11 @@ class Tokenizer:
         found: int | None = self._tokenizer.token_to_id(token)
         return found
 
+    def token(self, token_id: int) -> str:
+        """A token as the vocabulary writes it; "[7]" for a number that it leaves out."""
+        found: str | None = self._tokenizer.id_to_token(token_id)
+        return f"[{token_id}]" if found is None else found
+
     def encode(
         self, texts: Sequence[str], *, queries: bool = False, prompt: str = "", marker: int | None = None, limit: int | None = None
     ) -> Tokens:

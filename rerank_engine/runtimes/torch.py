@@ -71,10 +71,11 @@ class TorchRuntime:
             raise UnsupportedModelError("runtime torch: the Triton kernels asked for", got=refused, expected="a network that they run")
         use = refused is None and (device == "cuda" or bool(kernels)) and kernels is not False
         self._forward = Forward(encoder, torch.device(device), PRECISIONS[self.precision], use)
-        self.outputs: tuple[str, ...] = ("last_hidden_state",) if encoder.architecture.head == "none" else ("logits", "last_hidden_state")
+        self.architecture, self.outputs = encoder.architecture, encoder.architecture.outputs
         self.cost = COSTS["cuda" if device == "cuda" else "cpu"]
         if device == "cuda":
-            self.cost = replace(self.cost, most=max(GRAPH_TOKENS, min(self.cost.most, LARGEST // encoder.architecture.hidden)))
+            widest = encoder.architecture.vocabulary if encoder.architecture.head == "vocabulary" else encoder.architecture.hidden
+            self.cost = replace(self.cost, most=max(GRAPH_TOKENS, min(self.cost.most, LARGEST // widest)))
         self._graphs: Any = None
         if use and device == "cuda":
             from .graphs import Graphs
@@ -135,6 +136,9 @@ class TorchRuntime:
         if output == "logits":
             logits: NDArray[np.float32] = net.logits(batch, attention, torch.from_numpy(lengths).to(net.device)).float().cpu().numpy()
             return logits
+        if output == "weights":
+            weights: NDArray[np.float32] = net.weights(batch, attention, lengths.tolist()).cpu().numpy()
+            return weights
         states = net.states(batch, attention).float().cpu().numpy()
         padded = np.zeros((len(ids), int(lengths.max()), a.hidden), np.float32)
         padded[np.arange(padded.shape[1]) < lengths[:, None]] = states

@@ -4,6 +4,7 @@ from .bound import Bound
 from .calibration import Activate, Calibration
 from .cascade import Cascade
 from .colbert import ColBERT
+from .colbert_prf import ColBERTPRF
 from .cross import CrossEncoder
 from .dedup import Dedup
 from .dense import BiEncoder, Dense
@@ -15,11 +16,14 @@ from .rules import Rules
 from .score_cache import ScoreCache
 from .select import MMR, LostInTheMiddle
 from .similarity import Similarity
+from .splade import SPLADE, SparseEncoder
+from .vector_prf import VectorPRF
 
 __all__ = [
     "BM25",
     "MMR",
     "RM3",
+    "SPLADE",
     "Activate",
     "BiEncoder",
     "Bound",
@@ -27,6 +31,7 @@ __all__ = [
     "Cascade",
     "CertifiedMaxSim",
     "ColBERT",
+    "ColBERTPRF",
     "CrossEncoder",
     "Dedup",
     "Dense",
@@ -37,4 +42,6 @@ __all__ = [
     "Rules",
     "ScoreCache",
     "Similarity",
+    "SparseEncoder",
+    "VectorPRF",
 ]

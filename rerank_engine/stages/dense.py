@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -12,6 +14,7 @@ from ..core import Query, Ranking, Stage
 from ..errors import InputError, UnsupportedModelError
 from ..indexes.vectors import VectorIndex
 from ..ops import checks
+from ..ops.topk import Hits
 from ..progress import Progress
 from ..runtimes.base import Runtime, check_finite, describe
 from ..runtimes.batching import run_batched
@@ -54,7 +57,16 @@ class BiEncoder:
             hint = "Its files do not say (1_Pooling/config.json); pass pooling= as its model card has it."
             raise InputError(f"model '{name}': pooling", got="none", expected="'cls' or 'mean'", hint=hint)
         self.pooling = "model" if self.output in POOLED else checks.one_of("pooling", str(pooling), ("cls", "mean"))
-        self.backend = describe(runtime)
+        self.model, self.backend = name, describe(runtime)
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Hex digits that stand for how documents become vectors: the network's file, tokenizer, prompt, lengths, pooling. An index keeps
+        it, and refuses other ones: another file of the same model, such as a quantised one, counts as another. None where the runtime does
+        not tell its network's hash."""
+        weights = str(getattr(self.runtime, "fingerprint", "")).partition("/")[0]  # what follows is how they run
+        read = (weights, self.output, self.pooling, self.normalize, self.document_prompt, self.tokenizer.max_length)
+        return hashlib.sha256(self.tokenizer.content + repr(read).encode()).hexdigest()[:16] if weights else None
 
     def encode(self, texts: Sequence[str], *, queries: bool = False, progress: Progress | None = None) -> NDArray[np.float32]:
         """float32 [n, dim], one row a text; see `encode_counted`."""
@@ -93,9 +105,12 @@ class BiEncoder:
 
 @final
 class Dense(Stage):
-    """The k nearest documents by inner product, exactly; the cosine for an encoder that normalizes. A blank query finds nothing.
+    """The k nearest documents by inner product, or the cosine where index or encoder normalize. A blank query finds nothing.
 
-    The column truncated_tokens says what the encoder cut off each document.
+    Exactly, or as well as a kind of faiss finds them (see VectorIndex; `index.with_search(nprobe=..., ef=..., rescore=...)` asks for more
+    or less). The scale is "approximate ..." where scores come from compressed vectors. The column truncated_tokens says what the encoder
+    cut off each document. The facts of its step: {"index": the kind, and what a search without a filter looks at}. Raises InputError for
+    another encoder than the index was made with, as far as both say what they are.
     """
 
     retrieves = True
@@ -103,18 +118,33 @@ class Dense(Stage):
     def __init__(self, index: VectorIndex, encoder: BiEncoder, k: int = 1000) -> None:
         checks.instance("Dense: index", index, VectorIndex)
         checks.instance("Dense: encoder", encoder, BiEncoder)
+        index.require_encoder("Dense", encoder)
         self.index, self.encoder, self.k, self.backend = index, encoder, checks.count("Dense: k", k), encoder.backend
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         asked = [query for query in queries if query.text.strip()]
-        filters = [query.allowed(self.index.corpus) for query in asked]
-        vectors = self.encoder.encode([query.text for query in asked], queries=True) if asked else None
-        found = iter(() if vectors is None else self.index.search(vectors, self.k, filters=filters))
+        found = iter(self.search(asked, self.encode(asked), self.k))
         nothing = np.empty(0, np.int64), np.empty(0, np.float32)
-        scale = "cosine" if self.encoder.normalize else "inner product"
-        hits = [next(found) if query.text.strip() else nothing for query in queries]
-        cut = self.index.truncated_tokens
-        return [Ranking._trusted(ids, scores, self.index.corpus, scale, {"truncated_tokens": cut[ids]}) for ids, scores in hits]
+        return [self.ranking(*(next(found) if query.text.strip() else nothing)) for query in queries]
+
+    def encode(self, queries: Sequence[Query]) -> NDArray[np.float32]:
+        """float32 [queries, dim of the index]: their vectors as they are compared with documents."""
+        if not queries:
+            return np.empty((0, self.index.dim), np.float32)
+        return self.index.prepared(self.encoder.encode([query.text for query in queries], queries=True))
+
+    def search(self, queries: Sequence[Query], vectors: NDArray[np.float32], k: int) -> list[Hits]:
+        """The k best for each vector float32 [queries, dim] among the documents that its query allows."""
+        return self.index.search(vectors, k, filters=[query.allowed(self.index.corpus) for query in queries])
+
+    def ranking(self, rows: NDArray[np.int64], scores: NDArray[np.float32], *, scale: str | None = None) -> Ranking:
+        """What the index found. scale: of vectors that are not the encoder's, where the index does not normalize them."""
+        index = self.index
+        if scale is None or index.metric == "cosine":
+            scale = index.scale.replace("inner product", "cosine") if self.encoder.normalize else index.scale
+        columns, facts = {"truncated_tokens": index.truncated_tokens[rows]}, {"index": index.kind, **index.effort(self.k)}
+        return Ranking._trusted(rows, scores, index.corpus, scale, columns, facts=facts)
 
     def __repr__(self) -> str:
-        return f"Dense(k={self.k}, {self.encoder.name}, {self.backend})"
+        kind = self.index.kind if self.index.kind == "exact" else f"{self.index.kind} {self.index.effort(self.k)}"
+        return f"Dense(k={self.k}, {kind}, {self.encoder.name}, {self.backend})"

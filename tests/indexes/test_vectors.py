@@ -131,3 +131,23 @@ def test_repr():
     assert repr(rr.VectorIndex(corpus(2), np.ones((2, 3)))) == "VectorIndex(2 x 3, exact)"
     cut = np.array([0, 4], np.int32)
     assert repr(rr.VectorIndex(corpus(2), np.ones((2, 3)), cut)) == "VectorIndex(2 x 3, exact, 1 documents truncated)"
+
+
+@pytest.mark.parametrize("keep", ["float32", "float16"])
+def test_a_large_batch_is_searched_as_each_query_alone(keep):
+    """From 16 queries on, a matrix product chooses what is multiplied again."""
+    rng = np.random.default_rng(7)
+    vectors = rng.standard_normal((300, 20)).astype(np.float32)
+    vectors[50:90] = vectors[3]  # ties at the k-th place
+    queries = np.concatenate([vectors[:20], rng.standard_normal((20, 20)).astype(np.float32), np.zeros((1, 20), np.float32)])
+    index = rr.VectorIndex.from_vectors(corpus(300), vectors, kind="exact", keep=keep)
+    filters = [None if i % 3 else rng.random(300) < (i % 2) * 0.3 for i in range(len(queries))]
+    for k in (1, 7, 300, 1000):
+        for masks in (None, filters):
+            together = index.search(queries, k, filters=masks)
+            for i, (rows, scores) in enumerate(together):
+                alone = index.search(queries[i : i + 1], k, filters=None if masks is None else masks[i : i + 1])[0]
+                assert rows.tolist() == alone[0].tolist() and scores.tobytes() == alone[1].tobytes()
+    assert index.search(queries[-1:], 3)[0][0].tolist() == [0, 1, 2]
+    with pytest.raises(NonFiniteError):
+        rr.VectorIndex(corpus(2), np.full((2, 3), 1e30)).search(np.full((20, 3), 1e30), 1)

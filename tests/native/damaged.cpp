@@ -66,7 +66,8 @@ void merge(const Image& image) {
 }
 
 void search(const Image& image, std::size_t n_terms, int which) {
-    const Bm25Parameters all[] = {{}, {Variant::bm25l, 1.2, 0.75, 0.5}, {Variant::robertson, 0, 0, 0}, {Variant::bm25plus, 1.2, 1, 1}, {Variant::atire, 9, 1, 0}};
+    const Bm25Parameters all[] = {{}, {Variant::bm25l, 1.2, 0.75, 0.5}, {Variant::robertson, 0, 0, 0}, {Variant::bm25plus, 1.2, 1, 1},
+                                  {Variant::atire, 9, 1, 0}, {Variant::impact, 64, 0, 0}};
     std::vector<std::int32_t> terms;
     std::vector<std::int64_t> offsets{0};
     for (std::size_t q = 0; q < 3; ++q) {  // all, the frequent, the rare
@@ -82,7 +83,7 @@ void search(const Image& image, std::size_t n_terms, int which) {
     Source source = image.source();
     if (which % 4 > 1) source.dead_df = dead_df;
     survive([&] {
-        const Searcher searcher({source}, all[which % 5], image.lengths.size() / (which % 4 == 3 ? 2 : 1), 3 * image.lengths.size());
+        const Searcher searcher({source}, all[which % 6], image.lengths.size() / (which % 4 == 3 ? 2 : 1), 3 * image.lengths.size());
         for (std::size_t q = 0; q < 3; ++q) {
             const std::vector<std::int64_t> own{0, offsets[q + 1] - offsets[q]};
             const auto part = [&](auto& values) { return std::span(values).subspan(at(offsets, q), at(own, 1)); };

@@ -62,8 +62,9 @@ struct Image {
     Source source(std::int64_t base = 0) const { return {view(), base, shortest, longest, {}, {}}; }
 };
 
-inline Image write(const Documents& documents, bool codes) {
+inline Image write(const Documents& documents, bool codes, bool exact = false) {
     Image out;
+    if (exact) out.coding.k1 = out.coding.b = 0;
     out.codes = codes;
     for (std::size_t row = 0; row < documents.size(); ++row)
         out.lengths.push_back(static_cast<std::uint32_t>(documents.offsets[row + 1] - documents.offsets[row]));

@@ -27,6 +27,32 @@ Lists counted(const Documents& documents) {
     return out;
 }
 
+// Entries with counts are what repeated tokens are.
+void check_counts(Random& random) {
+    const Documents documents = random_documents(random, 400, 8);
+    Documents entries;
+    entries.n_terms = documents.n_terms;
+    std::vector<std::uint32_t> counts, lengths;
+    for (std::size_t row = 0; row < documents.size(); ++row) {
+        for (const auto& [term, tf] : documents.counts(row)) {
+            entries.tokens.push_back(static_cast<std::int32_t>(term));
+            counts.push_back(tf);
+        }
+        entries.end();
+        lengths.push_back(static_cast<std::uint32_t>(documents.offsets[row + 1] - documents.offsets[row]));
+    }
+    for (const bool exact : {false, true}) {
+        const Image want = write(documents, true, exact);
+        SegmentWriter writer(lengths, want.coding, true);
+        write_documents(writer, entries.tokens, entries.offsets, entries.n_terms, counts);
+        writer.finish();
+        expect(same_bits(writer.payload, want.payload) && same_bits(writer.terms, want.terms) && same_bits(writer.blocks, want.blocks) &&
+                   writer.dense == want.dense,
+               "counts are what repeats are");
+    }
+    report("counts");
+}
+
 void check_packing(Random& random) {
     for (unsigned bits = 0; bits <= 32; ++bits) {
         std::vector<std::uint32_t> values(kBlock), back(kBlock, 0xabababab);
@@ -162,18 +188,18 @@ std::map<std::int64_t, double> brute(const Documents& documents, const Bm25Param
 void check_search(Random& random) {
     for (int round = 0; round < 60; ++round) {
         const Documents documents = random_documents(random, 1 + random.below(round % 6 == 0 ? 9000 : 500), 1 + random.below(16));
-        Bm25Parameters p{static_cast<Variant>(round % 5), round % 7 == 0 ? 1e6 : 0.1 + static_cast<double>(random.below(30)) / 10, 0.75, 0};
+        Bm25Parameters p{static_cast<Variant>(round % 6), round % 7 == 0 ? 1e6 : 0.1 + static_cast<double>(random.below(30)) / 10, 0.75, 0};
         p.b = static_cast<double>(random.below(5)) / 4;
         p.delta = p.variant == Variant::bm25l ? 0.5 : p.variant == Variant::bm25plus ? 1 : 0;
         const Queries queries(random, documents.n_terms, documents.size(), round);
         const std::size_t k = 1 + random.below(40);
         PackedHits first;
-        for (const bool codes : {false, true}) {
-            const Image image = write(documents, codes);
+        for (const int codes : {0, 1, 2}) {
+            const Image image = write(documents, codes > 0, codes == 2);
             const Searcher searcher({image.source()}, p, documents.size(), documents.tokens.size());
             const PackedHits got = searcher.search(queries.batch(queries.terms), k, 1);
             expect(same_bits(got, searcher.search(queries.batch(queries.terms), k, 4)), "bm25: 4 threads differ from 1");
-            if (codes) expect(same_bits(got, first), "bm25: codes change the answer");
+            if (codes > 0) expect(same_bits(got, first), "bm25: codes change the answer");
             first = got;
             for (std::size_t q = 0; q + 1 < queries.offsets.size(); ++q) {
                 const auto want = brute(documents, p, queries, q);
@@ -236,7 +262,7 @@ void check_merge(Random& random) {
             sources.push_back(images[s].source(static_cast<std::int64_t>(cuts[s])));
             sources.back().dead = dead[s], sources.back().dead_df = dead_df[s];
         }
-        Image want = write(living, true);
+        Image want = write(living, true, round % 3 == 0);
         Merge merge(inputs, live_lengths(inputs), documents.n_terms, want.coding, true);
         std::vector<std::uint8_t> payload;  // in pieces, as it goes to a file
         const auto take = [&] {
@@ -320,6 +346,7 @@ void check_lexical(Random& random) {
     check_packing(random);
     check_round_trips(random);
     check_wide_lists();
+    check_counts(random);
     check_search(random);
     check_merge(random);
     check_strings(random);

@@ -22,7 +22,8 @@ from rerank_engine.ops.postings import Postings, Segment
 from rerank_engine.packed import Packed
 
 BUILDS = [(backend, codes) for backend in backends("bm25") for codes in ((True, False) if backend == "cpp" else (False,))]
-EVERY = pytest.mark.parametrize("build", BUILDS, ids=lambda build: build[0] + "-codes" * build[1])
+BUILDS += [("cpp", True, "impact")] * ("cpp" in backends("bm25"))  # codes that are the frequencies themselves
+EVERY = pytest.mark.parametrize("build", BUILDS, ids=lambda build: build[0] + "-codes" * build[1] + "-exact" * (len(build) > 2))
 HAND = [[0, 1], [0, 0, 2], [1]]  # three documents of 2, 3 and 1 tokens, 2 on average; term 3 stands in none
 LUCENE = BM25Parameters()
 
@@ -32,9 +33,8 @@ def pack(rows):
 
 
 def segment(documents, n_terms, build, **options):
-    return Segment.build(
-        documents if isinstance(documents, Packed) else pack(documents), n_terms, backend=build[0], codes=build[1], **options
-    )
+    options |= {"backend": build[0], "codes": build[1], "variant": build[2] if len(build) > 2 else "lucene"}
+    return Segment.build(documents if isinstance(documents, Packed) else pack(documents), n_terms, **options)
 
 
 def same_bits(a, b):
@@ -72,6 +72,7 @@ BY_HAND = [
     ("atire", math.log(1.5), math.log(3), 4.4 / 3.65, 1, 2.2 / 2.65, 0),
     ("bm25l", math.log(1.6), math.log(4 / 1.5), 2.2 * 21.5 / 34.7, 2.2 * 1.5 / 2.7, 2.2 * 13.5 / 26.7, 2.2 * 0.5 / 1.7),
     ("bm25+", math.log(2), math.log(4), 1 + 4.4 / 3.65, 2, 1 + 2.2 / 2.65, 1),
+    ("impact", 1, 1, 2 / 1.2, 1 / 1.2, 1 / 1.2, 0),
 ]
 
 
@@ -133,7 +134,7 @@ def test_only_scores_of_documents_can_be_beyond_float32(build, n_docs):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("k1", "b"), [(1.2, 0.75), (0.9, 0.4), (0, 0.75), (1.2, 0), (2, 1), (1e6, 1), (1e-9, 0.5)])
 def test_parameters(build, variant, k1, b):
-    if variant == "bm25l" and k1 == 0:
+    if variant in ("bm25l", "impact") and k1 == 0:
         return
     rng = np.random.default_rng(3)
     check(zipf(rng, 40, 30, 25), zipf(rng, 10, 30, 6), 30, build, parameters=BM25Parameters(variant, k1, b))
@@ -267,6 +268,44 @@ def test_all_negative_scores(build):
     check(zipf(rng, 60, 20, 10), queries, 20, build, k=5, weights=[[-1.0] * len(q) for q in queries])
 
 
+@EVERY
+@pytest.mark.parametrize("most", [5, 254, 300, 70_000])
+def test_counts_stand_for_repeats(build, most):
+    """A segment of (term, count) is the one of repeated tokens; as impacts its scores are inner products, exactly."""
+    rng = np.random.default_rng(most)
+    rows = [np.unique(rng.integers(0, 12, rng.integers(0, 9))) for _ in range(700)]
+    documents = pack(rows)
+    counts = np.where(rng.random(len(documents.values)) < 0.01, most, rng.integers(1, 6, len(documents.values)))
+    one = segment(documents, 12, build, counts=counts)
+    owner = np.repeat(np.arange(700), documents.lengths)
+    lengths = np.bincount(owner, counts, minlength=700).astype(np.int64)
+    repeated = Packed(np.repeat(documents.values, counts), np.concatenate(([0], np.cumsum(lengths))))
+    other = segment(repeated, 12, build)
+    assert one.lengths.tolist() == lengths.tolist()
+    for name in ("term_offsets", "rows", "counts"):
+        assert getattr(one.postings(), name).tobytes() == getattr(other.postings(), name).tobytes()
+    for a, b in zip((one.sections or {}).values(), (other.sections or {}).values(), strict=True):
+        assert a.tobytes() == b.tobytes()
+    dense = np.zeros((700, 12))
+    dense[owner, documents.values] = counts
+    parameters, weights = BM25Parameters("impact", k1=64), rng.random((20, 12)).astype(np.float32)
+    for k in (1, 10, 700):
+        hits = bm25(pack([np.arange(12)] * 20), one, k, weights=weights.reshape(-1), parameters=parameters, backend=build[0])
+        for w, (got, scores) in zip(weights.astype(np.float64), hits):
+            exact = (dense @ w / 64).astype(np.float32)
+            order = [row for row in np.lexsort((np.arange(700), -exact)).tolist() if dense[row].any()][:k]
+            assert got.tolist() == order and scores.tolist() == exact[order].tolist()
+
+
+@EVERY
+def test_wrong_counts(build):
+    for counts in ([1], [0] * 6, [-1] * 6, [2**32] * 6, [2**31] * 6):
+        with pytest.raises(InputError, match="bm25: counts"):
+            segment(HAND, 4, build, counts=np.array(counts))
+    with pytest.raises(InputError, match="forward lists"):
+        segment(HAND, 4, build, counts=np.ones(6, np.int64), forward=True)
+
+
 @pytest.mark.skipif("cpp" not in backends("bm25"), reason="only packed segments have forward lists")
 def test_forward_lists():
     rng = np.random.default_rng(2)
@@ -287,7 +326,7 @@ def small_searches(draw):
     documents *= draw(st.sampled_from([1, 1, 20, 40]))  # blocks and dense rows too
     weight = st.one_of(st.sampled_from([0.0, 1.0, 1e-38]), st.floats(-4, 100, width=32))
     variant = draw(st.sampled_from(list(VARIANTS)))
-    k1 = draw(st.one_of(st.sampled_from([1e-6, 1.2, 1e6]), st.floats(0 if variant != "bm25l" else 0.125, 4)))
+    k1 = draw(st.one_of(st.sampled_from([1e-6, 1.2, 1e6]), st.floats(0.125 if variant in ("bm25l", "impact") else 0, 4)))
     delta = draw(st.sampled_from([None, 0.0, 0.5, 1.0, 1e4]))
     return {
         "documents": documents,
@@ -362,6 +401,7 @@ def test_wrong_documents(build, documents, n_terms, text):
 
 
 WRONG_PARAMETERS = [("lucene", -0.1, 0.75, None), ("lucene", 1, 1.1, None), ("lucene", 1, math.nan, None), ("bm25l", 0, 0.5, None)]
+WRONG_PARAMETERS.append(("impact", 0, 0.75, None))
 
 
 @pytest.mark.parametrize(

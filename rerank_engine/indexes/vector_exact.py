@@ -1,0 +1,99 @@
+"""Inner products with vectors that lie in memory or in a mapped file: exact search, and the exact scores of rows found otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..ops.topk import Hits, topk
+
+Vectors = NDArray[np.float32] | NDArray[np.float16]
+BLOCK = 1 << 22  # numbers that are copied or converted at a time
+TABLE = 1 << 24  # scores of a batch that are held at a time
+_BATCH = 16  # queries from which one matrix product and a second look cost less than a product a row
+_UNIT = 2.0**-20  # how far from 1 a length may be that rounding alone explains
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32 [n, dim], each row of length 1; rows that are so within rounding stay as they are, rows of zeros stay zero."""
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    off = (np.abs(norms - 1) > _UNIT) & (norms > 0)
+    return vectors if not off.any() else (vectors / np.where(off, norms, 1)).astype(np.float32)
+
+
+def stored(vectors: NDArray[np.float32], keep: str) -> Vectors:
+    """As "float32" or "float16". Raises InputError for numbers that float16 cannot hold."""
+    if keep == "float32":
+        return vectors
+    with np.errstate(over="ignore"):
+        half = vectors.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise InputError("VectorIndex: float16", got="a value beyond 65504", expected="vectors of about unit length, or keep='float32'")
+    return half
+
+
+def blocks(vectors: Vectors) -> Iterator[NDArray[np.float32]]:
+    """The rows in their order, float32, BLOCK numbers at a time."""
+    step = max(1, BLOCK // max(1, vectors.shape[1]))
+    return (vectors[at : at + step].astype(np.float32, copy=False) for at in range(0, len(vectors), step))
+
+
+def products(vectors: Vectors, query: NDArray[np.float32], rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+    """float32 [m]: the inner product of each row (None: of all) with a query float32 [dim].
+
+    One product a row, so that it depends neither on the batch nor on the row: a matrix product sums the last rows of a block in another
+    order, and equal documents would not tie.
+    """
+    n, step = len(vectors) if rows is None else len(rows), max(1, BLOCK // max(1, vectors.shape[1]))
+    out = np.empty(n, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # topk refuses what is not finite
+        for at in range(0, n, step):
+            block = vectors[at : at + step] if rows is None else vectors[rows[at : at + step]]
+            out[at : at + step] = np.matmul(block.astype(np.float32, copy=False)[:, None, :], query[:, None])[:, 0, 0]
+    return out
+
+
+def longest(vectors: Vectors) -> float:
+    """The length of the longest row; NaN or infinity where a row has such."""
+    return float(np.sqrt(max((float(np.einsum("nd,nd->n", b, b, dtype=np.float64).max()) for b in blocks(vectors)), default=0.0)))
+
+
+def rounding(queries: NDArray[np.float32], vectors: Vectors, length: Callable[[], float]) -> NDArray[np.float64]:
+    """float64 [q]: how far two float32 sums of one inner product may be apart, whatever their order: 2 d u |q| |v| (1 + d u), d the
+    dimension and u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1); where float16 is kept, also one of them over what
+    was rounded to it. length(): of the longest vector."""
+    dim, longest = vectors.shape[1], length()
+    norms: NDArray[np.float64] = np.linalg.norm(queries.astype(np.float64), axis=1)
+    room: NDArray[np.float64] = 2.1 * dim * 2.0**-24 * norms * longest + dim * float(np.finfo(np.float32).tiny)
+    return room if vectors.dtype == np.float32 else room + norms * (longest * 2.0**-10 + dim * 2.0**-24)
+
+
+def search(
+    vectors: Vectors, queries: NDArray[np.float32], k: int, rows: Sequence[NDArray[np.int64] | None], length: Callable[[], float]
+) -> list[Hits]:
+    """Per query the k best of its rows (None: of all) by `products`. length(): of the longest vector, asked for a batch alone.
+
+    A batch first takes one matrix product of all. What is further below the k-th best there than twice what rounding explains is not among
+    the k best by `products`; only the others are multiplied again.
+    """
+    if len(queries) < _BATCH or not float(np.abs(queries).max()) * vectors.shape[1] * length() < 1e37:  # beyond, a sum may be infinite
+        return [topk(products(vectors, q, chosen), k, ids=chosen) for q, chosen in zip(queries, rows)]
+    room, out, step = rounding(queries, vectors, length), list[Hits](), max(_BATCH, TABLE // len(vectors))
+    for first in range(0, len(queries), step):
+        batch = queries[first : first + step]
+        table = np.empty((len(batch), len(vectors)), np.float32)
+        at = 0
+        for block in blocks(vectors):
+            np.matmul(batch, block.T, out=table[:, at : at + len(block)])
+            at += len(block)
+        for i, near in enumerate(table, first):
+            chosen = rows[i]
+            near = near if chosen is None else near[chosen]
+            best = topk(near, k)[1]
+            places = np.flatnonzero(near >= best[-1] - 2 * room[i]) if len(best) else np.empty(0, np.int64)
+            left = places if chosen is None else chosen[places]
+            out.append(topk(products(vectors, queries[i], left), k, ids=left))
+    return out
