@@ -30,7 +30,7 @@ def rows_of(what: str, ranking: Ranking, index: VectorIndex) -> NDArray[np.float
     """The vectors of a ranking's documents, float32 [n, dim]."""
     if ranking.corpus is not index.corpus:
         raise InputError(what, got="candidates of another corpus", expected="those of the index, since vectors are found by row")
-    return index.vectors[ranking.ids]
+    return index.vectors_of(ranking.ids)
 
 
 @final
@@ -87,7 +87,8 @@ class MMR(Stage):
         """(relevance of each document, None), or (None, the query's vector)."""
         if self.relevance == "query":
             assert self.encoder is not None
-            return None, self.encoder.encode([query.text], queries=True)[0]
+            asked = self.encoder.encode([query.text], queries=True)
+            return None, (self.vectors.prepared(asked) if isinstance(self.vectors, VectorIndex) else asked)[0]
         if self.relevance == "score":
             return ranking.scores, None
         best, least = float(ranking.scores[0]), float(ranking.scores[-1])

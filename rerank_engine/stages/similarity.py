@@ -9,6 +9,7 @@ import numpy as np
 
 from ..core import Query, Ranking, Scorer, Scores
 from ..errors import InputError, NonFiniteError
+from ..indexes.vector_exact import products
 from ..indexes.vectors import VectorIndex
 from ..ops import checks
 from .dense import BiEncoder
@@ -25,6 +26,7 @@ class Similarity(Scorer):
     def __init__(self, index: VectorIndex, encoder: BiEncoder) -> None:
         checks.instance("Similarity: index", index, VectorIndex)
         checks.instance("Similarity: encoder", encoder, BiEncoder)
+        index.require_encoder("Similarity", encoder)
         self.index, self.encoder, self.backend = index, encoder, encoder.backend
 
     def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
@@ -33,18 +35,14 @@ class Similarity(Scorer):
         if any(not text.strip() for text in asked):
             raise InputError("Similarity: query", got="an empty text", expected="a query to compare with")
         vectors = iter(list(self.encoder.encode(asked, queries=True)) if asked else [])
-        scale = "cosine" if self.encoder.normalize else "inner product"
+        scale = "cosine" if self.encoder.normalize else index.metric
         for ranking in rankings:
             own = ranking.corpus is index.corpus
             rows = ranking.ids if own else np.array([index.corpus.row(doc_id) for doc_id in ranking.doc_ids], np.int64)
             values = np.zeros(0, np.float32)
             if len(rows):
-                vector = next(vectors)
-                if len(vector) != index.dim:
-                    expected = f"{index.dim}, as the index has"
-                    raise InputError("Similarity: query vector", got=f"dimension {len(vector)}", expected=expected)
-                with np.errstate(over="ignore", invalid="ignore"):  # one product a document: see VectorIndex.search
-                    values = np.matmul(index.vectors[rows][:, None, :], vector[:, None])[:, 0, 0]
+                vector = index.prepared(next(vectors)[None])[0]
+                values = products(index.vectors, vector, rows)
                 if not np.isfinite(values).all():
                     raise NonFiniteError("Similarity", got="a product beyond float32", expected="finite ones")
             out.append(Scores(values, scale, {"truncated_tokens": index.truncated_tokens[rows]}))
