@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, final
 
 import numpy as np
@@ -218,7 +219,7 @@ class Ranking:
     @property
     def doc_ids(self) -> list[str]:
         """External ids, best first."""
-        return [self.corpus[row].id for row in self.ids.tolist()]
+        return [self.corpus.id_of(row) for row in self.ids.tolist()]
 
     @property
     def documents(self) -> list[Document]:
@@ -363,10 +364,18 @@ def _traced(named: tuple[str, str, str], before: Ranking | None, after: Ranking,
     """Appends the stage's step, behind the steps that ran inside it (the branches of a fusion). named: its repr, name and backend."""
     past = before.trace if before is not None else ()
     inside = after.trace[len(past) :] if after.trace[: len(past)] == past else after.trace
-    facts = dict(after.facts)
-    own = max(0.0, ms - facts.pop("inside_ms", sum(step.ms for step in inside)))  # what ran side by side took less than its sum
-    step = Step(*named, len(before) if before is not None else 0, len(after), own, after.ids, after.notes, facts)
+    own = max(0.0, ms - _wall(inside, after.facts))
+    step = Step(*named, len(before) if before is not None else 0, len(after), own, after.ids, after.notes, after.facts)
     return Ranking._trusted(after.ids, after.scores, after.corpus, after.scale, after.columns, (*past, *inside, step))
+
+
+def _wall(inside: Sequence[Step], facts: Mapping[str, Any]) -> float:
+    """ms of the steps inside a stage: their sum, or that of the longest branch of a fusion whose branches ran side by side."""
+    counts = facts.get("branches", ()) if facts.get("concurrent") else ()
+    if not counts or sum(counts) != len(inside):
+        return sum(step.ms for step in inside)
+    ends = np.cumsum([0, *counts]).tolist()
+    return max(sum(step.ms for step in inside[start:end]) for start, end in pairwise(ends))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

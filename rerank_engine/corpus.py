@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .errors import DuplicateIdError, FileFormatError, InputError, UnknownIdError
 
@@ -127,6 +127,10 @@ class Corpus:
         """External ids in row order."""
         return [document.id for document in self]
 
+    def id_of(self, row: int) -> str:
+        """The external id of a row; what is stored in a file is not read for it. Raises UnknownIdError."""
+        return self[row].id
+
     def row(self, doc_id: str) -> int:
         """The row of an external id. Raises UnknownIdError."""
         try:
@@ -156,6 +160,11 @@ class Corpus:
                     digest.update(len(data).to_bytes(8, "little") + data)
             self._sha256 = digest.hexdigest()
         return self._sha256
+
+
+def rows_in(corpus: Corpus, other: Corpus, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64 [m]: the rows that `corpus` has for these documents of another one, found by their ids. Raises UnknownIdError."""
+    return rows if corpus is other else np.array([corpus.row(other.id_of(row)) for row in rows.tolist()], np.int64)
 
 
 def require_documents(what: str, corpus: object) -> None:

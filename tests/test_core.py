@@ -133,6 +133,9 @@ def test_lists_over_other_corpora_are_joined_by_id() -> None:
     short = rr.BM25(rr.BM25Index.build(rr.Corpus.from_texts(TEXTS[:1], ids=["a"])))
     with pytest.raises(UnknownIdError, match="documents that the first branch has"):
         rr.Fuse(short, one)("apple")
+    dropped = rr.Fuse(short, one >> rr.Top(1))("apple pie")  # what only stood in a step is left out there, and no error
+    assert dropped.doc_ids == ["a"] and [step.ids.tolist() for step in dropped.trace] == [[0], [0], [0], [0]]
+    assert dropped.trace[-1].facts["branches"] == [1, 2]
 
 
 def test_candidates_may_be_texts_a_corpus_or_a_ranking() -> None:

@@ -107,6 +107,14 @@ class StoredCorpus(Corpus):
     def ids(self) -> list[str]:
         return [self._ids[row] for row in range(len(self))]
 
+    def id_of(self, row: int) -> str:
+        if not 0 <= row < len(self):
+            raise UnknownIdError("Corpus", got=f"row {row}", expected=f"a row from 0 to {len(self) - 1}")
+        try:
+            return str(self._ids[row])
+        except RuntimeError as error:
+            raise FileFormatError(self._name, got=f"damaged ids ({error})", expected="an index file as it was written") from error
+
     def row(self, doc_id: str) -> int:
         try:
             found = int(self._ids.find(doc_id)) if isinstance(doc_id, str) else -1
@@ -162,6 +170,12 @@ class JoinedCorpus(Corpus):
 
     def __iter__(self) -> Iterator[Document]:
         return chain.from_iterable(corpus for corpus, _ in self._parts)
+
+    def id_of(self, row: int) -> str:
+        if not 0 <= row < len(self):
+            raise UnknownIdError("Corpus", got=f"row {row}", expected=f"a row from 0 to {len(self) - 1}")
+        part = bisect_right(self._bases, row) - 1
+        return self._parts[part][0].id_of(row - self._bases[part])
 
     def row(self, doc_id: str) -> int:
         for (corpus, dead), base in zip(reversed(self._parts), reversed(self._bases[:-1])):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..backends import choose
 from ..core import Pipeline, Query, Ranking, Stage
-from ..corpus import Corpus
+from ..corpus import Corpus, rows_in
 from ..cpus import available_cpus
 from ..errors import InputError, UnknownIdError
 from ..ops import checks
@@ -44,25 +43,19 @@ def _joined(places: NDArray[np.int32], rankings: Sequence[Ranking]) -> dict[str,
 
 def over(corpus: Corpus, ranking: Ranking, past: int) -> Ranking:
     """The list with the rows that another corpus has for its documents, found by their ids; its steps too, but the first `past`, which are
-    of what came in. Raises UnknownIdError for a document that the corpus lacks."""
-    if ranking.corpus is corpus:
+    of what came in: there, documents that the corpus lacks are left out. Raises UnknownIdError for one in the list itself."""
+    own = ranking.corpus
+    if own is corpus:
         return ranking
-
-    def rows(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.array([corpus.row(ranking.corpus[row].id) for row in ids.tolist()], np.int64)
-
-    try:
-        own = ranking.trace[past:]
-        steps = (
-            replace(step, ids=rows(step.ids), notes=dict(zip(rows(np.array([*step.notes], np.int64)).tolist(), step.notes.values())))
-            for step in own
-        )
-        return ranking._with(ids=rows(ranking.ids), corpus=corpus, trace=(*ranking.trace[:past], *steps))
-    except UnknownIdError as error:
+    if (lost := next((doc_id for doc_id in ranking.doc_ids if doc_id not in corpus), None)) is not None:
         hint = "The first branch's index must hold every document that the others find; best all are made of one corpus."
-        raise UnknownIdError(
-            "Fuse: a branch over another corpus", got=str(error), expected="documents that the first branch has", hint=hint
-        ) from None
+        raise UnknownIdError("Fuse", got=f"the id '{lost}' of a branch", expected="documents that the first branch has", hint=hint)
+    steps = []
+    for step in ranking.trace[past:]:
+        ids = np.array([row for row in step.ids.tolist() if own.id_of(row) in corpus], np.int64)
+        notes = {corpus.row(own.id_of(row)): note for row, note in step.notes.items() if own.id_of(row) in corpus}
+        steps.append(replace(step, ids=rows_in(corpus, own, ids), notes=notes))
+    return ranking._with(ids=rows_in(corpus, own, ranking.ids), corpus=corpus, trace=(*ranking.trace[:past], *steps))
 
 
 @final
@@ -73,7 +66,8 @@ class Fuse(Stage):
     other. The answer is the same. Of several branches that fail, the first one's error is raised, when all have ended.
     method "rrf" (with k, default), "sum" or "mnz" (with norm "min-max", "z-score" or "none"); weights: one per branch. top: documents kept.
     Lists over other corpora than the first one's, such as those of indexes opened from files, are joined by the documents' ids.
-    The branches' steps stand in the trace before the fusion's own; their columns are joined by document.
+    The branches' steps stand in the trace before the fusion's own, whose facts say how many each has ("branches") and whether they ran at
+    the same time ("concurrent"; progress is then reported from several threads). Their columns are joined by document.
     explain=True adds a float64 column per branch, "fuse:BM25", "fuse:Dense", ... (after the branch's last stage; "fuse:BM25#2" for a second
     one): what the branch adds to the score, 0 where it does not hold the document. They sum to the score before it is rounded.
     """
@@ -104,9 +98,7 @@ class Fuse(Stage):
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         past = [0] * len(queries) if rankings is None else [len(ranking.trace) for ranking in rankings]
-        start = time.perf_counter()
         lists = list(zip(*self._branches(queries, rankings)))
-        inside = {"inside_ms": 1e3 * (time.perf_counter() - start) / len(queries)}  # less than the branches' steps together
         lists = [(row[0], *(over(row[0].corpus, ranking, seen) for ranking in row[1:])) for row, seen in zip(lists, past)]
         pairs = [[(ranking.ids, ranking.scores) for ranking in row] for row in lists]
         told = self.explain or any(ranking.columns for row in lists for ranking in row)
@@ -118,8 +110,9 @@ class Fuse(Stage):
             columns = _joined(hits.places, row) if told else {}
             if self.explain:
                 columns |= zip(self._labels(columns), hits.contributions.T)
+            facts = {"branches": [len(ranking.trace) - seen for ranking in row], "concurrent": self.concurrent}
             trace = (*row[0].trace, *chain.from_iterable(ranking.trace[seen:] for ranking in row[1:]))
-            out.append(Ranking._trusted(hits[0], hits[1], row[0].corpus, scale, columns, trace, facts=inside))
+            out.append(Ranking._trusted(hits[0], hits[1], row[0].corpus, scale, columns, trace, facts=facts))
         return out
 
     def _branches(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[list[Ranking]]:
