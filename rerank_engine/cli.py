@@ -101,6 +101,11 @@ def say(text: object = "") -> None:
     print(text)
 
 
+def note(text: str) -> None:
+    """A line on standard error, beside what a command prints."""
+    print(text, file=sys.stderr)
+
+
 def print_json(value: object) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 

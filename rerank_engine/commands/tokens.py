@@ -12,6 +12,8 @@ from .. import cli
 from ..corpus import Corpus
 from ..errors import InputError
 from .folders import add_documents, is_filled
+from .kinds import TOKENS, model_for
+from .results import results_of, show
 
 
 def index(args: argparse.Namespace) -> None:
@@ -45,36 +47,21 @@ def index(args: argparse.Namespace) -> None:
 
 def search(args: argparse.Namespace) -> None:
     from ..indexes import TokenIndex
-    from ..runtimes.files import BUNDLED
     from ..stages import LateInteraction
     from ..stages.explain import page
 
-    if args.rm3 or args.variant or args.k1 is not None or args.b is not None:
-        raise InputError("search", got="a token index and settings of BM25", expected="none of --rm3, --variant, --k1, --b")
     cli.require_text("QUERY", args.query)
     opened = TokenIndex.open(args.index)
-    made_by = (opened.made_by or {}).get("model", "")
-    if args.model is None and made_by not in BUNDLED and not os.path.isdir(made_by):  # a name in a file of others downloads nothing
-        hint = f"It was made by '{made_by}'." if made_by else ""
-        raise InputError("search", got="a token index whose model is not at hand", expected="--model", hint=hint)
-    encoder = late_model(args.model or made_by, args.threads)
+    encoder = late_model(model_for(args, opened.made_by, TOKENS), args.threads)
     stage = LateInteraction(opened, encoder, k=args.k, num_threads=args.threads)
     ranking = stage(args.query)
     told = [stage.explain(args.query, document) for document in (ranking.documents if args.explain or args.html else [])]
-    results: list[dict[str, Any]] = [
-        {"rank": place, "id": document.id, "score": float(score), "text": document.passage}
-        | ({"explanation": told[place - 1].to_dict()} if args.explain else {})
-        for place, (score, document) in enumerate(zip(ranking.scores, ranking.documents), 1)
-    ]
+    results = results_of(ranking, [{"explanation": explanation.to_dict()} for explanation in told] if args.explain else ())
     if args.html:
         headed = ((f"{r['rank']}. {r['id']}", explanation) for r, explanation in zip(results, told))
         Path(args.html).write_text(page(args.query, headed), encoding="utf-8")
-    if args.json:
-        cli.print_json({"query": args.query, "index": str(args.index), "results": results})
-        return
-    rows = [[r["rank"], f"{r['score']:.4f}", r["id"], cli.clip(str(r["text"]), query=args.query)] for r in results]
-    cli.table(["rank", "score", "id", "document"], rows)
-    if args.explain and told:
+    show(args, results)
+    if args.explain and told and not args.json:
         colors = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         cli.say("\n" + ("the darker its ground, the more" if colors else "[in brackets]: what") + " a word adds to the score")
         for document, explanation in zip(ranking.documents, told):
