@@ -71,17 +71,12 @@ class Calibration:
     def fit(cls, logits: ArrayLike, relevant: ArrayLike, *, method: str = "isotonic", fingerprint: str = "", label: int = 0) -> Calibration:
         """logits [n], relevant bool [n]. Needs scikit-learn. Raises InputError (fewer than 2 pairs of either kind, a model that ranks
         what is relevant lower), MissingDependency."""
-        one_of("calibrate: method", method, METHODS)
         x, told = np.asarray(logits, np.float64), np.asarray(relevant, bool)
         if x.ndim != 1 or x.shape != told.shape or not np.isfinite(x).all():
             raise InputError(
                 "calibrate", got=f"{list(x.shape)} logits, {list(told.shape)} labels", expected="a label for each finite logit"
             )
-        positive = int(told.sum())
-        if min(positive, len(x) - positive) < 2:
-            got = f"{positive} relevant and {len(x) - positive} other pairs"
-            hint = "Judgments that name only what is relevant need candidates=: what they leave out counts as not relevant."
-            raise InputError("calibrate: labelled pairs", got=got, expected="at least 2 of each kind", hint=hint)
+        positive = require_labels(told, method)
         points = _isotonic(x, told) if method == "isotonic" else _platt(x, told, positive)
         return cls(method, *points, fingerprint, label, len(x), positive)
 
@@ -107,6 +102,18 @@ class Calibration:
 
     def __repr__(self) -> str:
         return f"Calibration({self.method}, {self.pairs} pairs, {self.relevant} relevant)"
+
+
+def require_labels(relevant: NDArray[np.bool_], method: str) -> int:
+    """How many pairs are relevant. Raises what `Calibration.fit` would for these labels, before anything is scored for it."""
+    one_of("calibrate: method", method, METHODS)
+    positive = int(np.count_nonzero(relevant))
+    if min(positive, len(relevant) - positive) < 2:
+        got = f"{positive} relevant and {len(relevant) - positive} other pairs"
+        hint = "Judgments that name only what is relevant need candidates=: what they leave out counts as not relevant."
+        raise InputError("calibrate: labelled pairs", got=got, expected="at least 2 of each kind", hint=hint)
+    _sklearn("isotonic")
+    return positive
 
 
 def _isotonic(x: NDArray[np.float64], told: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

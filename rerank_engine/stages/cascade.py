@@ -186,9 +186,11 @@ class Cascade(Stage):
         queries is fitted on the others. A scorer without `count_tokens` counts a token a document. options: k, loss, wave of `Bound.fit`.
         Raises InputError.
         """
-        from .cascade_report import cascade_report
+        from .cascade_report import cascade_report, require_enough
 
-        works = self._ordered(_asked(queries, rankings), rankings, None)
+        asked = _asked(queries, rankings)
+        require_enough([query for query in asked if query.id in qrels], deltas, folds)
+        works = self._ordered(asked, rankings, None)
         counter = getattr(self.scorers[-1], "count_tokens", None)
         parts = [_part(work, 0, len(work.order)) for work in works]
         lengths = counter([work.query for work in works], parts) if counter else [np.ones(len(part), np.int64) for part in parts]

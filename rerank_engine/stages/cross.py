@@ -24,7 +24,7 @@ from ..runtimes.batching import run_until
 from ..runtimes.pairs import PairTokenizer, PairTokens
 from ..runtimes.prompts import PromptTokenizer
 from ..runtimes.tokenize import Tokenizer, Tokens
-from .calibration import Calibration, labelled_pairs
+from .calibration import Calibration, labelled_pairs, require_labels
 from .calibration import sigmoid as sigmoid
 from .passages import aggregate_of, aggregated, first_passages, require_policy
 from .score_cache import ScoreCache, fingerprint_of, keys_of
@@ -108,7 +108,8 @@ class CrossEncoder(Scorer):
 
     def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
         pairs = _pairs_of(queries, rankings)
-        waves = [np.arange(len(row)) // WAVE for row in pairs]
+        wave = 1 if self.runtime.batch_sensitive else WAVE  # calls of one pair have nothing to gain from equal lengths
+        waves = [np.arange(len(row)) // wave for row in pairs]
         read = self._read(list(chain.from_iterable(pairs)), np.concatenate([*waves, np.empty(0, np.int64)]).astype(np.int64), None)
         ends = np.cumsum([0, *(len(row) for row in pairs)]).tolist()
         return [self._scores(read, slice(a, b)) for a, b in pairwise(ends)]
@@ -168,6 +169,7 @@ class CrossEncoder(Scorer):
         pairs, relevant = labelled_pairs(queries, qrels, chosen, count("calibrate: rel", rel))
         if save is True and self.folder is None:
             raise InputError("calibrate: save", got="True for a model without a folder", expected="a path")
+        require_labels(relevant, method)
         read = self._read(pairs, None, None)
         made = Calibration.fit(
             read.values[read.scored],

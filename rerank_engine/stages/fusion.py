@@ -83,8 +83,9 @@ class Fuse(Stage):
         explain: bool = False,
         concurrent: bool = True,
     ) -> None:
-        if len(branches) < 2:
-            raise InputError("Fuse", got=f"{len(branches)} branches", expected="at least two")
+        if len(branches) < 2 or isinstance(branches[0], (list, tuple)):
+            got = "a list" if branches and isinstance(branches[0], (list, tuple)) else f"{len(branches)} branches"
+            raise InputError("Fuse", got=got, expected="at least two stages", hint="Write Fuse(a, b).")
         self.branches = tuple(Pipeline(branch) for branch in branches)
         self.method, self.norm = checks.one_of("Fuse: method", method, METHODS), checks.one_of("Fuse: norm", norm, NORMS)
         self.k, self.top = checks.finite_number("Fuse: k", k, 0), None if top is None else checks.count("Fuse: top", top)

@@ -242,3 +242,13 @@ def test_what_else_it_refuses():
     with pytest.raises(InputError, match="folds"):
         cascade.report(ASKED[:3], LISTS[:3], {str(q): {"0": 1} for q in range(3)}, folds=5)
     assert "keep=[0.4]" in repr(rr.Cascade([Table(FULL)], keep=0.4))
+
+
+def test_a_report_that_cannot_be_made_scores_nothing():
+    class Never(rr.Scorer):
+        def score(self, queries, rankings):
+            raise AssertionError("scored in vain")
+
+    cascade, qrels = rr.Cascade([Table(CHEAP), Never()]), {query.id: {"0": 1} for query in ASKED}
+    with pytest.raises(InputError, match=r"Cascade.report: delta: got 0.001.*deltas=\(\)"):
+        cascade.report(ASKED, LISTS, qrels, deltas=(0.001,), folds=2)
