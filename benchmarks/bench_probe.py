@@ -60,10 +60,19 @@ def random_topics(n: int = 2000, dim: int = 64, topics: int = 500) -> tuple[Toke
     return TokenIndex.from_embeddings(Corpus.from_texts([""] * n), packed, storage="2bit", codec=codec), queries
 
 
+def verified(index: TokenIndex, queries: list[np.ndarray], k: int) -> bool:
+    """Whether probing all centroids, and scoring all candidates but the worst by them, gives what scoring every document gives."""
+    assert index.codec is not None
+    told: dict[str, Any] = {"probe": len(index.codec.centroids), "candidates": len(index) - 1}
+    pairs = zip(index.search(queries, k, **told), index.search(queries, k, probe=None))
+    return all(harness.same_ranking(got, want) for got, want in pairs)
+
+
 def rows(quick: bool, folder: Path | None) -> Iterator[harness.Row]:
     index, queries = random_topics() if folder is None else indexed(folder)
     assert index.codec is not None
     name, backend = "topics" if folder is None else folder.name, choose("residual")
+    harness.verify(f"probing of {name}", right := verified(index, queries[:3], max(RESULTS)))
     for k in RESULTS:
         report = probe_report(index, queries[:: 10 if quick and folder is not None else 1], k, PROBES, num_threads=1)
         auto, _ = planned(index.codec, len(index), index.n_tokens, 32, k)
@@ -71,7 +80,7 @@ def rows(quick: bool, folder: Path | None) -> Iterator[harness.Row]:
         for told in report[1:]:
             more: dict[str, Any] = {key: round(told[key], 4) for key in ("recall", "found", "scored")}
             case, more["auto"] = f"{name}-k{k}@{told['probe']}", auto == told["probe"]
-            yield harness.row("probe", case, "exhaustive", "cpu_ms", told["cpu_ms"], every, told["faster"], backend, **more)
+            yield harness.row("probe", case, "exhaustive", "cpu_ms", told["cpu_ms"], every, told["faster"], backend, verified=right, **more)
             harness.note(f"  recall@{k} {told['recall']:.4f}, found {told['found']:.3f}, scored {told['scored']:.3f}")
 
 

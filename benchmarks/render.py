@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cross_tables, roofline
+from benchmarks import cross_tables, quality_tables, roofline
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -234,6 +234,10 @@ PLACES = {
     "cross-quality": ("docs/cross-encoder.md", "cross-quality.json", cross_tables.quality),
     "cross-gpu": ("docs/cross-encoder.md", "cross-gpu.json", cross_tables.on_gpu),
     "cascade": ("docs/cross-encoder.md", "cross-quality.json", cross_tables.cascade),
+    "quality": ("README.md", "quality-table.json", quality_tables.overview),
+    "quality-details": ("docs/quality.md", "quality-table.json", quality_tables.details),
+    "probed": ("docs/late-interaction.md", "probe.json", quality_tables.probed),
+    "feedback": ("docs/quality.md", "quality-table.json", quality_tables.feedback),
     "kernels": ("kernels/README.md", "triton-3.9.json", kernel_table),
     "roofline": ("kernels/README.md", "roofline.json", roofline_table),
 }

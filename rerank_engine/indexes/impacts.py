@@ -5,11 +5,12 @@
 
 An impact is at most 1 / (2 scale) off its weight, so a score is at most sum over t of weight(q, t) / (2 scale) off the inner product of the
 weights; the order is exactly that of the impacts. Impacts below 255 are one byte, by which searches prune; with the scale of 64 those are
-weights below 3.99. Larger ones are kept as they are, and prune less. Source of the scheme: Mackenzie, Trotman and Lin 2021.
+weights up to 3.97. Larger ones are kept as they are, and prune less. Source of the scheme: Mackenzie, Trotman and Lin 2021.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,7 +23,7 @@ from ..core import Query
 from ..corpus import Corpus, Document, require_documents
 from ..errors import FileFormatError, InputError
 from ..ops import checks
-from ..ops.bm25 import BM25Parameters
+from ..ops.bm25 import VARIANTS, BM25Parameters
 from ..ops.topk import Hits
 from ..packed import Packed
 from ..progress import Progress
@@ -37,7 +38,50 @@ if TYPE_CHECKING:
     from ..stages.splade import Sparse, SparseEncoder
 
 SCALE = 64.0
+SPACES = Analyzer("whitespace")  # of queries as texts, which nothing asks here; files keep its name
 PIECE = 1024  # documents that are encoded at a time
+
+
+class _Postings(BM25Index):
+    """The postings of impacts. made: {"encoder", "top_terms", "threshold"}, as files keep it; encoder: needed to add documents."""
+
+    def __init__(self, *own: Any, made: Mapping[str, Any], encoder: SparseEncoder | None, **more: Any) -> None:
+        super().__init__(*own, **more)
+        self.made, self.encoder = dict(made), encoder
+
+    @property
+    def _name(self) -> str:
+        return "ImpactIndex"
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "impacts": self.made}
+
+    @classmethod
+    def _require_kind(cls, path: str | Path, settings: Mapping[str, Any]) -> None:
+        """`ImpactIndex.open` has looked."""
+
+    def _rows(self, batch: Corpus | Sequence[Document]) -> Counted:
+        return self.counted(batch)
+
+    def counted(self, documents: Corpus | Sequence[Document], progress: Progress | None = None) -> Counted:
+        """What the index keeps of documents."""
+        assert self.encoder is not None
+        found, dropped, done = list[tuple[NDArray[np.int32], NDArray[np.int64]]](), list[NDArray[np.int32]](), 0
+        for part in _pieces(documents):
+            pruned = {name: self.made[name] for name in ("top_terms", "threshold")}
+            encoded, cut = self.encoder.encode_counted([document.passage for document in part], **pruned)
+            found += [self._impacts(*row) for row in encoded]
+            dropped.append(cut)
+            done += len(part)
+            if progress:
+                progress(done, len(documents))
+        terms = Packed.from_rows([ids for ids, _ in found], np.int32)
+        counts = np.concatenate([np.empty(0, np.int64), *(counts for _, counts in found)])
+        return Counted(terms, counts, np.concatenate([np.empty(0, np.int32), *dropped]))
+
+    def _impacts(self, ids: NDArray[np.int32], weights: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        impacts = np.rint(weights.astype(np.float64) * self.parameters.k1).astype(np.int64)
+        return ids[impacts > 0], impacts[impacts > 0]
 
 
 class ImpactIndex:
@@ -51,12 +95,11 @@ class ImpactIndex:
     the one that made an index is refused, as far as both say what they are.
     """
 
-    def __init__(self, index: BM25Index, made: Mapping[str, Any], encoder: SparseEncoder | None = None) -> None:
-        """made: {"encoder", "top_terms", "threshold"}, as files keep it."""
-        self._index, self._made, self.encoder = index, dict(made), encoder
-        if encoder is not None:
-            self.require_encoder("ImpactIndex", encoder)
-            index._rows = self._encode
+    def __init__(self, index: _Postings) -> None:
+        """Made by `build`, `create` and `open`."""
+        self._index = index
+        if index.encoder is not None:
+            self.require_encoder("ImpactIndex", index.encoder)
 
     @classmethod
     def build(
@@ -75,7 +118,7 @@ class ImpactIndex:
         Raises InputError for an empty corpus or options out of range, before the work."""
         require_documents("ImpactIndex.build", corpus)
         index = cls._empty(encoder, scale, top_terms, threshold, codes, backend)
-        index._index._set([index._index._member(corpus, index._encode(corpus, progress))])
+        index._index._set([index._index._member(corpus, index._index.counted(corpus, progress))])
         return index
 
     @classmethod
@@ -103,14 +146,15 @@ class ImpactIndex:
             made, parameters = settings["impacts"], BM25Parameters(**settings["parameters"])
             by = made["encoder"]
             right = by is None or all(type(by[key]) is str for key in ("model", "fingerprint"))
-            if parameters.variant != "impact" or not right or any(part.truncated is None or part.terms is not None for part in parts):
+            right = right and dataclasses.astuple(parameters) == ("impact", parameters.k1, 0.0, VARIANTS["impact"])
+            right = right and type(settings["codes"]) is bool and settings["forward"] is False and settings["analyzer"] == SPACES.config
+            if not right or any(part.truncated is None or part.terms is not None for part in parts):
                 raise ValueError("not what an index of impacts is made of")
             _pruning(made["top_terms"], made["threshold"])
         except (KeyError, TypeError, ValueError, InputError) as error:
             got = f"an index that is not of impacts, or is damaged ({error})"
             raise FileFormatError(str(path), got=got, expected="an index of impacts as it was written") from error
-        index = BM25Index(parts, Analyzer("whitespace"), parameters, {**settings, "backend": "cpp"}, folder=folder)
-        return cls(index, made, encoder)
+        return cls(_Postings(parts, SPACES, parameters, {**settings, "backend": "cpp"}, folder=folder, made=made, encoder=encoder))
 
     @classmethod
     def _empty(
@@ -121,30 +165,15 @@ class ImpactIndex:
         checks.instance("ImpactIndex: encoder", encoder, SparseEncoder)
         parameters = BM25Parameters("impact", checks.finite_number("ImpactIndex: scale", scale, 1e-3, 1e6), 0.0)
         made = {"encoder": maker_of(cast(Any, encoder)), **_pruning(top_terms, threshold)}
-        settings = {"codes": codes, "forward": False, "backend": choose("bm25", backend), "impacts": made}
-        return cls(BM25Index([], Analyzer("whitespace"), parameters, settings), made, encoder)
-
-    def _encode(self, documents: Corpus | Sequence[Document], progress: Progress | None = None) -> Counted:
-        """What the index keeps of documents."""
-        assert self.encoder is not None
-        found, dropped, done = list[tuple[NDArray[np.int32], NDArray[np.int64]]](), list[NDArray[np.int32]](), 0
-        for part in _pieces(documents):
-            pruned = {name: self._made[name] for name in ("top_terms", "threshold")}
-            encoded, cut = self.encoder.encode_counted([document.passage for document in part], **pruned)
-            found += [self._impacts(*row) for row in encoded]
-            dropped.append(cut)
-            done += len(part)
-            if progress:
-                progress(done, len(documents))
-        terms = Packed.from_rows([ids for ids, _ in found], np.int32)
-        counts = np.concatenate([np.empty(0, np.int64), *(counts for _, counts in found)])
-        return Counted(terms, counts, np.concatenate([np.empty(0, np.int32), *dropped]))
-
-    def _impacts(self, ids: NDArray[np.int32], weights: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        impacts = np.rint(weights.astype(np.float64) * self.scale).astype(np.int64)
-        return ids[impacts > 0], impacts[impacts > 0]
+        settings = {"codes": codes, "forward": False, "backend": choose("bm25", backend)}
+        return cls(_Postings([], SPACES, parameters, settings, made=made, encoder=encoder))
 
     # What is in it
+
+    @property
+    def encoder(self) -> SparseEncoder | None:
+        """What documents are added with."""
+        return self._index.encoder
 
     @property
     def scale(self) -> float:
@@ -179,7 +208,7 @@ class ImpactIndex:
     @property
     def made_by(self) -> dict[str, str] | None:
         """{"model", "fingerprint"} of the encoder, where that says what it is."""
-        made: dict[str, str] | None = self._made["encoder"]
+        made: dict[str, str] | None = self._index.made["encoder"]
         return made
 
     def __len__(self) -> int:
@@ -188,7 +217,7 @@ class ImpactIndex:
 
     def snapshot(self) -> ImpactIndex:
         """The index as it is now, for searches that belong together."""
-        return ImpactIndex(self._index.snapshot(), self._made)
+        return ImpactIndex(self._index.snapshot())
 
     def require_encoder(self, what: str, encoder: SparseEncoder) -> None:
         """Raises InputError for an encoder whose weights would mean nothing to those of the index."""
@@ -196,26 +225,30 @@ class ImpactIndex:
 
     # Searching
 
-    def search(self, queries: Sequence[Sparse], k: int, *, filters: Sequence[Query] | None = None, threads: int | None = 1) -> list[Hits]:
+    def search(
+        self, queries: Sequence[Sparse], k: int, *, filters: Sequence[Query | None] | None = None, threads: int | None = 1
+    ) -> list[Hits]:
         """Per query (rows int64 [m], scores float32 [m]) of `corpus`, m <= k, best first; only documents with at least one of its terms.
 
-        queries: (term ids, weights float32) as the encoder gives them. filters: for each a Query, whose `allow` and `deny` hold. Scores
-        are float64 sums in the order of the terms, rounded once. Raises InputError, NonFiniteError.
+        queries: (term ids, weights float32) as the encoder gives them. filters: for each a Query, whose `allow` and `deny` hold, or None.
+        Scores are float64 sums in the order of the terms, rounded once. Raises InputError, NonFiniteError.
         """
+        checks.count("ImpactIndex.search: k", k)
         return self._index.retrieve(self._queries(queries, filters), k, threads=threads)[0]
 
     @staticmethod
-    def _queries(queries: Sequence[Sparse], filters: Sequence[Query] | None) -> list[Query]:
-        asked = [Query("") for _ in queries] if filters is None else filters
+    def _queries(queries: Sequence[Sparse], filters: Sequence[Query | None] | None) -> list[Query]:
+        asked = [None] * len(queries) if filters is None else filters
         if len(asked) != len(queries):
             raise InputError(
                 "ImpactIndex.search: filters", got=f"{len(asked)} entries", expected=f"one for each of the {len(queries)} queries"
             )
         made = []
-        for (ids, weights), query in zip(queries, asked):
-            terms: dict[Any, float] = dict(
-                zip(checks.integers("ImpactIndex: terms", ids).tolist(), checks.floats("weights", weights, 1).tolist())
-            )
+        for (ids, weights), given in zip(queries, asked):
+            names = checks.integers("ImpactIndex.search: terms", ids).tolist()
+            terms: dict[Any, float] = dict(zip(names, checks.floats("ImpactIndex.search: weights", weights, 1).tolist()))
+            query = Query("") if given is None else given
+            checks.instance("ImpactIndex.search: filters", query, Query)
             if len(terms) != len(ids) or len(ids) != len(weights):
                 raise InputError(
                     "ImpactIndex: a query", got=f"{len(ids)} terms, {len(weights)} weights", expected="distinct terms, a weight each"
@@ -273,7 +306,7 @@ class ImpactIndex:
     def check(cls, path: str | Path, progress: Progress | None = None) -> dict[str, Any]:
         """Reads every byte and decodes every list; as BM25Index.check."""
         cls.open(path)
-        return BM25Index.check(path, progress)
+        return _Postings.check(path, progress)
 
     def __repr__(self) -> str:
         made_by = "" if self.made_by is None else f", {self.made_by['model']}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -61,12 +61,9 @@ class BM25Index(SegmentedIndex):
         settings: Mapping[str, Any],
         *,
         folder: Folder | None = None,
-        rows: Callable[[Sequence[Document]], members.Rows] | None = None,
     ) -> None:
-        """rows: makes terms of added documents, in place of the analyzer. settings["impacts"] is kept in files (see impacts.py)."""
         super().__init__(folder)
-        self.analyzer, self.parameters, self._rows = analyzer, parameters, rows
-        self._impacts = settings.get("impacts")
+        self.analyzer, self.parameters = analyzer, parameters
         self._stored = BM25Parameters(**settings["parameters"]) if "parameters" in settings else parameters  # what a file keeps
         self.codes, self.forward, self.backend = bool(settings["codes"]), bool(settings["forward"]), str(settings["backend"])
         self._set(parts)
@@ -172,10 +169,11 @@ class BM25Index(SegmentedIndex):
 
         analyzer: needed only where the index was built with a function of yours; it must be the same. in_memory: reads the files instead of
         mapping them, which survives their being cut short. verify: checks every byte first, as `BM25Index.check` does.
-        Raises FileFormatError for what is no index or is damaged, InputError for another analyzer.
+        Raises FileFormatError for what is no index of texts or is damaged, InputError for another analyzer.
         """
         parts, settings, folder = parts_of(Path(path), cls.kind, verify=verify, in_memory=in_memory)
         try:
+            cls._require_kind(path, settings)
             stored = settings["parameters"]
             given = {"variant": variant, "k1": k1, "b": b, "delta": delta}
             chosen = {**stored, **{name: value for name, value in given.items() if value is not None}}
@@ -189,13 +187,23 @@ class BM25Index(SegmentedIndex):
             ) from error
 
     @classmethod
+    def _require_kind(cls, path: str | Path, settings: Mapping[str, Any]) -> None:
+        """Raises FileFormatError for an index of impacts, whose files are of the same kind: texts would mean nothing to it."""
+        if "impacts" in settings:
+            hint = "ImpactIndex.open(path, encoder=encoder) opens it."
+            raise FileFormatError(str(path), got="an index of impacts", expected="an index of texts", hint=hint)
+
+    @classmethod
     def _empty(cls, analyzer: AnalyzerLike, parameters: BM25Parameters, codes: bool, forward: bool, backend: str) -> BM25Index:
         return cls([], Analyzer(analyzer), parameters, {"codes": codes, "forward": forward, "backend": choose("bm25", backend)})
 
     def _settings(self) -> dict[str, Any]:
         parameters = dataclasses.asdict(self._stored)
-        told = {"analyzer": self.analyzer.config, "parameters": parameters, "codes": self.codes, "forward": self.forward}
-        return told if self._impacts is None else {**told, "impacts": self._impacts}
+        return {"analyzer": self.analyzer.config, "parameters": parameters, "codes": self.codes, "forward": self.forward}
+
+    def _rows(self, batch: Sequence[Document]) -> members.Rows:
+        """The terms of documents that are added."""
+        return (self.analyzer(document.passage) for document in batch)
 
     def _member(self, documents: Corpus, rows: members.Rows, progress: Progress | None = None) -> Member:
         stored = {name: getattr(self._stored, name) for name in ("k1", "b", "variant")}
@@ -278,7 +286,7 @@ class BM25Index(SegmentedIndex):
     def retrieve(self, queries: Sequence[str | Query | Sequence[Any]], k: int, *, threads: int | None = 1) -> tuple[list[Hits], Corpus]:
         """`search`, and the corpus that its rows are of, which an update meanwhile does not change."""
         if isinstance(queries, (str, Query)):
-            raise InputError("BM25Index.search: queries", got="one query", expected="a sequence of them", hint="Pass [query].")
+            raise InputError(f"{self._name}.search: queries", got="one query", expected="a sequence of them", hint="Pass [query].")
         k, state = checks.count("BM25: k", k), self._state
         batch = [terms_of(query, self.analyzer) for query in queries]
         if not [query for query in queries if isinstance(query, Query) and not (query.allow is None and query.deny is None)]:
@@ -324,7 +332,7 @@ class BM25Index(SegmentedIndex):
         progress(done, 0) is called after each batch. Raises DuplicateIdError for an id that is there or comes twice.
         """
         with self._changing():
-            parts, n = self._added(self._members, batches(documents), self._make, progress)
+            parts, n = self._added(self._members, batches(documents, f"{self._name}.add"), self._make, progress)
             self._set(parts)
         return n
 
@@ -333,18 +341,17 @@ class BM25Index(SegmentedIndex):
         with self._changing():
             new, state = Corpus(documents), self._state
             rows = [state.corpus.row(document.id) for document in new if document.id in state.corpus]
-            parts, n = self._added(without(state.members, rows), batches(new), self._make, progress)
+            parts, n = self._added(without(state.members, rows), batches(new, f"{self._name}.update"), self._make, progress)
             self._set(parts)
         return n
 
     def _require_changeable(self) -> None:
         if self.backend != "cpp":
             got = f"an index of the backend {self.backend}"
-            raise InputError("BM25Index: saving and changing", got=got, expected="one of cpp", hint='Build it with backend="cpp".')
+            raise InputError(f"{self._name}: saving and changing", got=got, expected="one of cpp", hint='Build it with backend="cpp".')
 
     def _make(self, batch: list[Document]) -> Member:
-        rows = (self.analyzer(document.passage) for document in batch) if self._rows is None else self._rows(batch)
-        made = self._member(Corpus(batch), rows)
+        made = self._member(Corpus(batch), self._rows(batch))
         if len({member.terms is None for member in (*self._members, made) if member.part.segment.n_terms}) > 1:
             got, expected = ("strings", "integers") if made.terms is not None else ("integers", "strings")
             raise InputError("BM25Index.add: terms", got=got, expected=f"{expected}, of which the index is made")
@@ -353,7 +360,8 @@ class BM25Index(SegmentedIndex):
     @classmethod
     def check(cls, path: str | Path, progress: Progress | None = None) -> dict[str, Any]:
         """Reads every byte of a file or folder and decodes every list. {"path", "segments", "documents", "deleted", "terms", "postings",
-        "bytes"}; raises FileFormatError, which names the file, for the first thing that is wrong."""
+        "bytes"}; raises FileFormatError, which names the file, for the first thing that is wrong, and for an index of impacts."""
+        cls._require_kind(path, parts_of(Path(path), cls.kind, verify=False)[1])
         parts, size = checked(Path(path), cls.kind, progress)
         segments = [member.part.segment for member in parts]
         live = sum(member.n_live for member in parts)

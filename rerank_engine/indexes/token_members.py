@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -79,7 +80,7 @@ def norms_of(columns: Mapping[str, NDArray[Any]], lengths: NDArray[np.int64]) ->
 class TokenMember:
     """columns: see `layout`; offsets int64 [n + 1]; truncated int32 [n]: tokens that the encoder cut off; norms float32 [n]: the
     length of the longest token, or a little more, empty for residual codes, whose tokens are of length 1; dead: bool [n] or None;
-    verify: see files.Stored; kept: what was made of the tokens, which lasts through deletions."""
+    verify: see files.Stored; kept: what was made of the tokens, under `making`; both last through deletions."""
 
     storage: str
     dim: int
@@ -94,6 +95,7 @@ class TokenMember:
     dead_file: str | None = None
     verify: Callable[[], None] | None = None
     kept: dict[str, Lists] = field(default_factory=dict, repr=False)
+    making: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def n_rows(self) -> int:
@@ -122,11 +124,13 @@ class TokenMember:
 
     @property
     def lists(self) -> Lists:
-        """Of residual codes: the documents of each centroid, deleted ones among them; made when first asked for. Raises FileFormatError."""
-        if "lists" not in self.kept:
-            assert isinstance(self.tokens, ResidualTokens)
-            self.kept["lists"] = lists_of(self.tokens)
-        return self.kept["lists"]
+        """Of residual codes: the documents of each centroid, deleted ones among them; made when first asked for, once, while others that
+        ask for them wait. Raises FileFormatError."""
+        with self.making:
+            if "lists" not in self.kept:
+                assert isinstance(self.tokens, ResidualTokens)
+                self.kept["lists"] = lists_of(self.tokens)
+            return self.kept["lists"]
 
     def decoded(self, row: int) -> NDArray[np.float32]:
         """float32 [length, dim]. Raises FileFormatError for what a damaged file holds."""

@@ -46,7 +46,7 @@ class Lists:
     """Which documents of a member have a token of a centroid: rows[offsets[c] : offsets[c + 1]], rising, each once.
 
     offsets int64 [K + 1], rows int32 [pairs]: 4 bytes a distinct pair of centroid and document, at most one a token, and 8 a centroid. Made
-    in memory when first needed, of the ids that the index holds; about 30 bytes a token while it is made.
+    in memory by the first search that probes, of the ids that the index holds; about 30 bytes a token while they are made.
     """
 
     offsets: NDArray[np.int64]
@@ -191,6 +191,8 @@ def probe_report(
     if index.codec is None or not len(queries):
         require("probe_report", index.storage, index.codec, k, 1, candidates)
         raise InputError("probe_report: queries", got="none", expected="at least one")
+    if not len(frozen):
+        raise InputError("probe_report: index", got="an empty index", expected="at least one document")
     options: dict[str, Any] = {"candidates": candidates, "num_threads": num_threads}
     frozen.search_explained(queries[:1], k, probe=1, **options)  # the lists are made once, not timed
     told = np.empty((len(ways), len(queries), 4))  # recall, found, scored, ms

@@ -24,22 +24,7 @@ from . import token_build, token_search
 from .documents import batches
 from .folder import Folder, parts_of
 from .segmented import SegmentedIndex, checked, joined, without
-from .token_build import (
-    Columns,
-    Encoded,
-    Encoder,
-    Sample,
-    counted,
-    encodes,
-    given,
-    maker_of,
-    pieces,
-    prepared,
-    require_codec,
-    require_maker,
-    sample_rows,
-    write_stream,
-)
+from .token_build import Encoded, Encoder, Sample, encodes, given, maker_of, pieces, prepared, require_maker, sample_rows
 from .token_members import CODES, STORAGES, TokenFiles, TokenMember, fingerprint, member_of, write_codec
 from .token_probe import Plan, Probe
 
@@ -146,7 +131,7 @@ class TokenIndex(SegmentedIndex):
                 )
             chosen = sample_rows(len(corpus)).tolist()
             codec = Sample(given("TokenIndex.from_embeddings", (documents[i] for i in chosen)), len(corpus)).codec(nbits, n_centroids)
-        return cls._made(corpus, counted(encoded, len(corpus), progress), storage, codec, path)
+        return cls._made(corpus, token_build.counted(encoded, len(corpus), progress), storage, codec, path)
 
     @classmethod
     def from_residual_tokens(cls, tokens: ResidualTokens, corpus: Corpus) -> TokenIndex:
@@ -213,7 +198,7 @@ class TokenIndex(SegmentedIndex):
         """
         checks.one_of("TokenIndex: storage", storage, STORAGES)
         if codec is not None or storage in CODES:
-            require_codec(storage, getattr(codec, "dim", 0) if dim is None else dim, codec)
+            token_build.require_codec(storage, getattr(codec, "dim", 0) if dim is None else dim, codec)
         if dim is None:
             if codec is None and encoder is None:
                 raise InputError("TokenIndex.create: dim", got="none", expected="the dimension of the tokens, or an encoder")
@@ -258,11 +243,11 @@ class TokenIndex(SegmentedIndex):
         path: str | Path | None,
         made_by: dict[str, str] | None = None,
     ) -> TokenIndex:
-        columns = Columns(encoded, storage, codec, len(corpus), maker=made_by)
+        columns = token_build.Columns(encoded, storage, codec, len(corpus), maker=made_by)
         if path is None:
             member = columns.member(corpus)
             return cls([member], storage, member.dim, codec, made_by=made_by)
-        write_stream(Path(path), columns, corpus, TokenFiles())
+        token_build.write_stream(Path(path), columns, corpus, TokenFiles())
         return cls.open(path)
 
     @property
@@ -356,9 +341,20 @@ class TokenIndex(SegmentedIndex):
         options: dict[str, Any] = {"query_mask": query_mask, "query_weights": query_weights, "num_threads": num_threads}
         return token_search.score(self._members, query, rows, precision=precision, backend=backend, **options)
 
-    def search(self, queries: Sequence[Any], k: int, **options: Any) -> list[Hits]:
+    def search(
+        self,
+        queries: Sequence[Any],
+        k: int,
+        *,
+        filters: Sequence[NDArray[np.bool_] | None] | None = None,
+        num_threads: int | None = None,
+        precision: str = "auto",
+        probe: Probe = "auto",
+        candidates: int | None = None,
+    ) -> list[Hits]:
         """The hits of `search_explained`, with the same options."""
-        return [hits for hits, _ in self.search_explained(queries, k, **options)]
+        options: dict[str, Any] = {"filters": filters, "num_threads": num_threads, "precision": precision, "candidates": candidates}
+        return [hits for hits, _ in self.search_explained(queries, k, probe=probe, **options)]
 
     def search_explained(
         self,
@@ -465,11 +461,11 @@ class TokenIndex(SegmentedIndex):
         return make
 
     def _member(self, batch: list[Document], encoded: Iterator[Encoded]) -> TokenMember:
-        columns, corpus = Columns(encoded, self.storage, self.codec, len(batch), self.dim, self.made_by), Corpus(batch)
+        columns, corpus = token_build.Columns(encoded, self.storage, self.codec, len(batch), self.dim, self.made_by), Corpus(batch)
         if self._folder is None or len(batch) <= token_build.BATCH:
             return columns.member(corpus)
         path = self._folder.new_file()
-        write_stream(path, columns, corpus, self.kind)
+        token_build.write_stream(path, columns, corpus, self.kind)
         return self.kind.read(path, name=path.name)[0]
 
     @classmethod

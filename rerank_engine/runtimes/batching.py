@@ -5,6 +5,7 @@ Calls go on at the same time where the runtime allows it; between two calls the 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -94,13 +95,18 @@ def run_rows(
     budget: int | None = None,
     progress: Progress | None = None,
 ) -> list[Row]:
-    """What `transform` makes of each sequence's row of output, in the order given: for rows too wide to keep. The rest as `run_batched`."""
+    """What `transform` makes of each sequence's row of output, in the order given: for rows too wide to keep. Equal
+    sequences get copies of one result. `transform` may be called in several threads at a time. The rest as `run_batched`."""
     if len(tokens.ids) == 0:
         return []
-    work, rows = _Calls(runtime, tokens, None, budget), list[Row]()
+    work, rows, out = _Calls(runtime, tokens, None, budget), list[Row](), list[Row]()
     for _, made in work.run(output, lambda out, _: [transform(row) for row in out], replace(limits(), deadline=None), progress):
         rows += made
-    return [rows[place] for place in work.places.tolist()]
+    given = set[int]()
+    for place in work.places.tolist():
+        out.append(copy.deepcopy(rows[place]) if place in given else rows[place])
+        given.add(place)
+    return out
 
 
 def run_tokens(
@@ -189,7 +195,8 @@ class _Calls:
         progress: Progress | None,
     ) -> list[tuple[tuple[int, int], Any]]:
         """((start, end), what `reduce` made of its output) of each call that was made, in their order: all of them, or those that the time
-        allowed. The caller's functions are called in the caller's thread alone; what a call raises stops the rest and is raised."""
+        allowed. `reduce` is called in the thread of its call, progress in the caller's alone; what a call raises stops the rest and is
+        raised."""
         report, made, done = progress or until.progress, dict[int, Any](), 0
 
         def keep(number: int, result: Any) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import CorruptModelError, UnsupportedModelError
 from .encoder import Architecture, Encoder
-from .families import FAMILIES, Config, readable
+from .families import FAMILIES, INSTEAD, Config, readable
 from .safetensors import read_tensors, tensor_names
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -31,6 +31,7 @@ def read_checkpoint(name: str, folder: Path, config: Mapping[str, Any], choice: 
     family, classifier = FAMILIES[told]
     architecture, names = family(Config(name, config), classifier)
     tensors = _Tensors(name, folder)
+    names = {ours: tuple(map(tensors.there, theirs)) for ours, theirs in names.items()}
     lm_head = _lm_head(config, tensors) if choice is not None else ""
     needed = {theirs for many in names.values() for theirs in many} | ({lm_head} if lm_head else set())
     found = tensors.read(needed)
@@ -97,6 +98,10 @@ class _Tensors:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CorruptModelError(str(index), got=f"a file that does not parse ({error})", expected="a weight_map") from error
         self._stored = {_renamed(name): name for name in self.where}
+
+    def there(self, name: str) -> str:
+        """The name, or what stands for it in a checkpoint that lacks it."""
+        return name if name in self._stored else INSTEAD.get(name, name)
 
     def read(self, names: set[str]) -> dict[str, NDArray[np.float32]]:
         found: dict[str, NDArray[np.float32]] = {}

@@ -158,7 +158,7 @@ def _distilbert(config: Config, classifier: bool) -> tuple[Architecture, Names]:
 
 def _masked(base: Family, dense: str, norm: str, bias: str, decoder: str, activation: str | None = None) -> Family:
     """The family with a masked-LM head, whose parts have these names in place of what its classifier brings. activation: that of the head,
-    where it is not the network's own. A decoder that is not the embedding has a bias of its own."""
+    where it is not the network's own. A decoder that is not the embedding has a bias of its own, or shares the head's (see INSTEAD)."""
 
     def family(config: Config, classifier: bool) -> tuple[Architecture, Names]:
         made, names = base(config, classifier)
@@ -306,6 +306,7 @@ def _qwen(config: Config, classifier: bool) -> tuple[Architecture, Names]:
 
 
 _CLS, _LM = "cls.predictions.", "lm_head."
+INSTEAD = {f"{head}decoder.bias": f"{head}bias" for head in (_CLS, _LM)}  # one number of two names, of which a checkpoint may have either
 _BERT_LM = _masked(_bert, f"{_CLS}transform.dense", f"{_CLS}transform.LayerNorm", f"{_CLS}bias", f"{_CLS}decoder")
 _ROBERTA_LM = _masked(_bert, f"{_LM}dense", f"{_LM}layer_norm", f"{_LM}bias", f"{_LM}decoder", "gelu")
 _MODERN_LM = _masked(_modernbert, "head.dense", "head.norm", "decoder.bias", "decoder")
@@ -323,6 +324,7 @@ FAMILIES: dict[str, tuple[Family, bool]] = {
     "BertForMaskedLM": (_BERT_LM, True),
     **{f"{name}ForMaskedLM": (_ROBERTA_LM, True) for name in ("Roberta", "XLMRoberta", "Camembert")},
     "ModernBertForMaskedLM": (_MODERN_LM, True),
+    "DistilBertModel": (_distilbert, False),
     "DistilBertForMaskedLM": (_DISTIL_LM, True),
 }
 

@@ -105,7 +105,8 @@ def resolve(path_or_name: str | Path, *, revision: str | None = None, file: str 
     """Finds a model's files. Tried in this order: a folder, a bundled name, a hub name `owner/name` (needs huggingface_hub).
 
     revision: commit, tag or branch of a hub model; pin a commit in production. file: the ONNX file in the folder, if there are several.
-    Raises UnknownModelError, CorruptModelError, UnsafeModelError, MissingDependency.
+    Of a hub model the ONNX file is fetched, and .safetensors where there is none or for a masked-LM head, which runs by them alone.
+    Raises UnknownModelError, UnsupportedModelError, CorruptModelError, UnsafeModelError, MissingDependency, InputError.
     """
     for what, value in (("revision", revision), ("file", file)):
         if not isinstance(value, (str, type(None))):
@@ -238,8 +239,10 @@ def _download(name: str, revision: str | None, file: str | None) -> Path:
             ) from error
 
     found = fetch(patterns)
-    if file is None and not any((found / name).is_file() for name in ONNX_NAMES) and readable(read_json(found / "config.json")):
-        fetch(HUB_WEIGHTS)  # no ONNX file, and a family that runs without one
+    told = readable(read_json(found / "config.json")) or ""
+    onnx = file is not None or any((found / name).is_file() for name in ONNX_NAMES)
+    if told and (not onnx or told.endswith("ForMaskedLM")):
+        fetch(HUB_WEIGHTS)  # a family that runs without an ONNX file: there is none, or it would not be read
     if late_settings(found, read_json(found / "config.json")).get("dense") == ["root"]:
         fetch([ROOT_WEIGHTS])  # large, so only for those whose projection is in it
     return found

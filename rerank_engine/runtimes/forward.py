@@ -213,7 +213,7 @@ class Forward:
 
     def weights(self, batch: Batch, attention: Attention, lengths: list[int]) -> torch.Tensor:
         """float32 [n, vocabulary] of a masked-LM head (see Architecture). Logits are pooled a piece of a sequence at a time:
-        there are never more of them than [PIECE, vocabulary]."""
+        there are never more of them than [PIECE, vocabulary], beside the pooled ones of a sequence's pieces and what is returned."""
         a, w = self.architecture, self._weights
         h = functional.linear(self.states(batch, attention).float(), w["head.dense.weight"], self._get("head.dense.bias"))
         h = functional.layer_norm(
@@ -231,10 +231,11 @@ class Forward:
             logits = functional.linear(piece, decoder)
             return logits.amax(0) if a.pooling == "max" else saturated(logits).sum(0)
 
-        parts = [torch.stack([pooled(piece) for piece in sequence.split(PIECE)]) for sequence in h.split(lengths)]
-        if a.pooling == "max":  # f(x) never falls, and the bias is the same for all tokens
-            return saturated(torch.stack([part.amax(0) for part in parts]))
-        return torch.stack([part.sum(0) for part in parts])
+        out = torch.empty(len(lengths), len(decoder), dtype=torch.float32, device=h.device)
+        for i, sequence in enumerate(h.split(lengths)):
+            parts = torch.stack([pooled(piece) for piece in sequence.split(PIECE)])
+            out[i] = saturated(parts.amax(0)) if a.pooling == "max" else parts.sum(0)  # f(x) never falls, one bias for all tokens
+        return out
 
     def states(self, batch: Batch, attention: Attention) -> torch.Tensor:
         """[tokens, hidden]"""

@@ -72,20 +72,10 @@ def load(
     family = _family(files, options.get("prompt"))
     if unknown := sorted(set(options) - set(OPTIONS[family])):
         raise InputError(f"model '{files.name}', a {family}: options", got=", ".join(unknown), expected=", ".join(OPTIONS[family]))
-    limit = _limit(files)
-    if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or not SHORTEST <= max_length <= limit):
-        raise InputError("max_length", got=max_length, expected=f"an integer from {SHORTEST} to {limit}, the model's limit")
-    if not (files.folder / "tokenizer.json").is_file():
-        hint = "AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER) writes one."
-        raise CorruptModelError(f"model '{files.name}'", got=f"no tokenizer.json in {files.folder}", expected="one", hint=hint)
-    tokenizer = Tokenizer(files.folder / "tokenizer.json", max_length or limit)
-    vocabulary, pad_id = _whole(files, "vocab_size"), _pad(files)
-    if vocabulary is not None and tokenizer.vocabulary_size > vocabulary:
-        got = f"a tokenizer with {tokenizer.vocabulary_size} tokens for {vocabulary} embeddings"
-        raise CorruptModelError(f"model '{files.name}'", got=got, expected="the tokenizer that belongs to the model")
+    tokenizer = _tokenizer(files, max_length)
     from .network import open_network
 
-    how: dict[str, Any] = {"runtime": runtime, "device": device, "precision": precision, "threads": threads, "pad_id": pad_id}
+    how: dict[str, Any] = {"runtime": runtime, "device": device, "precision": precision, "threads": threads, "pad_id": _pad(files)}
     how |= {"limit": tokenizer.max_length, "pack": family == "cross-encoder"}
     if family == "cross-encoder":
         return _cross(files, tokenizer, how, options)
@@ -102,6 +92,20 @@ def load(
         got, hint = ", ".join(files.other_modules), "Export it as a whole, with the output sentence_embedding."
         raise UnsupportedModelError(f"model '{files.name}': modules.json", got=got, expected="Transformer, Pooling, Normalize", hint=hint)
     return encoder
+
+
+def _tokenizer(files: ModelFiles, max_length: int | None) -> Tokenizer:
+    limit = _limit(files)
+    if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or not SHORTEST <= max_length <= limit):
+        raise InputError("max_length", got=max_length, expected=f"an integer from {SHORTEST} to {limit}, the model's limit")
+    if not (files.folder / "tokenizer.json").is_file():
+        hint = "AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER) writes one."
+        raise CorruptModelError(f"model '{files.name}'", got=f"no tokenizer.json in {files.folder}", expected="one", hint=hint)
+    tokenizer, vocabulary = Tokenizer(files.folder / "tokenizer.json", max_length or limit), _whole(files, "vocab_size")
+    if vocabulary is not None and tokenizer.vocabulary_size > vocabulary:
+        got = f"a tokenizer with {tokenizer.vocabulary_size} tokens for {vocabulary} embeddings"
+        raise CorruptModelError(f"model '{files.name}'", got=got, expected="the tokenizer that belongs to the model")
+    return tokenizer
 
 
 def _cross(files: ModelFiles, tokenizer: Tokenizer, how: dict[str, Any], options: dict[str, Any]) -> CrossEncoder:
@@ -171,7 +175,11 @@ def _family(files: ModelFiles, prompt: Any = None) -> str:
     for architecture in architectures if isinstance(architectures, list) else []:
         if not isinstance(architecture, str):
             continue
-        if architecture in FAMILIES and not (architecture in MASKED and files.dense_pooling):
+        if architecture in MASKED and files.dense_pooling:
+            got = f"{architecture} in its config.json and Pooling, of one dense vector, in its modules.json"
+            hint = f"AutoModel.from_pretrained(NAME).save_pretrained(FOLDER) makes an encoder of a {architecture}."
+            raise UnsupportedModelError(f"model '{files.name}'", got=got, expected="an encoder, or SpladePooling", hint=hint)
+        if architecture in FAMILIES:
             return FAMILIES[architecture]
         if architecture in LATER:
             what = f"{architecture}, a {LATER[architecture]} model, which this version does not run yet"

@@ -50,9 +50,11 @@ def open_network(
     where = _device(runtime, device)
     if runtime == "auto":
         runtime = _runtime(files, where, precision, choice)
-        if (where, device, runtime) == ("cuda", "auto", "onnx") and not _onnx_on_cuda():
-            where = "cpu"  # nobody asked for the GPU, and this onnxruntime has no provider for it
+        if (where, device, runtime) == ("cuda", "auto", "onnx") and not (_onnx_on_cuda() and _onnx_takes(files)):
+            where = "cpu"  # nobody asked for the GPU, and this onnxruntime has no provider for it, or the network no graph
             runtime = _runtime(files, where, precision, choice)
+    elif (where, device, runtime) == ("cuda", "auto", "onnx") and not _onnx_takes(files):
+        where = "cpu"
     if where not in RUNTIMES[runtime]:
         known = f"It knows {', '.join(RUNTIMES[runtime])}."
         raise BackendUnavailable(f"runtime {runtime}: device '{where}' asked for", hint=known)
@@ -141,6 +143,11 @@ def _runtime(files: ModelFiles, device: str, precision: str, choice: tuple[int, 
     family, classifier = FAMILIES[told]
     packs = refuse(family(Config(files.name, files.config), classifier)[0]) is None and try_import("onnx") is None
     return "onnx" if packs or not has_torch else "torch"
+
+
+def _onnx_takes(files: ModelFiles) -> bool:
+    """Whether ONNX Runtime has a graph of it for a GPU: of a masked-LM head there is one for the CPU alone."""
+    return files.onnx is not None or not (readable(files.config) or "").endswith("ForMaskedLM")
 
 
 def _as_encoder(files: ModelFiles) -> bool:

@@ -29,7 +29,8 @@ COSTS = {
     "cpu": Cost(call=16, token=1, square=1e-4, padded=False, ragged=True, most=4096),
     "cuda": Cost(call=4096, token=1, square=1e-4, padded=False, ragged=True, most=262_144),
 }
-LARGEST, GRAPH_TOKENS = 1 << 27, 16_384  # numbers in the states of a call on a GPU, at most; tokens that are always fine
+LARGEST = 1 << 27  # numbers in the states of a call on a GPU, and in the weights of a call of a masked-LM head, anywhere
+GRAPH_TOKENS = 16_384  # of a call on a GPU, whose states are always fine; of a masked-LM head there are no graphs
 
 
 _THREADS = threading.Lock()
@@ -73,9 +74,10 @@ class TorchRuntime:
         self._forward = Forward(encoder, torch.device(device), PRECISIONS[self.precision], use)
         self.architecture, self.outputs = encoder.architecture, encoder.architecture.outputs
         self.cost = COSTS["cuda" if device == "cuda" else "cpu"]
-        if device == "cuda":
-            widest = encoder.architecture.vocabulary if encoder.architecture.head == "vocabulary" else encoder.architecture.hidden
-            self.cost = replace(self.cost, most=max(GRAPH_TOKENS, min(self.cost.most, LARGEST // widest)))
+        if encoder.architecture.head == "vocabulary":  # [sequences, vocabulary] come out, of a token each at least
+            self.cost = replace(self.cost, most=max(1, min(self.cost.most, LARGEST // encoder.architecture.vocabulary)))
+        elif device == "cuda":
+            self.cost = replace(self.cost, most=max(GRAPH_TOKENS, min(self.cost.most, LARGEST // encoder.architecture.hidden)))
         self._graphs: Any = None
         if use and device == "cuda":
             from .graphs import Graphs

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ..codec import nearest
 from ..core import LOWEST, Query, Ranking, Stage
-from ..corpus import Corpus
 from ..errors import InputError
+from ..indexes.token_search import live_rows
 from ..indexes.tokens import TokenIndex
 from ..kmeans import kmeans
 from ..ops import checks
@@ -43,18 +43,25 @@ class ColBERTPRF(Stage):
         score(d)    sum over query tokens i of max_j <q_i, d_j> + beta * sum over c in C of sigma(t(c)) * max_j <c, d_j>, of which only the
                     fb_embs of largest sigma count
 
-    (Wang, Macdonald, Tonellotto and Ounis, ICTIR 2021, equations 3 to 5, whose defaults these are.) As in pyterrier_colbert, where not said
-    otherwise: it looks for the 10 nearest tokens in the whole index, and counts df over all documents, by token ids that it stores. A
-    TokenIndex has none, so both are read from texts by the encoder's tokenizer: t(c) among the feedback's tokens, df over `df_documents` of
-    the corpus at even distances (of all, if they are fewer), N of them, once per state of the index. The lists of its centroids would give
-    a df too, but a common word has many centroids and would look rare, and plain vectors have none. Tokens of every document, such as
-    [CLS], have sigma 0 and are left out. Clusters: spherical k-means of a fixed start, then plain means (there: scikit-learn's k-means).
+    (Wang, Macdonald, Tonellotto and Ounis, ICTIR 2021, equations 3 to 5, whose defaults these are.) Of given clusters, sigma, the vote with
+    its ties, the order, the weights and the sum are those of pyterrier_colbert. Not equal to it:
+
+        df and N    there of all documents, by token ids that it stores. A TokenIndex has none: they are read from texts by the encoder's
+                    tokenizer, of `df_documents` of the documents that have tokens and are not deleted, at even distances (of all, if they
+                    are fewer), once per state of the index. The lists of its centroids would give a df too, but a common word has many
+                    centroids and would look rare, and plain vectors have none
+        t(c)        there of the 10 nearest tokens of the whole index, special ones among them, which then have no vote; here of the 10
+                    nearest of the feedback's that have a sigma above 0, which leaves out those of every document, such as [CLS]
+        clusters    there scikit-learn's k-means of documents filled up with zeros; here spherical k-means of a fixed start without them,
+                    then plain means
+        maxima      there at least 0 for documents that are filled up
 
     It helps where a need has many relevant documents, and hurts where a question has one: sigma counts a vector of the feedback many
     times as much as one of the query, a smaller beta less so.
-    retriever: asked twice; its k is what comes out. rerank=True: its first list is scored again instead. incoming=True: the list that comes
-    in gives the feedback, and is what is scored again: `... >> ColBERTPRF(late, incoming=True)`; documents of another corpus are found by
-    their ids. A query whose list is empty is searched as it is. The facts of its step: those of the search, and {"added": vectors}.
+    retriever: asked twice; its k is what comes out. rerank=True: its first list is scored again instead of a second search. incoming=True:
+    the list that comes in gives the feedback in place of the first search, `... >> ColBERTPRF(late, incoming=True)`, and with rerank=True
+    is what is scored again; documents of another corpus are found by their ids. A query whose list is empty is searched as it is. The facts
+    of its step: those of the search, and {"added": vectors}.
     """
 
     def __init__(
@@ -77,7 +84,7 @@ class ColBERTPRF(Stage):
         self.beta = checks.finite_number("ColBERTPRF: beta", beta, 0, 1e6)
         self.retriever, self.rerank, self.incoming = retriever, rerank, incoming
         self.retrieves, self.backend = not incoming, retriever.backend
-        self._known: tuple[Corpus, NDArray[np.float64]] | None = None
+        self._known: tuple[object, NDArray[np.float64]] | None = None  # members of the index, and sigma of each token in that state
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         retriever = self.retriever.of(self.retriever.index.snapshot(), self.retriever.k)  # the same for both searches
@@ -112,23 +119,26 @@ class ColBERTPRF(Stage):
         if not len(ids):
             return Expansion(vectors, ids, np.empty(0, np.float32))
         means = means_of(vectors, min(self.clusters, len(vectors)))
-        sigma = self._sigma(index.corpus, ids)
+        sigma = self._sigma(index, ids)
         telling = np.flatnonzero(sigma > 0)
         chosen = telling[[voted(ids[telling], vectors[telling] @ mean) for mean in means]] if len(telling) else telling
         best = np.lexsort((np.arange(len(chosen)), -sigma[chosen]))[: self.fb_embs]
         weights = (self.beta * sigma[chosen[best]]).astype(np.float32)
         return Expansion(means[best], ids[chosen[best]], weights)
 
-    def _sigma(self, corpus: Corpus, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """ln((N + 1) / (df + 1)) of tokens, which are counted once for a corpus."""
-        known = self._known
-        if known is None or known[0] is not corpus:
-            n = min(self.df_documents, len(corpus))
-            rows, counts = np.linspace(0, len(corpus) - 1, n).astype(np.int64), np.zeros(self.retriever.encoder.tokenizer.vocabulary_size)
+    def _sigma(self, index: TokenIndex, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """ln((N + 1) / (df + 1)) of tokens, which are counted once for a state of the index."""
+        known, members, encoder = self._known, index._members, self.retriever.encoder
+        if known is None or known[0] is not members:
+            there = np.concatenate([np.empty(0, bool), *(np.diff(member.offsets) > 0 for member in members)])
+            live = live_rows(members)
+            rows = np.flatnonzero(there if live is None else there & live)
+            n = min(self.df_documents, len(rows))
+            rows, counts = rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)], np.zeros(encoder.tokenizer.vocabulary_size)
             for at in range(0, n, 256):
-                for own in token_ids(self.retriever.encoder, corpus.texts(rows[at : at + 256])):
+                for own in token_ids(encoder, index.corpus.texts(rows[at : at + 256])):
                     counts[np.unique(own)] += 1
-            known = self._known = corpus, np.log((n + 1) / (counts + 1))
+            known = self._known = members, np.log((n + 1) / (counts + 1))
         return known[1][ids]
 
     def _rescored(self, retriever: LateInteraction, ranking: Ranking, vectors: NDArray[np.float32] | None) -> Ranking:

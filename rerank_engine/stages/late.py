@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..backends import choose
 from ..core import LOWEST, Query, Ranking, Scorer, Scores, Stage
-from ..corpus import Document
+from ..corpus import Document, rows_in
 from ..errors import InputError, UnknownIdError
 from ..indexes.token_probe import Probe, planned, require
 from ..indexes.tokens import TokenIndex
@@ -67,9 +67,10 @@ class MaxSim(Scorer):
 
 def rows_of(index: TokenIndex, ranking: Ranking) -> NDArray[np.int64]:
     """Where the index has a ranking's documents. Raises UnknownIdError for one that it lacks."""
-    if ranking.corpus is index.corpus:
-        return ranking.ids
-    return np.array([row_of(index, doc_id) for doc_id in ranking.doc_ids], np.int64)
+    try:
+        return rows_in(index.corpus, ranking.corpus, ranking.ids)
+    except UnknownIdError:
+        return np.array([row_of(index, doc_id) for doc_id in ranking.doc_ids], np.int64)  # raises, and says what to do
 
 
 def row_of(index: TokenIndex, doc_id: str) -> int:

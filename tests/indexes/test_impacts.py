@@ -13,6 +13,7 @@ from sparse_models import LONGEST, WIDTH, sparse_encoder
 import rerank_engine as rr
 from rerank_engine.backends import NEEDS
 from rerank_engine.errors import DuplicateIdError, FileFormatError, InputError, UnknownIdError
+from rerank_engine.indexes import members
 from rerank_engine.indexes.impacts import ImpactIndex
 from rerank_engine.stages.splade import SparseEncoder
 
@@ -158,6 +159,44 @@ def test_other_kinds_of_index_are_refused(tmp_path: Path) -> None:
 
 
 @needs_cpp
+def test_bm25_refuses_an_index_of_impacts_and_leaves_it_whole(encoder: SparseEncoder, tmp_path: Path) -> None:
+    ImpactIndex.build(corpus(3), encoder).save(tmp_path / "file")
+    ImpactIndex.create(tmp_path / "empty", encoder).commit()
+    for name in ("file", "empty"):
+        for wrong in (rr.BM25Index.open, rr.BM25Index.check):
+            with pytest.raises(FileFormatError, match=r"got an index of impacts; expected an index of texts\. ImpactIndex\.open"):
+                wrong(tmp_path / name)
+        assert ImpactIndex.check(tmp_path / name)["documents"] == len(ImpactIndex.open(tmp_path / name, encoder=encoder))
+    index = ImpactIndex.open(tmp_path / "empty", encoder=encoder)
+    assert index.add([document(1)]) == 1
+
+
+@needs_cpp
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"codes": None},
+        {"codes": "yes"},
+        {"forward": None},
+        {"forward": True},
+        {"analyzer": None},
+        {"analyzer": {"scheme": 1, "analyzer": "english"}},
+        {"parameters": {"variant": "impact", "k1": 64.0, "b": 0.5, "delta": 0.0}},
+        {"parameters": {"variant": "impact", "k1": 64.0, "b": 0.0, "delta": 1.0}},
+        {"impacts": None},
+        {"impacts": {"encoder": "x", "top_terms": None, "threshold": 0.0}},
+        {"impacts": {"encoder": None, "top_terms": "5", "threshold": 0.0}},
+    ],
+)
+def test_settings_that_no_index_of_impacts_has(encoder: SparseEncoder, tmp_path: Path, change: dict) -> None:
+    index = ImpactIndex.build(corpus(3), encoder)._index
+    settings = {name: value for name, value in {**index._settings(), **change}.items() if value is not None}
+    members.write(tmp_path / "x", index._members[0], settings)
+    with pytest.raises(FileFormatError, match="an index that is not of impacts, or is damaged"):
+        ImpactIndex.open(tmp_path / "x")
+
+
+@needs_cpp
 def test_check_finds_every_changed_byte_and_every_other_length(encoder: SparseEncoder, tmp_path: Path) -> None:
     path = tmp_path / "x"
     ImpactIndex.build(corpus(3), encoder, top_terms=4).save(path)
@@ -193,7 +232,14 @@ def test_wrong_input(encoder: SparseEncoder, tmp_path: Path) -> None:
     for ids, weights in ((one[0][:-1], one[1]), (np.array([1, 1]), np.array([1.0, 2.0], np.float32))):
         with pytest.raises(InputError, match="distinct terms, a weight each"):
             index.search([(ids, weights)], 3)
-    with pytest.raises(InputError, match="BM25: k"):
+    assert index.search([one, one], 3, filters=[None, rr.Query("", allow=["d1"])])[0][0].tolist() == index.search([one], 3)[0][0].tolist()
+    with pytest.raises(InputError, match=r"ImpactIndex\.search: filters"):
+        index.search([one], 3, filters=["d1"])  # type: ignore[list-item]
+    with pytest.raises(InputError, match=r"ImpactIndex\.search: weights"):
+        index.search([(one[0], np.array(["x"] * len(one[0])))], 3)
+    with pytest.raises(InputError, match=r"ImpactIndex\.add"):
+        index.add([1])  # type: ignore[list-item]
+    with pytest.raises(InputError, match=r"ImpactIndex\.search: k"):
         index.search([one], 0)
     with pytest.raises(UnknownIdError):
         index.explain(one, "nobody")

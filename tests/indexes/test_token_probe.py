@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -174,6 +177,22 @@ def test_plain_vectors_have_no_centroids(vectors, queries, storage):
         probe_report(index, queries, 5)
 
 
+def test_first_searches_at_once_make_the_lists_once(vectors, queries, monkeypatch):
+    index, calls = made(vectors), []
+
+    def slow(tokens):
+        calls.append(threading.get_ident())
+        time.sleep(0.05)
+        return lists_of(tokens)
+
+    monkeypatch.setattr("rerank_engine.indexes.token_members.lists_of", slow)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: index.search([queries[1]], 5, probe=2, candidates=9)[0][0].tolist(), range(4)))
+    index.delete(["d1"])
+    index.search([queries[1]], 5, probe=2, candidates=9)
+    assert len(calls) == 1 and found == [found[0]] * 4
+
+
 def test_wrong_options(vectors, queries):
     index = made(vectors)
     for probe in (0, -1, True, 1.5, "all"):
@@ -196,6 +215,10 @@ def test_an_empty_index_finds_nothing(tmp_path, vectors, queries):
     index = rr.TokenIndex.create(tmp_path / "index", storage="2bit", codec=codec)
     [((rows, scores), plan)] = index.search_explained([queries[0]], 5, probe=2)
     assert rows.size == scores.size == 0 and plan.candidates == 0
+    with pytest.raises(InputError, match="probe_report: index: got an empty index"):
+        probe_report(index, queries, 5)
+    with pytest.raises(TypeError, match="prob"):
+        index.search(queries, 5, prob=3)  # type: ignore[call-arg]
 
 
 def test_the_cost_model():

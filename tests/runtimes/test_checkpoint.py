@@ -45,6 +45,21 @@ def test_shards_are_one_checkpoint(tmp_path: Path) -> None:
         read_checkpoint("m", tmp_path / "many", told(tmp_path / "many"))
 
 
+def test_distilbert_without_a_head(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="the reference implementation is transformers")
+    sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}
+    torch.manual_seed(3)
+    model = transformers.DistilBertModel(transformers.DistilBertConfig(vocab_size=90, **sizes)).eval()
+    model.save_pretrained(tmp_path)
+    runtime = TorchRuntime(read_checkpoint("m", tmp_path, told(tmp_path)), threads=1)
+    rows = [np.arange(2, 2 + n) for n in (1, 5, 17)]
+    got = runtime.run(Packed.from_rows(rows), Packed.from_rows([np.zeros_like(row) for row in rows]), "last_hidden_state")
+    for i, row in enumerate(rows):
+        with torch.no_grad():
+            want = model(torch.from_numpy(row)[None]).last_hidden_state[0].numpy()
+        np.testing.assert_allclose(got[i, : len(row)], want, atol=1e-5)
+
+
 def test_a_bias_that_a_family_has_is_not_left_out(tmp_path: Path) -> None:
     for family, name in (
         ("bert", "classifier.bias"),

@@ -227,6 +227,27 @@ def test_the_weights_of_a_checkpoint_of_colbert_ai_are_fetched_for_its_projectio
     assert calls == [("abc123", False), ("abc123", True)]
 
 
+def test_the_weights_of_a_sparse_model_are_fetched_beside_its_onnx_file(hub, tmp_path, monkeypatch):
+    from models import tokenizer
+    from sparse_models import write_masked
+
+    source = tmp_path / "source"
+    write_masked(source, "bert")
+    tokenizer().save(str(source / "tokenizer.json"))
+    (source / "onnx").mkdir()
+    (source / "onnx" / "model.onnx").write_bytes(b"never read")
+
+    def snapshot_download(name, *, revision, allow_patterns, local_dir):
+        for file in (path for path in source.rglob("*") if path.is_file()):
+            if any(fnmatch.fnmatch(str(file.relative_to(source)), pattern) for pattern in allow_patterns):
+                (local_dir / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, local_dir / file.relative_to(source))
+        return str(local_dir)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert type(rr.load("owner/splade", device="cpu")).__name__ == "SparseEncoder"
+
+
 def test_revisions_and_owners_do_not_share_a_folder(hub):
     for name, revision in [("a/m", None), ("a/m", "x"), ("a/m", "refs/pr/1"), ("b/m", None), ("a/m", None)]:
         rr.load(name, revision=revision, device="cpu")

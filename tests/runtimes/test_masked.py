@@ -15,10 +15,13 @@ import rerank_engine as rr
 from rerank_engine.backends import try_import
 from rerank_engine.errors import CorruptModelError, UnsupportedModelError
 from rerank_engine.packed import Packed
+from rerank_engine.runtimes import network
+from rerank_engine.runtimes.batching import run_rows
 from rerank_engine.runtimes.checkpoint import read_checkpoint
 from rerank_engine.runtimes.encoder import Encoder
 from rerank_engine.runtimes.packed_graph import PIECE, packed_graph, refuse
 from rerank_engine.runtimes.packed_onnx import PackedOnnx, feed_of
+from rerank_engine.runtimes.tokenize import Tokens
 from rerank_engine.stages.splade import SparseEncoder
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="checkpoints are written by the package safetensors")
@@ -103,6 +106,45 @@ def test_old_names_of_norms(tmp_path: Path) -> None:
     assert got.weights.keys() == want.weights.keys() and all((got.weights[name] == want.weights[name]).all() for name in want.weights)
 
 
+@pytest.mark.parametrize(("kind", "head"), [("bert-untied", "cls.predictions."), ("roberta", "lm_head.")])
+def test_a_decoder_without_a_bias_of_its_own_has_that_of_the_head(tmp_path: Path, kind: str, head: str) -> None:
+    write_masked(tmp_path, kind, tie_word_embeddings=False)
+    tensors = safetensors.load_file(tmp_path / "model.safetensors")
+    own = tensors.pop(f"{head}decoder.bias")
+    assert (read_checkpoint("tiny", tmp_path, told(tmp_path)).weights["head.bias"] == own).all()
+    tensors[f"{head}bias"] = own + 1
+    safetensors.save_file(tensors, tmp_path / "model.safetensors")
+    assert (read_checkpoint("tiny", tmp_path, told(tmp_path)).weights["head.bias"] == own + 1).all()
+
+
+def test_sequences_times_vocabulary_of_a_call_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rerank_engine.runtimes import torch as module
+
+    write_masked(tmp_path, "bert")
+    encoder = read_checkpoint("tiny", tmp_path, told(tmp_path))
+    assert module.TorchRuntime(encoder, threads=1).cost.most == module.COSTS["cpu"].most
+    monkeypatch.setattr(module, "LARGEST", 90 * 10)
+    runtime = module.TorchRuntime(encoder, threads=1)
+    assert runtime.cost.most == 10
+    calls: list[int] = []
+    monkeypatch.setattr(runtime, "run", lambda ids, *a: (calls.append(len(ids)), module.TorchRuntime.run(runtime, ids, *a))[1])
+    rows = [np.array([2, 3 + i]) for i in range(25)]
+    tokens = Tokens(Packed.from_rows(rows), Packed.from_rows([np.zeros_like(row) for row in rows]), np.zeros(25, np.int32))
+    assert len(run_rows(runtime, tokens, "weights", np.copy)) == 25 and max(calls) <= 10 and sum(calls) == 25
+
+
+@pytest.mark.parametrize("runtime", ["auto", "onnx"])
+def test_without_torch_a_gpu_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str) -> None:
+    pytest.importorskip("onnx", reason="the packed graph is written by the package onnx")
+    write(tmp_path)
+    monkeypatch.setattr(network, "has_gpu", lambda: True)
+    monkeypatch.setattr(network, "_onnx_on_cuda", lambda: True)
+    monkeypatch.setattr(network, "try_import", lambda name: "not installed" if name == "torch" else try_import(name))
+    assert rr.load(tmp_path, runtime=runtime).backend == "onnx/cpu (packed)"
+    with pytest.raises(UnsupportedModelError, match="a masked-LM head"):
+        rr.load(tmp_path, runtime=runtime, device="cuda")
+
+
 def test_a_head_that_is_missing_is_named(tmp_path: Path) -> None:
     write_masked(tmp_path, "bert")
     tensors = safetensors.load_file(tmp_path / "model.safetensors")
@@ -154,7 +196,9 @@ def test_what_is_no_sparse_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"modules\.json: got Router"):
         rr.load(write(tmp_path / "b", router), device="cpu")
     dense = {"modules.json": [{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Pooling"}]}
-    with pytest.raises(UnsupportedModelError, match="architectures"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"got BertForMaskedLM .*Pooling.*expected an encoder, or Splade\w+\. AutoModel"
+    ):
         rr.load(write(tmp_path / "c", dense), device="cpu")
     with pytest.raises(UnsupportedModelError, match=r"an ONNX file alone.*safetensors"):
         rr.load(write_model(tmp_path / "d", cross(), "BertForMaskedLM"), device="cpu")

@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from late_models import DIM, write_pylate
-from models import words
+from late_models import DIM, VOCABULARY, D, write_pylate
+from models import CLS, SEP, words
 
 import rerank_engine as rr
 from rerank_engine.errors import InputError, UnknownIdError
@@ -38,7 +38,7 @@ def late(request, corpus, model):
 
 def sigma_of(late) -> dict[int, float]:
     df = Counter(t for ids in token_ids(late.encoder, late.index.corpus.texts()) for t in set(ids.tolist()))
-    return {t: float(np.log((N + 1) / (n + 1))) for t, n in df.items()}
+    return {t: float(np.log((N - N // 20 + 1) / (n + 1))) for t, n in df.items()}  # blank documents have no tokens, and do not count
 
 
 def expected(late, rows, clusters, fb_embs, beta):
@@ -139,7 +139,7 @@ def test_document_frequencies_of_a_sample_and_of_a_changed_index(corpus, model):
     index = rr.TokenIndex.build(corpus, model, storage="float32")
     stage = ColBERTPRF(rr.LateInteraction(index, model, k=5), df_documents=10)
     [before] = stage.expand(rr.LateInteraction(index, model, k=5).run(["w1 w2"]))
-    rows = np.linspace(0, N - 1, 10).astype(int)
+    rows = np.array([i for i in range(N) if i % 20])[np.linspace(0, N - 4, 10).astype(int)]
     df = Counter(t for ids in token_ids(model, corpus.texts(rows)) for t in set(ids.tolist()))
     assert np.allclose(before.weights, [np.log(11 / (df[t] + 1)) for t in before.tokens.tolist()])
     index.add([rr.Document(f"new{i}", "w1 w2") for i in range(500)])
@@ -148,6 +148,59 @@ def test_document_frequencies_of_a_sample_and_of_a_changed_index(corpus, model):
     again._known = stage._known  # of another state of the index: not used
     [fresh] = again.expand(rr.LateInteraction(index, model, k=5).run(["w1 w2"]))
     assert fresh.weights.tolist() == after.weights.tolist() != before.weights.tolist()
+
+
+def test_deleted_and_blank_documents_do_not_count(corpus, model):
+    kept = [i for i in range(N) if i % 3 or i % 20 == 0]
+    index = rr.TokenIndex.build(corpus, model, storage="float32")
+    stage = ColBERTPRF(rr.LateInteraction(index, model, k=5))
+    [whole] = stage.expand(stage.retriever.run(["w1 w2"]))
+    index.delete([f"d{i}" for i in range(N) if i not in kept])
+    fresh = rr.TokenIndex.build(rr.Corpus(corpus[i] for i in kept if i % 20), model, storage="float32")  # blank ones have no tokens
+    other = ColBERTPRF(rr.LateInteraction(fresh, model, k=5))
+    [changed], [rebuilt] = (each.expand(each.retriever.run(["w1 w2"])) for each in (stage, other))
+    assert changed.tokens.tolist() == rebuilt.tokens.tolist() and changed.weights.tolist() == rebuilt.weights.tolist()
+    assert changed.weights.max() != whole.weights.max()
+
+
+def test_of_given_clusters_it_adds_what_pyterrier_colbert_adds(model, monkeypatch):
+    """Its formulas written out (ColbertPRF.transform_query, FaissNNTerm.get_nearest_tokens_for_embs), over an index whose documents are all
+    feedback, so that the 10 nearest tokens of the index are those of the feedback. Special tokens lie where no cluster is: there they would
+    take a place among the 10 and have no vote."""
+    rng, words_of = np.random.default_rng(5), [[1, 2, 3, 1], [4, 1, 5], [2, 2, 6, 7, 8], [9], [1, 3, 9, 10]]
+    texts = [" ".join(f"w{w}" for w in row) for row in words_of]
+    tids = [t for row in words_of for t in (CLS, D, *(VOCABULARY[f"w{w}"] for w in row), SEP)]
+    owner = np.repeat(np.arange(5), [len(row) + 3 for row in words_of])
+    special = np.isin(tids, [CLS, D, SEP])
+    vectors = np.where(special[:, None], -1, 1) * np.abs(rng.normal(size=(len(tids), DIM)))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    centroids = (0.9 * vectors[~special][::2] + 0.05).astype(np.float32)[:8]
+
+    n_docs, scored = 5, []
+    df = {t: len({d for d, own in zip(owner, tids) if own == t}) for t in tids}
+    for centroid in centroids:
+        nearest = np.argsort(-(vectors @ centroid), kind="stable")[:10]
+        frequencies: dict[int, int] = {}
+        for i in nearest:
+            frequencies[tids[i]] = frequencies.get(tids[i], 0) + 1
+        assert not special[nearest].any()
+        likely = max(frequencies, key=lambda t: frequencies[t])  # the first of equal ones: insertion was from the nearest on
+        scored.append((centroid, likely, np.log((1.0 + n_docs) / (df[likely] + 1))))
+    scored = sorted(scored, key=lambda entry: -entry[2])[:6]
+
+    index = rr.TokenIndex.from_embeddings(rr.Corpus.from_texts(texts), [vectors[owner == d] for d in range(5)], storage="float32")
+    monkeypatch.setattr("rerank_engine.stages.colbert_prf.means_of", lambda feedback, k: centroids)
+    stage = ColBERTPRF(rr.LateInteraction(index, model, k=5), fb_docs=5, clusters=8, fb_embs=6, beta=0.7)
+    [added] = stage.expand([rr.Ranking.in_order(index.corpus, range(5))])
+    assert added.tokens.tolist() == [t for _, t, _ in scored] and len(set(added.tokens.tolist())) > 1
+    assert np.allclose(added.weights, [0.7 * score for _, _, score in scored], rtol=1e-6)
+    assert np.array_equal(added.vectors, np.array([centroid for centroid, _, _ in scored]))
+    [query] = model.encode_queries(["w1 w2"])
+    weights = np.concatenate([np.ones(len(query)), 0.7 * np.array([score for _, _, score in scored])])
+    asked = np.concatenate([query, added.vectors])
+    want = [float((weights * (asked @ vectors[owner == d].T).max(1)).sum()) for d in range(5)]
+    got = stage("w1 w2")
+    assert np.allclose(got.scores, np.array(want)[got.ids], rtol=1e-5)
 
 
 def test_texts_that_are_not_those_of_the_vectors(model):

@@ -69,6 +69,12 @@ def test_prompts_and_words(tmp_path: Path, encoder: SparseEncoder) -> None:
     }
 
 
+def test_equal_texts_have_arrays_of_their_own(encoder: SparseEncoder) -> None:
+    (ids, weights), (_, others), (same, _) = encoder.encode(["w1 w2", "w1 w2", "w1 w2"])
+    weights[:], ids[:] = 0, 0
+    assert (others > 0).all() and (same > 0).any()
+
+
 def test_wrong_input(encoder: SparseEncoder) -> None:
     with pytest.raises(InputError, match="one string"):
         encoder.encode("w1")
