@@ -88,7 +88,7 @@ def test_eval_compares(capsys: pytest.CaptureFixture[str], folder: tuple[str, st
     collection, first, final = folder
     rows = run_json(capsys, "eval", collection, final, "--compare", first, "-m", "P@1", "-m", "answer@1", "-m", "distractors@1", *options)
     assert [(row["run"], row["measure"]) for row in rows] == [(r, m) for r in (first, final) for m in ("P@1", "answer@1", "distractors@1")]
-    assert "difference" not in rows[0] and "difference" not in rows[5]
+    assert "difference" not in rows[0] and rows[5]["lower_is_better"] and (rows[5]["compared"], rows[5]["wins"]) == (3, 1)
     assert (
         rows[3].items()
         >= {"value": 0.5, "queries": 4, "difference": 0.25, "wins": 1, "ties": 3, "losses": 0, "p_corrected": rows[3]["p"]}.items()

@@ -13,7 +13,7 @@ from ..errors import InputError
 
 if TYPE_CHECKING:
     from ..corpus import Corpus
-    from ..evaluation import Qrels, Run
+    from ..evaluation import Comparison, Qrels, Run
 
     Texts = tuple[dict[str, list[str]], Corpus | None]  # the answers to each query, the documents
 
@@ -23,8 +23,11 @@ _OF_TEXTS = re.compile(r"(answer|distractors)@([1-9][0-9]{0,8})")
 
 def register(commands: cli.Commands) -> None:
     sub = commands("eval", evaluate, "measure runs against relevance judgments, compare them, and find where a pipeline loses")
-    sub.add_argument("qrels", metavar="QRELS", help="TREC or BEIR form, .gz or not, or the folder of a BEIR collection")
-    sub.add_argument("runs", metavar="RUN", nargs="+", help="TREC or BEIR form, .gz or not")
+    sub.add_argument("qrels", metavar="QRELS", help="TREC or BEIR form, .gz or not; the folder of a BEIR collection; an id of ir_datasets")
+    sub.add_argument(
+        "runs", metavar="RUN", nargs="+", help="TREC or BEIR form, .gz or not. Several collections: QRELS=RUN each, and their average"
+    )
+    sub.add_argument("--split", help="of a BEIR folder: which qrels (default: test)")
     sub.add_argument(
         "-m",
         "--measure",
@@ -43,22 +46,26 @@ def register(commands: cli.Commands) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from ..evaluation import compare_values, diagnose_runs
+    from ..evaluation import diagnose_runs
 
     _check_options(args)
+    if pairs := _pairs([args.qrels, *args.runs]):
+        _collections(args, pairs)
+        return
     paths = args.runs if args.compare is None or args.compare in args.runs else [args.compare, *args.runs]
-    qrels, measures, texts = _judgments(args.qrels, args.measure)
+    qrels, measures, texts = _judgments(args.qrels, args.measure, args.split)
     runs = {path: _run(path, args.qrels, qrels) for path in dict.fromkeys(paths)}
     values = {path: _values(run, qrels, texts, measures) for path, run in runs.items()}
     rows = [row for path in paths for row in _rows(path, runs[path], values[path], qrels, args.per_query)]
     diagnosis = comparison = None
     if args.compare is not None:
-        correction = None if args.correction == "none" else args.correction or "holm"
-        better = {path: {m: v for m, v in found.items() if not m.startswith("distractors")} for path, found in values.items()}
-        comparison = compare_values(better, args.compare, args.test or "randomization", correction)
-        told = {(row.run, row.measure): vars(row) for row in comparison.rows if row.difference is not None}
+        comparison = _compare(args, values)
+        told = {(row.run, row.measure): row for row in comparison.rows if row.difference is not None}
         for row in rows:
-            row |= {k: v for k, v in told.get((row["run"], row["measure"]), {}).items() if k not in ("run", "measure", "queries", "mean")}
+            if found := told.get((row["run"], row["measure"])):
+                row |= {k: v for k, v in vars(found).items() if k not in ("run", "measure", "queries", "mean")}
+                if found.measure in comparison.lower:
+                    row |= {"lower_is_better": True, "compared": found.queries}
     if args.diagnose or args.plot:
         judged = next((m for m in measures if not _OF_TEXTS.fullmatch(m)), DEFAULT[0])
         names = [Path(path).name for path in args.runs]
@@ -77,6 +84,47 @@ def evaluate(args: argparse.Namespace) -> None:
         cli.table(header, cells)
 
 
+def _compare(args: argparse.Namespace, values: dict[str, dict[str, dict[str, float]]]) -> Comparison:
+    """Of distractors, whose queries are those with documents, the ones that all runs have; fewer of them are better."""
+    from ..evaluation import compare_values
+
+    lower = [measure for measure in values[args.compare] if measure.startswith("distractors")]
+    shared = {measure: set.intersection(*(set(found[measure]) for found in values.values())) for measure in lower}
+    kept = {
+        path: {m: {q: value for q, value in of.items() if m not in shared or q in shared[m]} for m, of in found.items()}
+        for path, found in values.items()
+    }
+    correction = None if args.correction == "none" else args.correction or "holm"
+    return compare_values(kept, args.compare, args.test or "randomization", correction, lower=lower)
+
+
+def _pairs(arguments: list[str]) -> list[tuple[str, str]]:
+    """(collection, run) of each, if all are written QRELS=RUN and none is a file of such a name."""
+    if not all("=" in argument and not Path(argument).exists() for argument in arguments):
+        return []
+    return [(collection, run) for collection, _, run in (argument.partition("=") for argument in arguments)]
+
+
+def _collections(args: argparse.Namespace, pairs: list[tuple[str, str]]) -> None:
+    """Each collection with its run, then the plain mean of each measure that all of them have: every collection counts once."""
+    if args.compare is not None or args.diagnose or args.plot:
+        raise InputError("QRELS=RUN", got="--compare, --diagnose or --plot", expected="one collection for them")
+    rows = []
+    for collection, path in pairs:
+        qrels, measures, texts = _judgments(collection, args.measure, args.split)
+        run = _run(path, collection, qrels)
+        found = _rows(path, run, _values(run, qrels, texts, measures), qrels, args.per_query)
+        rows += [{"collection": collection} | row for row in found]
+    for measure in dict.fromkeys(row["measure"] for row in rows):
+        values = [row["value"] for row in rows if row["measure"] == measure]
+        if len(values) == len(pairs):
+            rows.append({"collection": "average", "measure": measure, "value": math.fsum(values) / len(values)})
+    if args.json:
+        cli.print_json(rows)
+    else:
+        _show(rows, args.per_query)
+
+
 def _check_options(args: argparse.Namespace) -> None:
     for option, needs in (("test", "compare"), ("correction", "compare")):
         if getattr(args, option) is not None and getattr(args, needs) is None:
@@ -87,14 +135,19 @@ def _check_options(args: argparse.Namespace) -> None:
         raise InputError("RUN", got="a run twice", expected="each once, to compare or to diagnose")
 
 
-def _judgments(path: str, measures: list[str] | None) -> tuple[Qrels, list[str], Texts]:
-    """The qrels; the measures, by default too; what those of texts need, which is read where one is asked for."""
+def _judgments(path: str, measures: list[str] | None, split: str | None) -> tuple[Qrels, list[str], Texts]:
+    """The qrels; the measures, by default too; what those of texts need, which is read where one is asked for.
+
+    What is neither there nor has an ending, as a file has one, is an id of ir_datasets.
+    """
     from ..corpus import Corpus
     from ..evaluation import load_judgments, read_qrels
 
-    if not Path(path).is_dir():
+    if split is not None and not Path(path).is_dir():
+        raise InputError("--split", got=split, expected=f"the folder of a BEIR collection, which '{path}' is not")
+    if Path(path).is_file() or (Path(path).suffix and not Path(path).is_dir()):
         return read_qrels(path), measures or [*DEFAULT], ({}, None)
-    _, qrels, answers = load_judgments(path)
+    _, qrels, answers = load_judgments(path, split or "test")
     answered = any(answers.values())
     chosen = measures or [*DEFAULT, *(["answer@3"] if answered else [])]
     wanted = answered and any(map(_OF_TEXTS.fullmatch, chosen))
@@ -139,10 +192,10 @@ def _rows(path: str, run: Run, values: dict[str, dict[str, float]], qrels: Qrels
 
 
 def _show(rows: list[dict[str, Any]], per_query: bool) -> None:
-    header = ["run", "measure", "value", "queries", "missing"]
-    cli.table(header, [[r["run"], r["measure"], f"{r['value']:.4f}", r["queries"], r["missing"]] for r in rows])
+    header = [*(["collection"] if "collection" in rows[0] else []), "run", "measure", "value", "queries", "missing"]
+    cli.table(header, [[f"{row[k]:.4f}" if k == "value" else row.get(k, "") for k in header] for row in rows])
     if per_query:
+        named = header[:-3]
+        cells = [[*(row[k] for k in named), f"{v:.4f}", q] for row in rows for q, v in row.get("per_query", {}).items()]
         cli.say()
-        cli.table(
-            ["run", "measure", "value", "query"], [[r["run"], r["measure"], f"{v:.4f}", q] for r in rows for q, v in r["per_query"].items()]
-        )
+        cli.table([*named, "value", "query"], cells)

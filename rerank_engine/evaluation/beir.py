@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..corpus import Corpus, Document, first_existing, read_jsonl
 from ..errors import FileFormatError, InputError, MissingDependency
+from ..ops.checks import instance
 from .measures import Measure, Qrels, Run, evaluate
-from .trec import read_qrels
+from .trec import read_qrels, read_run
 
 if TYPE_CHECKING:
     from ..core import Query
@@ -36,22 +37,34 @@ def load_collection(source: str | Path, split: str = "test") -> Collection:
     """
     if Path(source).is_dir():
         return load_beir(source, split)
+    dataset = _dataset("load_collection", str(source), ("docs", "queries", "qrels"))
+    queries, qrels = _judged(str(source), dataset)
+    titled = ((record, getattr(record, "title", "") if hasattr(record, "text") else "") for record in dataset.docs_iter())
+    corpus = Corpus(Document(record.doc_id, _text_of(record), title or "") for record, title in titled)
+    return Collection(corpus, queries, qrels, {str(query.id): [] for query in queries})
+
+
+def _dataset(what: str, name: str, parts: Sequence[str]) -> Any:
+    """The ir_datasets dataset of that id, which has these parts."""
     try:
         ir_datasets = importlib.import_module("ir_datasets")
     except ModuleNotFoundError as error:
-        what = f"load_collection: '{source}' is no folder, and as an id it needs ir_datasets, which is not installed"
-        raise MissingDependency(what, hint="Check the path, or: pip install ir-datasets") from error
+        if error.name != "ir_datasets":  # it is there, and broken
+            raise
+        told = f"{what}: '{name}' is no folder, and as an id it needs ir_datasets, which is not installed"
+        raise MissingDependency(told, hint="Check the path, or: pip install ir-datasets") from error
     try:
-        dataset = ir_datasets.load(str(source))
+        dataset = ir_datasets.load(name)
     except KeyError as error:
-        raise InputError("load_collection", got=str(source), expected="a folder or an id of ir_datasets") from error
-    for part in ("docs", "queries", "qrels"):
+        raise InputError(what, got=name, expected="a folder or an id of ir_datasets") from error
+    for part in parts:
         if not getattr(dataset, f"has_{part}")():
-            raise InputError("load_collection", got=f"{source}, which has no {part}", expected="documents, queries and judgments")
-    return _of_ir_datasets(str(source), dataset)
+            raise InputError(what, got=f"{name}, which has no {part}", expected=f"an id with {', '.join(parts)}")
+    return dataset
 
 
-def _of_ir_datasets(name: str, dataset: Any) -> Collection:
+def _judged(name: str, dataset: Any) -> tuple[list[Query], dict[str, dict[str, int]]]:
+    """The judged queries and the judgments."""
     from ..core import Query
 
     qrels: dict[str, dict[str, int]] = {}
@@ -59,10 +72,8 @@ def _of_ir_datasets(name: str, dataset: Any) -> Collection:
         qrels.setdefault(judgment.query_id, {})[judgment.doc_id] = int(judgment.relevance)
     queries = [Query(_text_of(query), query.query_id) for query in dataset.queries_iter() if query.query_id in qrels]
     if not queries:
-        raise InputError("load_collection", got=f"{name}: no query that the qrels judge", expected="queries and qrels with the same ids")
-    titled = ((record, getattr(record, "title", "") if hasattr(record, "text") else "") for record in dataset.docs_iter())
-    corpus = Corpus(Document(record.doc_id, _text_of(record), title or "") for record, title in titled)
-    return Collection(corpus, queries, qrels, {str(query.id): [] for query in queries})
+        raise InputError(name, got="no query that the qrels judge", expected="queries and qrels with the same ids")
+    return queries, qrels
 
 
 def _text_of(record: Any) -> str:
@@ -70,26 +81,43 @@ def _text_of(record: Any) -> str:
     return str(record.text if hasattr(record, "text") else record.default_text())
 
 
-def evaluate_collections(collections: Mapping[str, tuple[Qrels, Run]], measures: Sequence[Measure | str]) -> dict[str, dict[str, float]]:
-    """Name -> measure -> value for each (qrels, run), and under "average" the plain mean over them, as BEIR averages: each counts once."""
+def evaluate_collections(
+    collections: Mapping[str, tuple[Qrels | str | Path, Run | str | Path]], measures: Sequence[Measure | str], split: str = "test"
+) -> dict[str, dict[str, float]]:
+    """Name -> measure -> value for each (qrels, run), and under "average" the plain mean over them, as BEIR averages: each counts once.
+
+    For qrels a BEIR folder (its `split`) or an id of ir_datasets may stand, for a run its file. Raises as `evaluate`, `load_judgments` and
+    `read_run` do, and InputError for no collections or one called "average".
+    """
+    instance("evaluate_collections", collections, Mapping)
     if not collections or "average" in collections:
         raise InputError("evaluate_collections", got="none" if not collections else "one that is called average", expected="names")
-    found = {name: evaluate(qrels, run, measures) for name, (qrels, run) in collections.items()}
+    found = {}
+    for name, (judged, ranked) in collections.items():
+        qrels = judged if isinstance(judged, Mapping) else load_judgments(judged, split)[1]
+        found[name] = evaluate(qrels, ranked if isinstance(ranked, Mapping) else read_run(ranked), measures)
     names = next(iter(found.values()))
     return {**found, "average": {name: math.fsum(values[name] for values in found.values()) / len(found) for name in names}}
 
 
 def load_beir(folder: str | Path, split: str = "test") -> Collection:
     """Raises FileFormatError for a missing or malformed file, or when no query is judged."""
-    queries, qrels, answers = load_judgments(folder, split)
+    queries, qrels, answers = _folder_judgments(Path(folder), split)
     return Collection(Corpus.from_beir(folder), queries, qrels, answers)
 
 
-def load_judgments(folder: str | Path, split: str = "test") -> tuple[list[Query], dict[str, dict[str, int]], dict[str, list[str]]]:
-    """The queries, qrels and answers of a BEIR folder, as in `Collection`, without its documents. Raises FileFormatError."""
+def load_judgments(source: str | Path, split: str = "test") -> tuple[list[Query], dict[str, dict[str, int]], dict[str, list[str]]]:
+    """The queries, qrels and answers of a BEIR folder or an id of ir_datasets, as in `Collection`, without the documents. Raises as
+    `load_collection` does."""
+    if Path(source).is_dir():
+        return _folder_judgments(Path(source), split)
+    queries, qrels = _judged(str(source), _dataset("load_judgments", str(source), ("queries", "qrels")))
+    return queries, qrels, {str(query.id): [] for query in queries}
+
+
+def _folder_judgments(root: Path, split: str) -> tuple[list[Query], dict[str, dict[str, int]], dict[str, list[str]]]:
     from ..core import Query
 
-    root = Path(folder)
     qrels = read_qrels(first_existing(root, f"qrels/{split}.tsv", f"qrels/{split}.tsv.gz"))
     queries, answers = [], {}
     for where, record in read_jsonl(first_existing(root, "queries.jsonl", "queries.jsonl.gz")):

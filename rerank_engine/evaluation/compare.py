@@ -15,16 +15,16 @@ Random numbers come from the seed alone, so that a comparison repeats bit for bi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, NonFiniteError
 from ..ops.checks import count, finite_number, instance, one_of
-from .measures import Measure, Qrels, Run, evaluate_queries
+from .measures import Measure, Qrels, Run, evaluate_queries, numbers
 
 EXACT = 16  # queries that differ, up to which every pattern of signs is tried: 65,536 of them
 BOOTSTRAP = 10_000
@@ -58,7 +58,10 @@ class Row:
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """What `compare` found. rows: by measure, then by run. differences: measure -> run -> query -> value of the run - the baseline's."""
+    """What `compare` found. rows: by measure, then by run. differences: measure -> run -> query -> value of the run - the baseline's.
+
+    lower: the measures of which less is better, for whose rows a win is a query with a lower value.
+    """
 
     baseline: str
     test: str
@@ -66,6 +69,7 @@ class Comparison:
     confidence: float
     rows: tuple[Row, ...]
     differences: Mapping[str, Mapping[str, Mapping[str, float]]]
+    lower: tuple[str, ...] = ()
 
     def row(self, run: str, measure: str) -> Row:
         """Raises InputError for one that was not compared."""
@@ -77,11 +81,11 @@ class Comparison:
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Header and cells, as text: `-` where the baseline has nothing to be compared with."""
         header = ["measure", "run", "mean", "difference", f"{100 * self.confidence:g} % interval", "p", "p corrected", "win/tie/loss"]
-        return header, [_cells(row) for row in self.rows]
+        return header, [_cells(row, " (lower is better)" if row.measure in self.lower else "") for row in self.rows]
 
     def to_dict(self) -> dict[str, Any]:
         """All of it for JSON, the per-query differences too."""
-        told = {name: getattr(self, name) for name in ("baseline", "test", "correction", "confidence")}
+        told = {name: getattr(self, name) for name in ("baseline", "test", "correction", "confidence")} | {"lower": list(self.lower)}
         return {
             **told,
             "rows": [dict(vars(row)) for row in self.rows],
@@ -98,12 +102,13 @@ class Comparison:
         )
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, mark: str) -> list[str]:
+    name = row.measure + mark
     if row.difference is None:
-        return [row.measure, row.run, f"{row.mean:.4f}", *"-----"]
+        return [name, row.run, f"{row.mean:.4f}", *"-----"]
     interval = f"{row.low:+.4f} to {row.high:+.4f}"
     counts = f"{row.wins}/{row.ties}/{row.losses}"
-    return [row.measure, row.run, f"{row.mean:.4f}", f"{row.difference:+.4f}", interval, _p(row.p), _p(row.p_corrected), counts]
+    return [name, row.run, f"{row.mean:.4f}", f"{row.difference:+.4f}", interval, _p(row.p), _p(row.p_corrected), counts]
 
 
 def _p(value: float | None) -> str:
@@ -141,8 +146,12 @@ def compare_values(
     samples: int = 100_000,
     seed: int = 0,
     confidence: float = 0.95,
+    lower: Collection[str] = (),
 ) -> Comparison:
-    """`compare` for values that are there: run -> measure -> query -> value, of the same measures and queries for all runs."""
+    """`compare` for values that are there: run -> measure -> query -> value, of the same measures and queries for all runs.
+
+    lower: measures of which less is better. Raises NonFiniteError for NaN, infinity, and values whose squares are beyond float64.
+    """
     _check(values, baseline, test, correction, samples, seed, confidence)
     base = next(iter(values)) if baseline is None else baseline
     for name, found in values.items():
@@ -153,15 +162,29 @@ def compare_values(
     for measure, of_base in values[base].items():
         if len(queries := list(of_base)) < 2:
             raise InputError(f"compare: {measure}", got=f"{len(queries)} queries", expected="two at least: one difference has no spread")
-        by_run = {name: np.array([found[measure][query] for query in queries]) for name, found in values.items()}
-        others = {name: seen - by_run[base] for name, seen in by_run.items() if name != base}
+        by_run = {name: _numbers(f"{measure} of {name!r}", [found[measure][q] for q in queries]) for name, found in values.items()}
+        others = {name: _finite(f"{measure} of {name!r}", seen - by_run[base]) for name, seen in by_run.items() if name != base}
         ps = [student_t(d) if test == "t" else randomization(d, samples, seed) for d in others.values()]
-        told = {name: _compared(d, confidence, seed) for name, d in others.items()}
+        told = {name: _compared(d, confidence, seed, measure in lower) for name, d in others.items()}
         for name, p, corrected in zip(others, ps, correct(ps, correction)):
             told[name] |= {"p": p, "p_corrected": corrected}
         rows += [Row(name, measure, len(seen), math.fsum(seen) / len(seen), **told.get(name, {})) for name, seen in by_run.items()]
         differences[measure] = {name: dict(zip(queries, d.tolist())) for name, d in others.items()}
-    return Comparison(base, test, correction, confidence, tuple(rows), differences)
+    return Comparison(base, test, correction, confidence, tuple(rows), differences, tuple(m for m in differences if m in lower))
+
+
+def _numbers(what: str, values: Sequence[float]) -> Values:
+    return _finite(what, numbers(f"compare: {what}", values, np.float64))
+
+
+def _finite(what: str, values: Values) -> Values:
+    """float64 [n], if they and the sum of their squares, of which the tests are made, are finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = float(values @ values)
+    if not np.isfinite(squares):
+        got = "values beyond float64" if np.isfinite(values).all() else "NaN or infinity"
+        raise NonFiniteError(f"compare: {what}", got=got, expected="finite values")
+    return values
 
 
 def _check(
@@ -176,14 +199,16 @@ def _check(
     if correction is not None:
         one_of("compare: correction", correction, CORRECTIONS)
     count("compare: samples", samples)
-    instance("compare: seed", seed, int)
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InputError("compare: seed", got=seed, expected="an integer of at least 0")
     if finite_number("compare: confidence", confidence, 0.0, 1.0) in (0.0, 1.0):
         raise InputError("compare: confidence", got=confidence, expected="a share between 0 and 1, such as 0.95")
 
 
-def _compared(d: Values, confidence: float, seed: int) -> dict[str, Any]:
+def _compared(d: Values, confidence: float, seed: int, lower: bool) -> dict[str, Any]:
     low, high = bootstrap(d, confidence, seed)
-    wins, losses = int(np.count_nonzero(d > TIE)), int(np.count_nonzero(d < -TIE))
+    better = -d if lower else d
+    wins, losses = int(np.count_nonzero(better > TIE)), int(np.count_nonzero(better < -TIE))
     return {
         "difference": math.fsum(d) / len(d),
         "low": low,

@@ -5,20 +5,22 @@ For every query of the judgments, with the relevant documents (relevance >= rel)
     ceiling         the measure, if the first `depth` documents of a retrieving step stood in the best order there is: no re-ranker of them
                     can reach more. The ideal still counts all judged documents
     fate            of each relevant document, the first that holds: "not in the corpus", "not retrieved" (no step held it), "cut at STEP"
-                    (STEP took in the last list that held it), "ranked below k" (k = the measure's cutoff), "delivered"
+                    (the last step that took in a list with it), "ranked below k" (k = the measure's cutoff), "delivered"
     first relevant  its rank after each step, from 1; None where no relevant document is in the list
     value           the measure after each step
 
 A step retrieves if it takes no list in, as a fusion of retrievers does, or if its list holds what no step before it held. Which list a step
-took in is read off the trace: what takes none in starts a list, or joins the latest ones that hold all it has; every other step continues
-the latest list, so that branches which re-rank one list count as one after the other.
+took in: a fusion's, the last ones of its branches, of which its facts say how many of the steps before it each has ("branches"; a nested
+fusion's steps count among them); what came before a fusion is taken in by its branches. Any other step continues the latest list. Where a
+stage of another kind runs several retrievers without that fact, the last step that takes no list in joins all lists before it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +31,7 @@ from ..core import Query, Ranking, step_labels
 from ..errors import InputError
 from ..ops.checks import count, instance
 from .formulas import padded, values_of
-from .measures import Measure, Qrels, Run, measure_of, trec_order
+from .measures import Measure, Qrels, Run, measure_of, numbers, trec_order
 
 Rows = NDArray[np.int64]
 DEPTHS = (10, 20, 50, 100, 1000)
@@ -51,11 +53,12 @@ class _Judged(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """One step: its label, whether it took a list in, and its list for every query, rows best first."""
+    """One step: its label, whether it took a list in, how many of the steps before it each branch has, and its list for every query."""
 
     label: str
     takes: bool
-    lists: list[Rows]
+    branches: tuple[int, ...]
+    lists: list[Rows]  # rows best first
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class StageDiagnosis:
     """One step over all queries. value: the mean of the measure after it; documents: the mean length of its lists.
 
     relevant: relevant documents in its lists; with_relevant: queries that have one there; first_relevant: the median rank of the first one
-    over all queries, None where half of them or more have none.
+    over the queries for which a relevant document is judged, None where half of them or more have none in the list.
     """
 
     stage: str
@@ -156,7 +159,8 @@ def diagnose(
 
     As in `evaluate`, the queries are those of `qrels`: one without a ranking counts 0, and all its documents as not retrieved; rankings of
     others are ignored. A ranking without a trace is one step, "ranking". rel: the measure's own by default, 1 where it has none.
-    Raises InputError (no queries, queries without ids or in another number, traces that differ, Judged).
+    Raises InputError (no queries, queries without ids or in another number, rankings of another kind, relevances that are no integers,
+    traces that differ, Judged).
     """
     given = _by_query(rankings, queries)
     chosen, least = _checked(qrels, depths, measure, rel)
@@ -165,16 +169,16 @@ def diagnose(
     if not known:
         raise InputError("diagnose", got="no ranking of a query that is judged", expected="the same query ids in both")
     shapes = [_shape(ranking) for ranking in known]
+    labels = [label for label, *_ in shapes[0]]
     for shape in shapes:
-        if [label for label, _, _ in shape] != [label for label, _, _ in shapes[0]]:
-            got = f"{[label for label, _, _ in shapes[0]]} and {[label for label, _, _ in shape]}"
-            raise InputError("diagnose: traces", got=got, expected="rankings of one pipeline")
+        if (others := [label for label, *_ in shape]) != labels:
+            raise InputError("diagnose: traces", got=f"{labels} and {others}", expected="rankings of one pipeline")
     by_query, empty = dict(zip((q for q in names if q in given), shapes)), np.zeros(0, np.int64)
     steps = [
-        _Step(label, any(shape[i][1] for shape in shapes), [by_query[q][i][2] if q in by_query else empty for q in names])
-        for i, (label, _, _) in enumerate(shapes[0])
+        _Step(label, any(shape[i][1] for shape in shapes), branches, [by_query[q][i][3] if q in by_query else empty for q in names])
+        for i, (label, _, branches, _) in enumerate(shapes[0])
     ]
-    return _diagnosis(names, [_judgments(qrels[q], given.get(q)) for q in names], steps, tuple(depths), chosen, least)
+    return _diagnosis(names, [_judgments(q, qrels[q], given.get(q)) for q in names], steps, tuple(depths), chosen, least)
 
 
 def diagnose_runs(
@@ -195,14 +199,16 @@ def diagnose_runs(
     for i, (label, run) in enumerate(runs.items()):
         orders = (trec_order(query, run.get(query, {})) for query in names)
         rows = [np.array([of.setdefault(d, len(of)) for d in order], np.int64) for of, order in zip(numbers, orders)]
-        steps.append(_Step(label, i > 0, rows))
-    judged = [_Judged(np.arange(len(qrels[q])), np.fromiter(qrels[q].values(), np.int64, len(qrels[q])), list(qrels[q])) for q in names]
+        steps.append(_Step(label, i > 0, (), rows))
+    judged = [_Judged(np.arange(len(qrels[q])), _grades(q, qrels[q]), list(qrels[q])) for q in names]
     return _diagnosis(names, judged, steps, tuple(depths), chosen, least)
 
 
 def _checked(qrels: Qrels, depths: Sequence[int], measure: Measure | str, rel: int | None) -> tuple[Measure, int]:
     if not qrels:
         raise InputError("diagnose: qrels", got="no queries", expected="judgments of at least one query")
+    if isinstance(depths, str) or not isinstance(depths, Iterable):
+        raise InputError("diagnose: depths", got=depths, expected=f"several of them, such as {DEPTHS}")
     for depth in depths:
         count("diagnose: depths", depth)
     chosen = measure_of(measure)
@@ -215,34 +221,55 @@ def _checked(qrels: Qrels, depths: Sequence[int], measure: Measure | str, rel: i
 
 
 def _by_query(rankings: Mapping[str, Ranking] | Sequence[Ranking], queries: Sequence[Query] | None) -> dict[str, Ranking]:
+    if isinstance(rankings, str) or not isinstance(rankings, (Mapping, Sequence)):
+        raise InputError("diagnose: rankings", got=type(rankings).__name__, expected="Rankings by query id, or one for each query")
+    for ranking in rankings.values() if isinstance(rankings, Mapping) else rankings:
+        if not isinstance(ranking, Ranking):
+            hint = "For runs, scores by document id, there is diagnose_runs."
+            raise InputError("diagnose: rankings", got=type(ranking).__name__, expected="Rankings of a pipeline", hint=hint)
     if isinstance(rankings, Mapping):
         return dict(rankings)
     if queries is None or len(queries) != len(rankings):
         got = "no queries" if queries is None else f"{len(queries)} queries"
         raise InputError("diagnose: queries", got=got, expected=f"{len(rankings)}, one for each ranking, or rankings by query id")
+    if not all(isinstance(query, Query) for query in queries):
+        raise InputError("diagnose: queries", got="something else", expected="Query objects with ids")
     found = {query.id: ranking for query, ranking in zip(queries, rankings) if query.id is not None}
     if len(found) != len(queries):
         raise InputError("diagnose: queries", got="an id twice, or none", expected="queries with distinct ids")
     return found
 
 
-def _shape(ranking: Ranking) -> list[tuple[str, bool, Rows]]:
-    """(label, whether it took a list in, its rows) for each step."""
-    found = [(label, step.n_in > 0, step.ids) for label, step in zip(step_labels(ranking.trace), ranking.trace)]
-    if not found or not np.array_equal(found[-1][2], ranking.ids):
-        found.append(("ranking", bool(found), ranking.ids))
+def _shape(ranking: Ranking) -> list[tuple[str, bool, tuple[int, ...], Rows]]:
+    """(label, whether it took a list in, the steps of each of its branches, its rows) for each step."""
+    found = [
+        (label, step.n_in > 0, _branches(step.facts.get("branches")), step.ids)
+        for label, step in zip(step_labels(ranking.trace), ranking.trace)
+    ]
+    if not found or not np.array_equal(found[-1][3], ranking.ids):
+        found.append(("ranking", bool(found), (), ranking.ids))
     return found
 
 
-def _judgments(judged: Mapping[str, int], ranking: Ranking | None) -> _Judged:
+def _branches(told: Any) -> tuple[int, ...]:
+    """A fusion's fact; () for what other stages may call so."""
+    if isinstance(told, (list, tuple)) and all(isinstance(n, int) and n > 0 for n in told):
+        return tuple(told)
+    return ()
+
+
+def _grades(query: str, judged: Mapping[str, int]) -> Rows:
+    return numbers(f"qrels: the relevances of query {query!r}", judged.values(), np.int64)
+
+
+def _judgments(query: str, judged: Mapping[str, int], ranking: Ranking | None) -> _Judged:
     names = list(judged)
     if ranking is None:  # rows that no list holds: there is none
         rows = list(range(len(names)))
     else:
         rows = [ranking.corpus.row(d) if d in ranking.corpus else -1 - i for i, d in enumerate(names)]
     order = np.argsort(np.array(rows, np.int64), kind="stable")
-    grades = np.array([judged[d] for d in names], np.int64)
-    return _Judged(np.array(rows, np.int64)[order], grades[order], [names[i] for i in order])
+    return _Judged(np.array(rows, np.int64)[order], _grades(query, judged)[order], [names[i] for i in order])
 
 
 def _diagnosis(
@@ -258,9 +285,9 @@ def _diagnosis(
         if source:
             best = ([np.sort(row[:depth])[::-1] for row in rows] for depth in depths)
             ceilings[step.label] = tuple(_mean(_measured(measure, perfect, pools)) for perfect in best)
-    takers, k = _takers(steps), measure.cutoff
-    fates = [_fates(of, [step.lists[q] for step in steps], steps, takers, k, rel) for q, of in enumerate(judged)]
-    order = [ABSENT, UNRETRIEVED, *(f"cut at {step.label}" for step in steps), f"ranked below {k}", DELIVERED]
+    takers, k, labels = _takers(steps, retrieves), measure.cutoff, [step.label for step in steps]
+    fates = [_fates(of, [step.lists[q] for step in steps], labels, takers, k, rel) for q, of in enumerate(judged)]
+    order = [ABSENT, UNRETRIEVED, *(f"cut at {label}" for label in labels), f"ranked below {k}", DELIVERED]
     held = [fate for query in fates for fate in query.values()]
     counts = {fate: held.count(fate) for fate in order}
     stages = tuple(
@@ -271,7 +298,7 @@ def _diagnosis(
             int(sum(np.count_nonzero(row >= rel) for row in rows)),
             float(np.mean([len(row) for row in rows])),
             sum(rank is not None for rank in first),
-            _median(first),
+            _median([rank for rank, of in zip(first, fates) if of]),
         )
         for step, source, value, rows, first in zip(steps, retrieves, values, gains, firsts)
     )
@@ -299,6 +326,8 @@ def _first(gains: Rows, rel: int) -> int | None:
 
 
 def _median(ranks: Sequence[int | None]) -> float | None:
+    if not ranks:
+        return None
     with np.errstate(invalid="ignore"):
         median = float(np.median([np.inf if rank is None else rank for rank in ranks]))
     return median if np.isfinite(median) else None
@@ -317,42 +346,50 @@ def _retrieves(steps: Sequence[_Step]) -> list[bool]:
     return found
 
 
-def _takers(steps: Sequence[_Step]) -> dict[int, int]:
-    """step -> the step that took its list in."""
-    open_lists: list[int] = []
+def _takers(steps: Sequence[_Step], retrieves: Sequence[bool]) -> list[int]:
+    """For each step the one that took its list in; the last one where none did; len(steps) for the last one itself."""
     takers: dict[int, int] = {}
-    for at, step in enumerate(steps):
-        joined = len(open_lists[-1:]) if step.takes else _joined(steps, open_lists, step)
-        for before in open_lists[len(open_lists) - joined :]:
-            takers[before] = at
-        open_lists = [*open_lists[: len(open_lists) - joined], at]
-    return takers
+    _chain(steps, 0, len(steps), None, retrieves, takers)
+    last = len(steps) - 1
+    return [takers.get(at, last) for at in range(last)] + [last + 1]
 
 
-def _joined(steps: Sequence[_Step], open_lists: Sequence[int], step: _Step) -> int:
-    """How many of the latest open lists, two or more, hold all that this step has for every query; 0: it finds documents of its own."""
-    for n in range(2, len(open_lists) + 1):
-        sources = [steps[i].lists for i in open_lists[-n:]]
-        if all(np.isin(ids, np.concatenate(lists)).all() for ids, *lists in zip(step.lists, *sources)):
-            return n
-    return 0
+def _chain(steps: Sequence[_Step], start: int, end: int, came: int | None, retrieves: Sequence[bool], takers: dict[int, int]) -> None:
+    """steps[start:end], which follow one another and were given the list of the step `came`: who takes which list in."""
+    parts: list[tuple[int, tuple[int, ...]]] = []  # the steps that are not inside another one, last first, and their branches
+    at = end - 1
+    while at >= start:
+        branches = steps[at].branches if sum(steps[at].branches) <= at - start else ()
+        parts.append((at, branches))
+        at -= 1 + sum(branches)
+    lists = [] if came is None else [came]
+    last_source = max((at for at, _ in parts if not steps[at].takes), default=-1)
+    for at, branches in reversed(parts):
+        ends = [at - sum(branches[i:]) for i in range(len(branches) + 1)]
+        for first, behind in sorted(pairwise(ends), key=lambda branch: retrieves[branch[0]]):  # who re-orders a list takes it first
+            _chain(steps, first, behind, lists[-1] if lists else None, retrieves, takers)
+            takers[behind - 1] = at
+        joins_all = at == last_source and not branches
+        joined = lists[-1:] if steps[at].takes else lists if joins_all else []
+        for before in joined:
+            takers.setdefault(before, at)
+        lists = [*lists[: len(lists) - len(joined)], at]
 
 
-def _fates(
-    judged: _Judged, lists: Sequence[Rows], steps: Sequence[_Step], takers: Mapping[int, int], k: int | None, rel: int
-) -> dict[str, str]:
+def _fates(judged: _Judged, lists: Sequence[Rows], labels: Sequence[str], takers: Sequence[int], k: int | None, rel: int) -> dict[str, str]:
     relevant = np.flatnonzero(judged.grades >= rel)
-    last = np.full(len(relevant), -1)
-    for at, ids in enumerate(lists):
-        last[np.isin(judged.rows[relevant], ids)] = at
+    taken = np.full(len(relevant), -1)  # the last step that took in a list with it; len(lists): it came through
+    for ids, taker in zip(lists, takers):
+        held = np.isin(judged.rows[relevant], ids)
+        taken[held] = np.maximum(taken[held], taker)
     rank = {row: place for place, row in enumerate(lists[-1].tolist(), 1)}
     fates = {}
-    for i, at in zip(relevant.tolist(), last.tolist()):
+    for i, at in zip(relevant.tolist(), taken.tolist()):
         row = int(judged.rows[i])
         if at < 0:
             fate = ABSENT if row < 0 else UNRETRIEVED
-        elif at < len(lists) - 1:
-            fate = f"cut at {steps[takers.get(at, -1)].label}"
+        elif at < len(lists):
+            fate = f"cut at {labels[at]}"
         else:
             fate = DELIVERED if k is None or rank[row] <= k else f"ranked below {k}"
         fates[judged.names[i]] = fate

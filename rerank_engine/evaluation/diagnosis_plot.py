@@ -22,6 +22,8 @@ def draw(diagnosis: Diagnosis, path: str | Path) -> None:
     try:
         figures = importlib.import_module("matplotlib.figure")
     except ModuleNotFoundError as error:
+        if error.name != "matplotlib":  # it is there, and broken
+            raise
         raise MissingDependency("Diagnosis.plot: matplotlib is not installed", hint="pip install matplotlib") from error
     figure = figures.Figure(figsize=(15, 4.8), layout="constrained")
     flow, ceiling, first = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))

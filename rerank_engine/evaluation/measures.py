@@ -188,7 +188,7 @@ def evaluate_queries(qrels: Qrels, run: Run, measures: Sequence[Measure | str]) 
     queries = list(qrels)
     for start in range(0, len(queries), 256):  # at once, but not so many that the zeros behind short lists fill the memory
         part = queries[start : start + 256]
-        judged = [_numbers(f"qrels: the relevances of query {query!r}", qrels[query].values(), np.int64) for query in part]
+        judged = [numbers(f"qrels: the relevances of query {query!r}", qrels[query].values(), np.int64) for query in part]
         orders = [trec_order(query, run.get(query, {})) for query in part]
         ranked = [[qrels[query].get(document, 0) for document in order] for query, order in zip(part, orders)]
         gains, pool = padded(ranked), padded(judged)
@@ -216,7 +216,7 @@ def trec_order(query: str, scores: Mapping[str, float]) -> list[str]:
         wrong = next(document for document in scores if not isinstance(document, str))
         raise InputError(f"run: document id of query {query!r}", got=repr(wrong), expected="str", hint="Convert the ids with str().")
     documents = sorted(scores, reverse=True)
-    exact = _numbers(f"run: the scores of query {query!r}", [scores[document] for document in documents], np.float64)
+    exact = numbers(f"run: the scores of query {query!r}", [scores[document] for document in documents], np.float64)
     if not np.isfinite(exact).all():
         bad = documents[int(np.flatnonzero(~np.isfinite(exact))[0])]
         raise NonFiniteError(f"run: score of document {bad!r} for query {query!r}", got=scores[bad], expected="a finite number")
@@ -266,7 +266,7 @@ def _complete(measure: Measure) -> Measure:
     return measure
 
 
-def _numbers(what: str, values: Iterable[Any], dtype: type[np.int64] | type[np.float64]) -> NDArray[Any]:
+def numbers(what: str, values: Iterable[Any], dtype: type[np.int64] | type[np.float64]) -> NDArray[Any]:
     """`values` as `dtype`, refused where numpy would have to read text, cut a fraction off or turn None into NaN."""
     array = np.array(list(values))
     if array.size and not np.can_cast(array.dtype, dtype):

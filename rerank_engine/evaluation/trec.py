@@ -97,9 +97,6 @@ def _write_whole(target: Path, data: bytes) -> None:
     target = Path(os.path.realpath(target))  # a link stays one, and what it points to is written
     if target.exists() and not target.is_file():
         raise InputError(f"cannot write {target}", got="a folder, a pipe or a device", expected="a plain file")
-    target = Path(os.path.realpath(target))  # a link stays one, and what it points to is written
-    if target.exists() and not target.is_file():
-        raise InputError(f"cannot write {target}", got="a folder, a pipe or a device", expected="a plain file")
     temporary = target.parent / f".{uuid4().hex}.tmp"
     try:
         try:

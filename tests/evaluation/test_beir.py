@@ -68,6 +68,8 @@ def test_an_id_of_ir_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(collection, Collection) and collection.qrels == {"1": {"d1": 1, "d2": 0}, "2": {"d9": 2}}
     assert [(q.id, q.text) for q in collection.queries] == [("1", "one"), ("2", "two")] and collection.answers == {"1": [], "2": []}
     assert [(d.id, d.title, d.text) for d in collection.corpus] == [("d1", "T", "x"), ("d2", "", "y"), ("d3", "", "Title and body")]
+    assert load_judgments("some/set")[1:] == (collection.qrels, collection.answers)
+    assert evaluate_collections({"x": ("some/set", {"1": {"d1": 1.0}})}, ["P@1"])["average"] == {"P@1": 0.5}
     with pytest.raises(InputError, match="got other/set; expected a folder or an id"):
         load_collection("other/set")
     monkeypatch.setattr(Dataset, "kinds", ("docs", "queries"))
@@ -78,6 +80,14 @@ def test_an_id_of_ir_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_package_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ir_datasets", None)
     with pytest.raises(MissingDependency, match=r"'beir/x' is no folder.*pip install ir-datasets"):
+        load_collection("beir/x")
+
+
+def test_a_broken_package_is_not_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ir_datasets.py").write_text("import a_package_that_is_not_there\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "ir_datasets", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
         load_collection("beir/x")
 
 
@@ -104,6 +114,16 @@ def test_the_average_counts_each_collection_once() -> None:
     found = evaluate_collections({"one": one, "two": two}, ["nDCG@10", "R@5"])
     assert list(found) == ["one", "two", "average"] and found["one"] == evaluate(*one, ["nDCG@10", "R@5"])
     assert found["average"] == {"nDCG@10": 0.75, "R@5": 0.75}, json.dumps(found)
-    for wrong in ({}, {"average": one}):
+    for wrong in ({}, {"average": one}):  # type: ignore[var-annotated]
         with pytest.raises(InputError, match="names"):
             evaluate_collections(wrong, ["MRR"])
+
+
+def test_collections_by_their_folders_and_files(tmp_path: Path) -> None:
+    folder, run = write_folder(tmp_path / "c"), tmp_path / "run.txt"
+    run.write_text("q1 Q0 b 1 2.0 t\nq1 Q0 a 2 1.0 t\nq2 Q0 a 1 1.0 t\n")
+    found = evaluate_collections({"c": (folder, str(run)), "again": (str(folder), {"q1": {"a": 1.0}})}, ["MRR"])
+    assert found == {"c": {"MRR": 0.5}, "again": {"MRR": 1.0}, "average": {"MRR": 0.75}}
+    assert evaluate_collections({"c": (folder, run)}, ["MRR"], split="dev")["average"] == {"MRR": 1.0}
+    with pytest.raises(FileFormatError, match=r"none\.txt"):
+        evaluate_collections({"c": (folder, tmp_path / "none.txt")}, ["MRR"])

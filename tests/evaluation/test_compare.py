@@ -9,8 +9,8 @@ import math
 import numpy as np
 import pytest
 
-from rerank_engine.errors import InputError
-from rerank_engine.evaluation import compare, evaluate, evaluate_queries
+from rerank_engine.errors import InputError, NonFiniteError
+from rerank_engine.evaluation import compare, compare_values, evaluate, evaluate_queries
 from rerank_engine.evaluation.compare import EXACT, beta_share, bootstrap, correct, randomization, student_t
 
 
@@ -149,6 +149,8 @@ def test_differences_are_those_of_the_measures() -> None:
         ({"correction": "none"}, "one of holm, bonferroni"),
         ({"samples": 0}, "samples: got 0"),
         ({"seed": "1"}, "seed"),
+        ({"seed": -1}, "seed: got -1"),
+        ({"seed": True}, "seed: got True"),
         ({"confidence": 95}, "confidence: got 95"),
         ({"confidence": 1.0}, "confidence: got 1.0"),
         ({"qrels": {"q0": {"d0": 1}}}, "MRR: got 1 queries; expected two"),
@@ -160,3 +162,24 @@ def test_what_is_refused(changes: dict[str, object], message: str) -> None:
     arguments: dict[str, object] = {"qrels": qrels, "runs": runs, "measures": ["MRR"], **changes}
     with pytest.raises(InputError, match=message):
         compare(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("test", ["t", "randomization"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e308])
+def test_non_finite_numbers_neither_enter_nor_leave(bad: float, test: str) -> None:
+    fine = {"m": {"q1": 0.5, "q2": 0.25}}
+    for values in ({"a": fine, "b": {"m": {"q1": 1.0, "q2": bad}}}, {"a": {"m": {"q1": bad, "q2": -bad}}, "b": fine}):
+        with pytest.raises(NonFiniteError, match=r"compare: m of '[ab]'"):
+            compare_values(values, test=test)
+    with pytest.raises(InputError, match="m of 'b': got"):
+        compare_values({"a": fine, "b": {"m": {"q1": "1", "q2": 0.0}}})  # type: ignore[dict-item]
+
+
+def test_where_less_is_better_a_win_is_a_lower_value() -> None:
+    values = {"a": {"up": {"q1": 0.5, "q2": 0.5, "q3": 0.1}, "down": {"q1": 0.5, "q2": 0.5, "q3": 0.1}}}
+    values["b"] = {name: {"q1": 0.0, "q2": 0.0, "q3": 0.1} for name in ("up", "down")}
+    found = compare_values(values, lower=("down",))
+    up, down = found.row("b", "up"), found.row("b", "down")
+    assert (up.wins, up.ties, up.losses) == (0, 1, 2) and (down.wins, down.ties, down.losses) == (2, 1, 0)
+    assert up.difference == down.difference == pytest.approx(-1 / 3) and up.p == down.p
+    assert "down (lower is better)" in repr(found) and "up (lower" not in repr(found) and found.to_dict()["lower"] == ["down"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,13 @@ class Found(Stage):
 
 class Other(Found):
     """Of another name."""
+
+    __init__ = Found.__init__
+    apply = Found.apply
+
+
+class Late(Found):
+    """Of a third name."""
 
     __init__ = Found.__init__
     apply = Found.apply
@@ -85,12 +94,69 @@ def test_what_a_branch_lost_is_not_blamed_on_its_neighbour() -> None:
     assert nested.queries["q"].fates["f"] == "cut at Fuse#2" and [s.retrieves for s in nested.stages] == [True] * 5 + [False]
 
 
+def fates(pipeline: Stage, relevant: str) -> dict[str, str]:
+    return dict(found(pipeline, {"q": dict.fromkeys(relevant, 1)}, measure="nDCG@10").queries["q"].fates)
+
+
+def test_a_branch_whose_documents_the_others_hold_is_no_fusion() -> None:
+    pipeline = Fuse(Found("abcd"), Other("cefg"), Late("ea"), top=3) >> Top(2)  # RRF: e and a, then c; the rest is cut by the fusion
+    told = found(pipeline, {"q": dict.fromkeys("bdgc", 1)}, measure="nDCG@10")
+    assert [s.stage for s in told.stages] == ["Found", "Other", "Late", "Fuse", "Top"]
+    assert told.queries["q"].fates == {"b": "cut at Fuse", "d": "cut at Fuse", "g": "cut at Fuse", "c": "cut at Top"}
+    late_cuts = Fuse(Found("abcd"), Late("dcb") >> Top(1), top=2)
+    assert fates(late_cuts, "bc") == {"b": "cut at Fuse", "c": "cut at Fuse"}, "its other branch handed them on"
+    assert fates(Fuse(Found("a"), Late("bc") >> Top(1)), "c") == {"c": "cut at Top"}
+
+
+def test_nested_fusions_and_lists_that_several_branches_took() -> None:
+    inner = Fuse(Other("cd"), Late("ef"), Found("ce"), top=2)  # keeps c and e
+    pipeline = Fuse(Found("ab"), inner, Late("bc"), top=2) >> Top(1)  # b and c, of two branches each
+    assert fates(pipeline, "adfebc") == {
+        "a": "cut at Fuse#2",
+        "d": "cut at Fuse",
+        "f": "cut at Fuse",
+        "e": "cut at Fuse#2",
+        "b": "delivered",
+        "c": "cut at Top",
+    }
+    reranked = Found("abcdef") >> Fuse(Rescore(Alphabet()) >> Top(2), Top(3), top=3)  # f e and a b c; RRF keeps a, f, and b of b and e
+    assert fates(reranked, "dce") == {"d": "cut at Top", "c": "cut at Fuse", "e": "cut at Fuse"}
+    beside = Found("abc") >> Fuse(Other("gh"), Top(1))
+    assert fates(beside, "cg") == {"c": "cut at Top", "g": "delivered"}, "a retriever beside it cuts nothing"
+
+
+class Own(Stage):
+    """A user's own fusion: the first documents of each branch, its steps in the trace, no facts of them."""
+
+    retrieves = True
+
+    def __init__(self, *branches: Stage, facts: dict[str, object] | None = None) -> None:
+        self.branches, self.facts = [Pipeline(branch) for branch in branches], facts or {}
+
+    def apply(self, queries, rankings):  # type: ignore[no-untyped-def]
+        lists = [branch.run(queries) for branch in self.branches]
+        rows = [list(dict.fromkeys(int(r.ids[0]) for r in row)) for row in zip(*lists)]
+        traces = [sum((r.trace for r in row), ()) for row in zip(*lists)]
+        return [replace(Ranking.in_order(CORPUS, ids), trace=trace, facts=self.facts) for ids, trace in zip(rows, traces)]
+
+
+@pytest.mark.parametrize("facts", [{}, {"branches": "two"}, {"branches": [0, 2]}, {"branches": [1, 40]}])
+def test_a_fusion_of_ones_own_takes_all_lists_before_it(facts: dict[str, object]) -> None:
+    pipeline = Own(Found("abc"), Other("ba") >> Top(1), Late("cd"), facts=facts) >> Top(2)  # a b c, then a b
+    assert fates(pipeline, "abcd") == {"a": "delivered", "b": "delivered", "c": "cut at Top#2", "d": "cut at Own"}
+    assert fates(Own(Found("abc") >> Rescore(Alphabet())), "ab") == {"a": "cut at Own", "b": "cut at Own"}
+    assert fates(Fuse(Own(Found("ab"), Other("cd")), Late("e"), top=2), "bc") == {"b": "cut at Own", "c": "cut at Fuse"}
+
+
 def test_candidates_without_a_trace_and_queries_without_a_ranking() -> None:
     qrels = {"q1": {"a": 1}, "q2": {"b": 1}, "q3": {"c": 0}}
     told = diagnose(qrels, {"q1": Ranking.in_order(CORPUS), "q9": Ranking.in_order(CORPUS)}, depths=(5,))
     assert [s.stage for s in told.stages] == ["ranking"] and told.stages[0].value == pytest.approx(1 / 3)
     assert told.queries["q2"].fates == {"b": "not retrieved"} and told.queries["q3"].fates == {}
     assert told.stages[0].first_relevant is None and told.stages[0].with_relevant == 1
+    judged = diagnose({"q1": {"b": 1}, "q2": {"a": 0}, "q3": {}}, {"q1": Ranking.in_order(CORPUS), "q2": Ranking.in_order(CORPUS)})
+    assert judged.stages[0].first_relevant == 2.0, "queries without a relevant document say nothing about the rank of one"
+    assert diagnose({"q1": {"b": 0}}, {"q1": Ranking.in_order(CORPUS)}).stages[0].first_relevant is None
     taken = diagnose({"q1": {"a": 1, "e": 1}}, {"q1": Top(8)("x", CORPUS).take([0, 1])})  # cut by hand, behind the trace
     assert [s.stage for s in taken.stages] == ["Top", "ranking"] and taken.queries["q1"].fates["e"] == "cut at ranking"
 
@@ -147,10 +213,23 @@ def test_what_it_prints_and_hands_over() -> None:
 
 
 def test_a_picture_needs_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name="matplotlib")
+
+    monkeypatch.setattr(importlib, "import_module", absent)
     with pytest.raises(MissingDependency, match="pip install matplotlib"):
         found(Found("ab"), {"q": {"a": 1}}).plot(tmp_path / "x.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_matplotlib_is_not_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "matplotlib").mkdir()
+    (tmp_path / "matplotlib" / "__init__.py").write_text("import a_package_that_is_not_there\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
+        found(Found("ab"), {"q": {"a": 1}}).plot(tmp_path / "x.png")
 
 
 def test_a_picture_is_drawn(tmp_path: Path) -> None:
@@ -179,6 +258,13 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
         ({"queries": [Query("x")]}, "or none"),
         ({"queries": [Query("x", "other")]}, "no ranking of a query"),
         ({"qrels": {}}, "no queries"),
+        ({"depths": 10}, "depths: got 10"),
+        ({"depths": "10"}, "depths: got 10"),
+        ({"rankings": {"q": {"a": 1.0}}}, "got dict; expected Rankings.*diagnose_runs"),
+        ({"rankings": 5}, "rankings: got int"),
+        ({"queries": ["x"]}, "Query objects"),
+        ({"qrels": {"q": {"a": 0.5}}}, "relevances of query 'q': got float64"),
+        ({"qrels": {"q": {"a": "1"}}}, "relevances of query 'q'"),
     ],
 )
 def test_what_is_refused(options: dict[str, object], message: str) -> None:
@@ -187,5 +273,8 @@ def test_what_is_refused(options: dict[str, object], message: str) -> None:
         diagnose(**{**arguments, **options})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="one pipeline"):
         diagnose({"q": {"a": 1}, "r": {"a": 1}}, {"q": Top(2)("x", CORPUS), "r": Ranking.in_order(CORPUS)})
+    for grade in (0.5, "1"):
+        with pytest.raises(InputError, match="relevances of query 'q'"):
+            diagnose_runs({"q": {"a": grade}}, {"run": {"q": {"a": 1.0}}})  # type: ignore[dict-item]
     with pytest.raises(InputError, match="runs: got none"):
         diagnose_runs({"q": {"a": 1}}, {})

@@ -196,9 +196,7 @@ def test_what_is_no_sparse_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"modules\.json: got Router"):
         rr.load(write(tmp_path / "b", router), device="cpu")
     dense = {"modules.json": [{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Pooling"}]}
-    with pytest.raises(
-        UnsupportedModelError, match=r"got BertForMaskedLM .*Pooling.*expected an encoder, or Splade\w+\. AutoModel"
-    ):
+    with pytest.raises(UnsupportedModelError, match=r"got BertForMaskedLM .*Pooling.*expected an encoder, or Splade\w+\. AutoModel"):
         rr.load(write(tmp_path / "c", dense), device="cpu")
     with pytest.raises(UnsupportedModelError, match=r"an ONNX file alone.*safetensors"):
         rr.load(write_model(tmp_path / "d", cross(), "BertForMaskedLM"), device="cpu")
