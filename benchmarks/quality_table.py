@@ -215,7 +215,7 @@ def measure(bench: Bench, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
             "mrr@10": round(float(rr_at_10.mean()), 4), "recall@100": round(float(recall.mean()), 4),
             "gain": round(float((ndcg - first).mean()), 4), "gain_95": rounded(bootstrap(ndcg - first)),
             "p": round(randomization(ndcg - first), 5), **answers(bench, lists.rankings),
-            "ms": round(float(np.mean(lists.ms)), 2), "tokens": round(lists.tokens),
+            "ms": None if np.isnan(lists.ms).any() else round(float(np.mean(lists.ms)), 2), "tokens": round(lists.tokens),
         }  # fmt: skip
         harness.note(f"{bench.name} {method}: nDCG@10 {ndcg.mean():.4f} ({(ndcg - first).mean():+.4f}), {np.mean(lists.ms):.1f} ms")
 

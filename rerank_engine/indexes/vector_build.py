@@ -1,20 +1,23 @@
 """Documents become vectors batch by batch; on the way to a file, batches lie in a journal, from which a build that was killed goes on.
 
 `PATH.partial`: a head (magic, JSON of corpus and encoder, its CRC-32), then a record for each batch (rows, dim, CRC-32; tokens cut off
-int32 [rows], vectors float32 [rows, dim] as the encoder gave them), synced before the next batch is encoded. What is not whole is cut off.
+int32 [rows], vectors float32 [rows, dim] as the encoder gave them), synced before the next batch is encoded. Of the records, those before
+the first that is damaged or not whole are kept; it and all behind it are cut off, and encoded again.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import stat
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +29,7 @@ from ..ops import checks
 from ..progress import Progress
 from .documents import require_json
 from .files import sync_folder
+from .vector_encoder import Encoded, TextEncoder, encode_documents
 from .vector_exact import unit
 from .vector_faiss import KINDS, Approximate, Blocks, has_faiss, require_faiss, settings_of
 from .vector_files import KEPT, METRICS
@@ -36,18 +40,12 @@ BATCH = 256  # documents that are encoded at a time: what a kill costs at most
 MAGIC = b"RERANKVP"
 _HEAD, _RECORD = struct.Struct("<8sIII"), struct.Struct("<III")  # magic, version, bytes of JSON, its crc; rows, dim, crc
 _VERSION = 1
-Encoded = tuple[NDArray[np.float32], NDArray[np.int32]]
+_OVER = "resume=False starts over; or remove the file."
 
 
-def _inside(progress: Progress | None, done: int, total: int) -> dict[str, Progress]:
-    """What tells an encoder to report from within a batch."""
-    return {} if progress is None else {"progress": lambda n, _: progress(min(done + n, total), total)}
-
-
-class TextEncoder(Protocol):
-    """What an index is built with, such as `rr.load` of a bi-encoder. `normalize`, `model` and `fingerprint` are read where it has them."""
-
-    def encode_counted(self, texts: Sequence[str], *, progress: Progress | None = None) -> Encoded: ...
+def _inside(progress: Progress | None, done: int, total: int) -> Progress | None:
+    """What an encoder reports to from within a batch."""
+    return None if progress is None else lambda n, _: progress(min(done + n, total), total)
 
 
 def encoded(encoder: TextEncoder, corpus: Corpus, *, done: int = 0, dim: int = 0, progress: Progress | None) -> Iterator[Encoded]:
@@ -57,11 +55,9 @@ def encoded(encoder: TextEncoder, corpus: Corpus, *, done: int = 0, dim: int = 0
     while done < total:
         limits().check()
         rows = np.arange(done, min(done + BATCH, total))
-        vectors, cut = encoder.encode_counted(corpus.texts(rows), **_inside(progress, done, total))
-        vectors, cut = checks.floats("VectorIndex.build: encoder", vectors, 2), checks.integers("VectorIndex.build: cut off", cut, np.int32)
-        if len(vectors) != len(rows) or len(cut) != len(rows) or vectors.shape[1] != (dim or vectors.shape[1]):
-            got = f"vectors {list(vectors.shape)} and {len(cut)} counts of what was cut off"
-            raise InputError("VectorIndex.build: encoder", got=got, expected=f"{len(rows)} of each, one a text, of one dimension")
+        vectors, cut = encode_documents("VectorIndex.build", encoder, corpus.texts(rows), _inside(progress, done, total))
+        if vectors.shape[1] != (dim or vectors.shape[1]):
+            raise InputError("VectorIndex.build: encoder", got=f"vectors {list(vectors.shape)}", expected=f"dimension {dim}, as before")
         dim, done = vectors.shape[1], done + len(rows)
         if progress:
             progress(done, total)
@@ -127,8 +123,8 @@ def made(kind: str, blocks: Blocks, n: int, dim: int, settings: Mapping[str, int
 class Journal:
     """`with Journal(path, key) as journal:` holds PATH.partial, alone; what it has from an earlier build under the same key stays.
 
-    Raises InputError where another process builds the same index, for a file of that name that is no journal, and, unless `fresh`, for
-    one with another key.
+    Raises InputError where another process builds the same index, for a link or a file of that name that is no journal (an empty one is
+    taken), and, unless `fresh`, for one of another version, with a damaged head or with another key.
     """
 
     def __init__(self, path: Path, key: Mapping[str, Any], *, fresh: bool = False) -> None:
@@ -138,7 +134,7 @@ class Journal:
 
     def __enter__(self) -> Journal:
         try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.fstat(self._file).st_nlink:
                 raise BlockingIOError("its last owner has just removed it")
@@ -146,7 +142,9 @@ class Journal:
             self._close()
             raise InputError(f"{self.path}", got="another process that writes it", expected="one build of an index at a time") from error
         except (OSError, ValueError) as error:
-            raise InputError(f"index file {self.path}", got=str(error), expected="a place that can be written") from error
+            self._close()
+            got = "a symbolic link" if getattr(error, "errno", 0) == errno.ELOOP else str(error)
+            raise InputError(f"index file {self.path}", got=got, expected="a place that can be written") from error
         try:
             self._resume()
         except BaseException:
@@ -185,19 +183,16 @@ class Journal:
 
     def _resume(self) -> None:
         """Reads what is there, and cuts off what is not whole."""
-        size, key = os.fstat(self._file).st_size, json.dumps(self._key, sort_keys=True).encode()
-        head = os.pread(self._file, _HEAD.size, 0)
-        if not MAGIC.startswith(head[: len(MAGIC)]):
+        status, key = os.fstat(self._file), json.dumps(self._key, sort_keys=True).encode()
+        if not stat.S_ISREG(status.st_mode) or (status.st_size and os.pread(self._file, len(MAGIC), 0) != MAGIC):
             raise InputError(f"{self.path}", got="a file of something else", expected="none, or an unfinished build")
         end = 0
-        if len(head) == _HEAD.size and not self._fresh:
-            _, version, length, crc = _HEAD.unpack(head)
-            found = os.pread(self._file, length, _HEAD.size) if length <= size else b""
-            if version == _VERSION and zlib.crc32(found) == crc and length:
-                if found != key:
-                    self._refuse(found)
-                if self._key["encoder"] is not None:  # of one that does not say what it is, it may be another
-                    end = self._scan(_HEAD.size + length, size)
+        if status.st_size and not self._fresh:
+            found = self._head(status.st_size)
+            if found not in (None, key):
+                self._refuse(found)
+            if found and self._key["encoder"] is not None:  # of one that does not say what it is, it may be another
+                end = self._scan(_HEAD.size + len(key), status.st_size)
         os.ftruncate(self._file, end)
         if not end:
             os.lseek(self._file, 0, os.SEEK_SET)
@@ -205,12 +200,27 @@ class Journal:
             os.fsync(self._file)
             sync_folder(self.path.parent)
 
+    def _head(self, size: int) -> bytes | None:
+        """The JSON of the head; None where a kill left a part of it, and nothing behind. Raises InputError."""
+        if size < _HEAD.size:
+            return None
+        _, version, length, crc = _HEAD.unpack(os.pread(self._file, _HEAD.size, 0))
+        if version == _VERSION and size < _HEAD.size + length:
+            return None
+        found = os.pread(self._file, length, _HEAD.size) if _HEAD.size + length <= size else b""
+        if version != _VERSION:
+            got = f"an unfinished build of version {version}"
+        elif not found or zlib.crc32(found) != crc:
+            got = "an unfinished build whose head is damaged"
+        else:
+            return found
+        raise InputError(f"{self.path}", got=got, expected=f"a whole head of version {_VERSION}, to go on with it", hint=_OVER)
+
     def _refuse(self, found: bytes) -> None:
         other = json.loads(found)
         different = [name for name in self._key if other.get(name) != self._key[name]]
         got = f"an unfinished build of other {', '.join(different)}"
-        hint = "resume=False starts over; or remove the file."
-        raise InputError(f"{self.path}", got=got, expected="the same corpus and encoder, to go on with it", hint=hint)
+        raise InputError(f"{self.path}", got=got, expected="the same corpus and encoder, to go on with it", hint=_OVER)
 
     def _scan(self, at: int, size: int) -> int:
         """Where the last whole record ends."""

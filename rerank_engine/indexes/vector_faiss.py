@@ -44,6 +44,8 @@ def require_faiss() -> Any:
     try:
         import faiss
     except ModuleNotFoundError as error:
+        if error.name != "faiss":  # it is there, and broken
+            raise
         hint = "pip install 'rerank-engine[faiss]', or take kind='exact'."
         raise MissingDependency("VectorIndex", got="no faiss", expected="faiss, for every kind but 'exact'", hint=hint) from error
     return faiss

@@ -20,7 +20,8 @@ from ..progress import Progress
 from . import vector_exact, vector_files
 from .files import require_sound
 from .token_build import maker_of, require_maker
-from .vector_build import AUTO, Journal, TextEncoder, counts_of, cut_to, encoded, made, prepared, require, writable
+from .vector_build import AUTO, Journal, counts_of, cut_to, encoded, made, prepared, require, writable
+from .vector_encoder import TextEncoder, normalizes, require_encoder
 from .vector_exact import blocks, products, stored
 from .vector_faiss import FETCH, KINDS, Approximate, Asked
 from .vector_files import METRICS, Parts
@@ -91,20 +92,18 @@ class VectorIndex:
         progress: Progress | None = None,
         **settings: int,
     ) -> VectorIndex:
-        """Encodes every passage (title and text), 256 at a time. progress(done, total) counts documents.
+        """Encodes every passage (title and text), 256 at a time. encoder: see TextEncoder. progress(done, total) counts documents.
 
         metric: None: the cosine where dim cuts vectors of an encoder that normalizes, else the inner product. path: write the index there
         and open it. Encoded batches lie in PATH.partial until it is whole: memory stays bounded (but for faiss's own index), and a build
         that was killed loses one batch at most. Another build of the same corpus with the same encoder goes on, whatever the kind; an
-        unfinished build of another corpus or encoder is refused, and resume=False starts over, as an encoder does that tells no
+        unfinished build of another corpus, encoder or version is refused, and resume=False starts over, as an encoder does that tells no
         fingerprint. threads, settings: of faiss, see `from_vectors`. Raises InputError, NonFiniteError, MissingDependency.
         """
         what = "VectorIndex.build"
         require_documents(what, corpus)
-        if not callable(getattr(encoder, "encode_counted", None)):
-            expected = "one with encode_counted, such as rr.load(...) of a bi-encoder"
-            raise InputError(f"{what}: encoder", got=type(encoder).__name__, expected=expected)
-        usual = "cosine" if dim is not None and getattr(encoder, "normalize", False) else "inner product"
+        require_encoder(what, encoder)
+        usual = "cosine" if dim is not None and normalizes(encoder) else "inner product"
         metric = usual if metric is None else metric
         kind = require(kind, metric, keep, len(corpus), dim, settings)
         if path is None:
@@ -210,13 +209,24 @@ class VectorIndex:
     @property
     def vectors(self) -> NDArray[Any]:
         """float32 or float16 [n, dim], one a row of the corpus. Raises InputError where none are kept."""
-        if self._parts.vectors is None:
-            raise InputError("VectorIndex.vectors", got="an index of keep=None", expected="one that keeps its vectors")
+        self.require_vectors("VectorIndex.vectors")
+        assert self._parts.vectors is not None
         return self._parts.vectors
 
     def vectors_of(self, rows: ArrayLike) -> NDArray[np.float32]:
-        """float32 [m, dim] of rows int64 [m]. Raises InputError where none are kept."""
-        return self.vectors[np.asarray(rows, np.int64)].astype(np.float32, copy=False)
+        """float32 [m, dim] of rows int64 [m], each from 0 on. Raises InputError, also where none are kept."""
+        vectors, places = self.vectors, checks.integers("VectorIndex.vectors_of: rows", rows)
+        if len(places) and not 0 <= places.min() <= places.max() < len(vectors):
+            got = f"rows from {places.min()} to {places.max()}"
+            raise InputError("VectorIndex.vectors_of", got=got, expected=f"rows from 0 to {len(vectors) - 1}")
+        found: NDArray[np.float32] = vectors[places].astype(np.float32, copy=False)
+        return found
+
+    def require_vectors(self, what: str) -> None:
+        """Raises InputError for an index of keep=None, in the name of what needs its vectors."""
+        if self.keep is None:
+            hint = "Build it with keep='float16', half the bytes of the default."
+            raise InputError(what, got="an index of keep=None", expected="one that keeps its vectors", hint=hint)
 
     @property
     def scores_exact(self) -> bool:
@@ -246,8 +256,8 @@ class VectorIndex:
                 raise InputError(f"VectorIndex: {name}", got=f"an index of kind '{self.kind}'", expected="one of " + ", ".join(kinds))
             if value is not None:
                 checks.count(f"VectorIndex: {name}", value)
-        if rescore and self.keep is None:
-            raise InputError("VectorIndex: rescore", got="an index of keep=None", expected="one that keeps its vectors")
+        if rescore:
+            self.require_vectors("VectorIndex: rescore")
         made = copy.copy(self)
         made._asked = Asked(nprobe, ef, rescore)
         return made

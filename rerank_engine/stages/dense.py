@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core import Query, Ranking, Stage
-from ..errors import InputError, UnsupportedModelError
+from ..corpus import rows_in
+from ..errors import InputError, UnknownIdError, UnsupportedModelError
+from ..indexes.vector_encoder import TextEncoder, backend_of, encode, name_of, normalizes, require_encoder
 from ..indexes.vectors import VectorIndex
 from ..ops import checks
 from ..ops.topk import Hits
@@ -103,23 +105,38 @@ class BiEncoder:
         return f"BiEncoder({self.name}, {self.backend}, {self.pooling}{', normalized' if self.normalize else ''})"
 
 
+def metric_of(index: VectorIndex, encoder: TextEncoder) -> str:
+    """What the product of a query's vector and a document's is: "cosine" where the index brings them to unit length, or the encoder does
+    and the index compares them whole; else "inner product"."""
+    return "cosine" if normalizes(encoder) and index.dim == index.given_dim else index.metric
+
+
+def rows_of(what: str, index: VectorIndex, ranking: Ranking) -> NDArray[np.int64]:
+    """Where the index has a ranking's documents, int64 [n]; those of another corpus by their ids. Raises UnknownIdError."""
+    try:
+        return rows_in(index.corpus, ranking.corpus, ranking.ids)
+    except UnknownIdError as error:
+        expected = "candidates that the index holds; those of another corpus are found by their ids"
+        raise UnknownIdError(what, got=str(error), expected=expected) from error
+
+
 @final
 class Dense(Stage):
-    """The k nearest documents by inner product, or the cosine where index or encoder normalize. A blank query finds nothing.
+    """The k nearest documents by inner product, or the cosine (see `metric_of`). A blank query finds nothing.
 
     Exactly, or as well as a kind of faiss finds them (see VectorIndex; `index.with_search(nprobe=..., ef=..., rescore=...)` asks for more
-    or less). The scale is "approximate ..." where scores come from compressed vectors. The column truncated_tokens says what the encoder
-    cut off each document. The facts of its step: {"index": the kind, and what a search without a filter looks at}. Raises InputError for
-    another encoder than the index was made with, as far as both say what they are.
+    or less). encoder: what made the index's vectors (see TextEncoder). The scale is "approximate ..." where scores come from compressed
+    vectors. The column truncated_tokens says what the encoder cut off each document. The facts of its step: {"index": the kind, and what a
+    search without a filter looks at}. Raises InputError for another encoder than the index was made with, as far as both say what they are.
     """
 
     retrieves = True
 
-    def __init__(self, index: VectorIndex, encoder: BiEncoder, k: int = 1000) -> None:
+    def __init__(self, index: VectorIndex, encoder: TextEncoder, k: int = 1000) -> None:
         checks.instance("Dense: index", index, VectorIndex)
-        checks.instance("Dense: encoder", encoder, BiEncoder)
+        require_encoder("Dense", encoder)
         index.require_encoder("Dense", encoder)
-        self.index, self.encoder, self.k, self.backend = index, encoder, checks.count("Dense: k", k), encoder.backend
+        self.index, self.encoder, self.k, self.backend = index, encoder, checks.count("Dense: k", k), backend_of(encoder)
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         asked = [query for query in queries if query.text.strip()]
@@ -131,20 +148,19 @@ class Dense(Stage):
         """float32 [queries, dim of the index]: their vectors as they are compared with documents."""
         if not queries:
             return np.empty((0, self.index.dim), np.float32)
-        return self.index.prepared(self.encoder.encode([query.text for query in queries], queries=True))
+        return self.index.prepared(encode("Dense", self.encoder, [query.text for query in queries], queries=True))
 
     def search(self, queries: Sequence[Query], vectors: NDArray[np.float32], k: int) -> list[Hits]:
         """The k best for each vector float32 [queries, dim] among the documents that its query allows."""
         return self.index.search(vectors, k, filters=[query.allowed(self.index.corpus) for query in queries])
 
     def ranking(self, rows: NDArray[np.int64], scores: NDArray[np.float32], *, scale: str | None = None) -> Ranking:
-        """What the index found. scale: of vectors that are not the encoder's, where the index does not normalize them."""
+        """What the index found. scale: for vectors that are not the encoder's."""
         index = self.index
-        if scale is None or index.metric == "cosine":
-            scale = index.scale.replace("inner product", "cosine") if self.encoder.normalize else index.scale
+        scale = index.scale.replace(index.metric, metric_of(index, self.encoder)) if scale is None else scale
         columns, facts = {"truncated_tokens": index.truncated_tokens[rows]}, {"index": index.kind, **index.effort(self.k)}
         return Ranking._trusted(rows, scores, index.corpus, scale, columns, facts=facts)
 
     def __repr__(self) -> str:
         kind = self.index.kind if self.index.kind == "exact" else f"{self.index.kind} {self.index.effort(self.k)}"
-        return f"Dense(k={self.k}, {kind}, {self.encoder.name}, {self.backend})"
+        return f"Dense(k={self.k}, {kind}, {name_of(self.encoder)}, {self.backend})"

@@ -11,10 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from ..backends import choose
 from ..core import Query, Ranking, Stage
 from ..errors import InputError
+from ..indexes.vector_encoder import TextEncoder, encode, require_encoder
 from ..indexes.vectors import VectorIndex
 from ..ops import checks
 from ..ops.mmr import mmr
-from .dense import BiEncoder
+from . import dense
 
 RELEVANCE = ("min-max", "score", "query")
 
@@ -27,18 +28,17 @@ def reordered(ranking: Ranking, places: ArrayLike, **columns: NDArray[Any]) -> R
 
 
 def rows_of(what: str, ranking: Ranking, index: VectorIndex) -> NDArray[np.float32]:
-    """The vectors of a ranking's documents, float32 [n, dim]."""
-    if ranking.corpus is not index.corpus:
-        raise InputError(what, got="candidates of another corpus", expected="those of the index, since vectors are found by row")
-    return index.vectors_of(ranking.ids)
+    """The vectors of a ranking's documents, float32 [n, dim]; those of another corpus are found by their ids. Raises UnknownIdError."""
+    return index.vectors_of(dense.rows_of(what, index, ranking))
 
 
 @final
 class MMR(Stage):
     """Picks n documents (None: orders all) that are relevant and unlike each other: maximal marginal relevance, exactly; see rr.ops.mmr.
 
-    vectors: a VectorIndex over the candidates' corpus, or a BiEncoder that encodes the candidates on the spot (for documents that came
-    with the request). lambda_: 1 is relevance alone, 0 diversity alone. relevance, on the scale of the vectors' products:
+    vectors: a VectorIndex that holds the candidates and keeps its vectors, or an encoder (see TextEncoder) that encodes them on the spot,
+    for documents that came with the request. Candidates of another corpus than the index's are found by their ids (UnknownIdError).
+    lambda_: 1 is relevance alone, 0 diversity alone. relevance, on the scale of the vectors' products:
         min-max  the scores that came in, stretched to 0..1; all 1 where they are equal (default: fits any stage in front)
         score    the scores that came in, as they are
         query    the product with the encoded query; needs `encoder`, unless `vectors` is one
@@ -47,21 +47,29 @@ class MMR(Stage):
 
     def __init__(
         self,
-        vectors: VectorIndex | BiEncoder,
+        vectors: VectorIndex | TextEncoder,
         n: int | None = None,
         *,
         lambda_: float = 0.5,
         relevance: str = "min-max",
-        encoder: BiEncoder | None = None,
+        encoder: TextEncoder | None = None,
     ) -> None:
-        if not isinstance(vectors, (VectorIndex, BiEncoder)):
-            raise InputError("MMR: vectors", got=type(vectors).__name__, expected="a VectorIndex or a BiEncoder")
+        if isinstance(vectors, VectorIndex):
+            vectors.require_vectors("MMR")
+        elif not hasattr(vectors, "encode"):
+            raise InputError("MMR: vectors", got=type(vectors).__name__, expected="a VectorIndex or an encoder")
+        else:
+            require_encoder("MMR", vectors)
         self.vectors, self.n = vectors, None if n is None else checks.count("MMR: n", n)
         self.lambda_ = checks.finite_number("MMR: lambda_", lambda_, 0, 1)
         self.relevance = checks.one_of("MMR: relevance", relevance, RELEVANCE)
-        self.encoder = vectors if encoder is None and isinstance(vectors, BiEncoder) else encoder
-        if relevance == "query" and not isinstance(self.encoder, BiEncoder):
-            raise InputError("MMR: encoder", got=type(encoder).__name__, expected="the BiEncoder that encodes queries")
+        self.encoder = vectors if encoder is None and not isinstance(vectors, VectorIndex) else encoder
+        if relevance == "query" and self.encoder is None:
+            raise InputError("MMR: encoder", got="none", expected="the encoder that encodes queries")
+        if self.encoder is not None:
+            require_encoder("MMR", self.encoder)
+            if isinstance(vectors, VectorIndex):
+                vectors.require_encoder("MMR", self.encoder)
         self.backend = choose("mmr")
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
@@ -79,15 +87,15 @@ class MMR(Stage):
         return out
 
     def _encode(self, ranking: Ranking) -> NDArray[np.float32]:
-        if isinstance(self.vectors, BiEncoder):
-            return self.vectors.encode(ranking.corpus.texts(ranking.ids))
-        return rows_of("MMR", ranking, self.vectors)
+        if isinstance(self.vectors, VectorIndex):
+            return rows_of("MMR", ranking, self.vectors)
+        return encode("MMR", self.vectors, ranking.corpus.texts(ranking.ids))
 
     def _relevance(self, query: Query, ranking: Ranking) -> tuple[NDArray[Any] | None, NDArray[np.float32] | None]:
         """(relevance of each document, None), or (None, the query's vector)."""
         if self.relevance == "query":
             assert self.encoder is not None
-            asked = self.encoder.encode([query.text], queries=True)
+            asked = encode("MMR", self.encoder, [query.text], queries=True)
             return None, (self.vectors.prepared(asked) if isinstance(self.vectors, VectorIndex) else asked)[0]
         if self.relevance == "score":
             return ranking.scores, None

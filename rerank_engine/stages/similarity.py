@@ -9,44 +9,45 @@ import numpy as np
 
 from ..core import Query, Ranking, Scorer, Scores
 from ..errors import InputError, NonFiniteError
+from ..indexes.vector_encoder import TextEncoder, backend_of, encode, name_of, require_encoder
 from ..indexes.vector_exact import products
 from ..indexes.vectors import VectorIndex
 from ..ops import checks
-from .dense import BiEncoder
+from .dense import metric_of, rows_of
 
 
 @final
 class Similarity(Scorer):
-    """score(query, document) = the inner product of their vectors, float32 (the cosine, for an encoder that normalizes).
+    """score(query, document) = the inner product of their vectors, float32 or the cosine (see `metric_of`).
 
-    encoder: what the index was built with. Candidates of another corpus are found by their ids (UnknownIdError). The column
-    truncated_tokens says what the encoder cut off. Raises InputError (a blank query, another dimension), NonFiniteError.
+    index: one that keeps its vectors. encoder: what made them (see TextEncoder). Candidates of another corpus are found by their ids
+    (UnknownIdError). The column truncated_tokens says what the encoder cut off. Raises InputError (a blank query, another dimension),
+    NonFiniteError.
     """
 
-    def __init__(self, index: VectorIndex, encoder: BiEncoder) -> None:
+    def __init__(self, index: VectorIndex, encoder: TextEncoder) -> None:
         checks.instance("Similarity: index", index, VectorIndex)
-        checks.instance("Similarity: encoder", encoder, BiEncoder)
+        require_encoder("Similarity", encoder)
+        index.require_vectors("Similarity")
         index.require_encoder("Similarity", encoder)
-        self.index, self.encoder, self.backend = index, encoder, encoder.backend
+        self.index, self.encoder, self.backend = index, encoder, backend_of(encoder)
 
     def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
         index, out = self.index, []
         asked = [query.text for query, ranking in zip(queries, rankings) if len(ranking)]
         if any(not text.strip() for text in asked):
             raise InputError("Similarity: query", got="an empty text", expected="a query to compare with")
-        vectors = iter(list(self.encoder.encode(asked, queries=True)) if asked else [])
-        scale = "cosine" if self.encoder.normalize else index.metric
+        vectors = iter(index.prepared(encode("Similarity", self.encoder, asked, queries=True)) if asked else ())
+        scale = metric_of(index, self.encoder)
         for ranking in rankings:
-            own = ranking.corpus is index.corpus
-            rows = ranking.ids if own else np.array([index.corpus.row(doc_id) for doc_id in ranking.doc_ids], np.int64)
+            rows = rows_of("Similarity", index, ranking)
             values = np.zeros(0, np.float32)
             if len(rows):
-                vector = index.prepared(next(vectors)[None])[0]
-                values = products(index.vectors, vector, rows)
+                values = products(index.vectors, next(vectors), rows)
                 if not np.isfinite(values).all():
                     raise NonFiniteError("Similarity", got="a product beyond float32", expected="finite ones")
             out.append(Scores(values, scale, {"truncated_tokens": index.truncated_tokens[rows]}))
         return out
 
     def __repr__(self) -> str:
-        return f"Similarity({self.encoder.name}, {self.backend})"
+        return f"Similarity({name_of(self.encoder)}, {self.backend})"

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core import Query, Ranking, Stage
-from ..errors import InputError, NonFiniteError
+from ..errors import NonFiniteError
+from ..indexes.vector_encoder import TextEncoder, encode, name_of, require_encoder
 from ..ops import checks
-from .dense import BiEncoder, Dense
+from .dense import Dense, rows_of
 
 METHODS = ("rocchio", "average")
 
@@ -23,14 +24,16 @@ class VectorPRF(Stage):
         rocchio   alpha q + beta mean(d_1 .. d_n)
         average   mean(q, d_1 .. d_n): alpha = 1 / (n + 1), beta = n / (n + 1)
 
-    encoder: a model that was trained to read the query with its feedback (ANCE-PRF, Yu, Xiong and Callan, CIKM 2021) gives the new vector
-    instead: of the text "query SEP d_1 SEP ... d_n" with `separator` for SEP, cut at its end where it is too long for the model.
+    encoder: a model that was trained to read the query with its feedback (ANCE-PRF, Yu, Xiong and Callan, CIKM 2021; see TextEncoder)
+    gives the new vector instead: of the text "query SEP d_1 SEP ... d_n" with `separator` for SEP, cut at its end where it is too long for
+    the model.
 
-    retriever: the Dense stage that is asked twice; its k is what comes out. incoming=True: the list that comes in gives the feedback, not
-    a first search: `... >> VectorPRF(dense, incoming=True)`. Scores are inner products with the new vector, which has no unit length. A
-    query that finds nothing, and with incoming=True one whose list is empty, is searched as it is. Source: Li, Mourad, Zhuang, Koopman and
-    Zuccon, "Pseudo Relevance Feedback with Deep Language Models and Dense Retrievers", TOIS 2023, equations 1 to 3; the defaults are
-    pyterrier_dr's.
+    retriever: the Dense stage that is asked twice; its k is what comes out; without `encoder`, its index must keep its vectors.
+    incoming=True: the list that comes in gives the feedback, not a first search: `... >> VectorPRF(dense, incoming=True)`; documents of
+    another corpus are found by their ids (UnknownIdError). Scores are on the index's scale: inner products with the new vector, which has
+    no unit length unless the index sees to it. A query that finds nothing, and with incoming=True one whose list is empty, is searched as
+    it is. Source: Li, Mourad, Zhuang, Koopman and Zuccon, "Pseudo Relevance Feedback with Deep Language Models and Dense Retrievers", TOIS
+    2023, equations 1 to 3; the defaults are pyterrier_dr's.
     """
 
     def __init__(
@@ -41,33 +44,33 @@ class VectorPRF(Stage):
         fb_docs: int = 3,
         alpha: float = 1.0,
         beta: float = 0.2,
-        encoder: BiEncoder | None = None,
+        encoder: TextEncoder | None = None,
         separator: str = " [SEP] ",
         incoming: bool = False,
     ) -> None:
         checks.instance("VectorPRF: retriever", retriever, Dense)
         checks.instance("VectorPRF: separator", separator, str)
-        if encoder is not None:
-            checks.instance("VectorPRF: encoder", encoder, BiEncoder)
+        if encoder is None:
+            retriever.index.require_vectors("VectorPRF")
+        else:
+            require_encoder("VectorPRF", encoder)
         self.retriever, self.encoder, self.separator, self.incoming = retriever, encoder, separator, incoming
         self.method, self.fb_docs = checks.one_of("VectorPRF: method", method, METHODS), checks.count("VectorPRF: fb_docs", fb_docs)
         self.alpha, self.beta = (checks.finite_number(f"VectorPRF: {name}", value, 0) for name, value in (("alpha", alpha), ("beta", beta)))
         self.retrieves, self.backend = not incoming, retriever.backend
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
-        dense, corpus = self.retriever, self.retriever.index.corpus
+        dense = self.retriever
         asked = [i for i, query in enumerate(queries) if query.text.strip()]
         own = dense.encode([queries[i] for i in asked])
         if rankings is None or not self.incoming:
             feedback = [rows[: self.fb_docs] for rows, _ in dense.search([queries[i] for i in asked], own, self.fb_docs)]
         else:
-            if any(len(rankings[i]) and rankings[i].corpus is not corpus for i in asked):
-                raise InputError("VectorPRF", got="a list over another corpus", expected="one over the corpus of the retriever's index")
-            feedback = [rankings[i].ids[: self.fb_docs] for i in asked]
+            feedback = [rows_of("VectorPRF", dense.index, rankings[i].head(self.fb_docs)) for i in asked]
         moved = self._moved([queries[i] for i in asked], own, feedback)
         found = dict(zip(asked, dense.search([queries[i] for i in asked], moved, dense.k)))
         nothing = np.empty(0, np.int64), np.empty(0, np.float32)
-        return [dense.ranking(*found.get(i, nothing), scale="inner product") for i in range(len(queries))]
+        return [dense.ranking(*found.get(i, nothing), scale=dense.index.scale) for i in range(len(queries))]
 
     def _moved(self, queries: Sequence[Query], own: NDArray[np.float32], feedback: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
         """float32 [queries, dim]"""
@@ -76,7 +79,7 @@ class VectorPRF(Stage):
         if self.encoder is not None:
             texts = [self.separator.join([queries[i].text, *index.corpus.texts(feedback[i])]) for i in fed]
             if fed:
-                out[fed] = index.prepared(self.encoder.encode(texts))
+                out[fed] = index.prepared(encode("VectorPRF", self.encoder, texts))
             return out
         for i in fed:
             documents = index.vectors_of(feedback[i]).astype(np.float64)
@@ -90,5 +93,5 @@ class VectorPRF(Stage):
 
     def __repr__(self) -> str:
         how = f"{self.method}, alpha={self.alpha:g}, beta={self.beta:g}" if self.method == "rocchio" else self.method
-        how = how if self.encoder is None else repr(self.encoder)
+        how = how if self.encoder is None else name_of(self.encoder)
         return f"VectorPRF({self.retriever!r}, {how}, fb_docs={self.fb_docs}{', incoming' if self.incoming else ''})"

@@ -33,6 +33,9 @@ class Fake:
         self.fingerprint, self.model, self.stop_at, self.normalize = fingerprint, "fake", stop_at, normalize
         self.batches: list[int] = []
 
+    def encode(self, texts, *, queries=False):
+        return self.encode_counted(texts)[0]
+
     def encode_counted(self, texts, *, progress=None):
         if len(self.batches) == self.stop_at:
             os.write(1, b"here\n")
@@ -142,11 +145,32 @@ def test_what_is_not_whole_is_encoded_again(path, whole, lost, at):
     assert sum(encoder.batches) == {"cut": 1, "flip": 1, "more": 0}[lost] * (3 - int(at * 3)) * BATCH + BATCH + 3
 
 
-@pytest.mark.parametrize("length", [0, 5, 12, 19, 40])
+@pytest.mark.parametrize("length", [0, 8, 12, 19, 40])
 def test_a_head_that_is_not_whole_begins_anew(path, whole, length):
     partial(path).write_bytes(partial(path).read_bytes()[:length])
     rr.VectorIndex.build(CORPUS, Fake(), path=path)
     assert path.read_bytes() == whole
+
+
+def test_a_head_that_is_damaged_or_of_another_version_is_refused(path, left):
+    for data, what in (
+        (left[:8] + b"\2" + left[9:], "of version 2"),
+        (left[:25] + bytes([left[25] ^ 1]) + left[26:], "whose head is damaged"),
+        (left[:5], "a file of something else"),
+    ):
+        partial(path).write_bytes(data)
+        with pytest.raises(InputError, match=what):
+            rr.VectorIndex.build(CORPUS, Fake(), path=path)
+        assert partial(path).read_bytes() == data
+
+
+def test_a_link_is_not_followed(path, left, tmp_path):
+    (tmp_path / "victim").write_bytes(b"")
+    partial(path).unlink()
+    partial(path).symlink_to(tmp_path / "victim")
+    with pytest.raises(InputError):
+        rr.VectorIndex.build(CORPUS, Fake(), path=path)
+    assert (tmp_path / "victim").read_bytes() == b""
 
 
 def test_another_corpus_or_encoder_is_refused_and_keeps_what_is_there(path, left):
@@ -248,7 +272,7 @@ def test_what_is_refused_before_anything_is_encoded(tmp_path):
                     {"path": tmp_path / "a" / "b"}):  # fmt: skip
         with pytest.raises(InputError):
             rr.VectorIndex.build(CORPUS, encoder, **options)
-    with pytest.raises(InputError, match="encode_counted"):
+    with pytest.raises(InputError, match=r"encode\(texts, queries"):
         rr.VectorIndex.build(CORPUS, object())
     assert not encoder.batches and not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="at most 6"):

@@ -59,7 +59,7 @@ def test_mmr_of_equal_scores_and_of_nothing():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: rr.MMR(np.ones((3, 2))), "a VectorIndex or a BiEncoder"),
+        (lambda: rr.MMR(np.ones((3, 2))), "a VectorIndex or an encoder"),
         (lambda: rr.MMR(INDEX, 0), "MMR: n"),
         (lambda: rr.MMR(INDEX, lambda_=1.1), "from 0 to 1"),
         (lambda: rr.MMR(INDEX, relevance="cosine"), "min-max, score, query"),

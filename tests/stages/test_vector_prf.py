@@ -80,7 +80,7 @@ def test_a_model_may_read_the_feedback(dense: Dense, tmp_path: Path) -> None:
     text = " w7 ".join([QUERIES[0], *(document.passage for document in first.documents[:2])])
     expected = dense.index.search(reader.encode([text]), 7)[0]
     assert stage(QUERIES[0]).ids.tolist() == expected[0].tolist()
-    assert "cls" in repr(stage)
+    assert reader.name in repr(stage)
 
 
 def test_what_it_refuses(dense: Dense) -> None:
@@ -89,7 +89,7 @@ def test_what_it_refuses(dense: Dense) -> None:
         ({"fb_docs": 0}, "fb_docs"),
         ({"alpha": -1.0}, "alpha"),
         ({"beta": float("nan")}, "beta"),
-        ({"encoder": "ance"}, "BiEncoder"),
+        ({"encoder": "ance"}, "one with encode"),
     ):
         with pytest.raises(InputError, match=message):
             VectorPRF(dense, **options)
