@@ -95,6 +95,14 @@ def test_what_it_refuses(dense: Dense) -> None:
             VectorPRF(dense, **options)
     with pytest.raises(InputError, match="Dense"):
         VectorPRF(rr.BM25(rr.BM25Index.build(dense.index.corpus)))  # type: ignore[arg-type]
-    other = rr.Ranking.in_order(rr.Corpus.from_texts(TEXTS))
-    with pytest.raises(InputError, match="another corpus"):
+    other = rr.Ranking.in_order(rr.Corpus.from_texts(TEXTS, ids=[f"x{i}" for i in range(len(TEXTS))]))
+    with pytest.raises(InputError, match="the id 'x0'"):
         VectorPRF(dense, incoming=True).run([QUERIES[0]], [other])
+
+
+def test_feedback_of_another_corpus_is_found_by_id(dense: Dense) -> None:
+    turned = rr.Corpus.from_texts(TEXTS[::-1], ids=[str(i) for i in range(len(TEXTS))][::-1])
+    stage = VectorPRF(dense, incoming=True, fb_docs=2)
+    [there] = stage.run([QUERIES[0]], [rr.Ranking.in_order(turned, np.array([8, 34]))])
+    [here] = stage.run([QUERIES[0]], [rr.Ranking.in_order(dense.index.corpus, np.array([31, 5]))])
+    assert there.ids.tolist() == here.ids.tolist()
