@@ -56,6 +56,10 @@ class Kept(rr.Scorer):
     def __init__(self, collection: str, model: rr.CrossEncoder) -> None:
         self.collection, self.model, self.backend, self.owed = collection, model, model.backend, 0.0
 
+    @property
+    def name(self) -> str:
+        return self.model.name
+
     def score(self, queries: Sequence[rr.Query], rankings: Sequence[rr.Ranking]) -> list[rr.Scores]:
         return [self._scores(query, ranking) for query, ranking in zip(queries, rankings)]
 

@@ -62,7 +62,7 @@ def test_the_example_of_cross_encoders_works() -> None:
     code = re.findall(r"```python\n(.*?)```", text, re.S)[0]
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     lines = done.stdout.splitlines()
-    assert len(lines) == 4 and "'scored': 1, 'of': 2" in lines[3], done.stderr
+    assert len(lines) == 6 and "'scored': 1, 'of': 2" in lines[3], done.stderr
 
 
 def test_commands_named_exist() -> None:
