@@ -1,4 +1,5 @@
-"""The tables of the README and of docs/quality.md, of results of quality_table, and that of probed search, of bench_probe."""
+"""The tables of the README and of docs/quality.md, of results of quality_table, that of probed search, of bench_probe,
+and that of kinds of vector indexes, of bench_vectors."""
 
 from __future__ import annotations
 
@@ -66,3 +67,14 @@ def probed(data: Any, about: str) -> str:
         lines.append(f"| {case} | {probe}{chosen} | {shares} | {r['ours']:.3g} | {r['ratio']:.1f}x |")
     how = "recall: the share of the k best that scoring all of them gives; one thread, medians over the queries, both ways in turns"
     return "\n".join([*lines, "", f"2-bit codes (`python -m benchmarks.bench_probe FOLDER`): {how}, {about}."])
+
+
+def vectors(data: Any, about: str) -> str:
+    """Kinds of VectorIndex against the exact one: recall, settings and time."""
+    lines = ["| | recall@100 | settings | CPU ms a query | against exact |", "|---|---|---|---|---|"]
+    for r in data:
+        if r["peer"] == "exact":
+            settings = ", ".join(f"{name} {value}" for name, value in r["settings"].items())
+            lines.append(f"| {r['case']} | {r['recall@100']:.4f} | {settings} | {r['ours']:.3g} | {r['ratio']:.1f}x |")
+    how = "100 results, one thread, medians; demo and scifact: vectors of bge-small; clusters: made ones"
+    return "\n".join([*lines, "", f"{how} (`python -m benchmarks.bench_vectors FOLDER`), {about}."])

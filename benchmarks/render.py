@@ -236,6 +236,7 @@ PLACES = {
     "cascade": ("docs/cross-encoder.md", "cross-quality.json", cross_tables.cascade),
     "quality": ("README.md", "quality-table.json", quality_tables.overview),
     "quality-details": ("docs/quality.md", "quality-table.json", quality_tables.details),
+    "vectors": ("docs/dense.md", "vectors.json", quality_tables.vectors),
     "probed": ("docs/late-interaction.md", "probe.json", quality_tables.probed),
     "feedback": ("docs/quality.md", "quality-table.json", quality_tables.feedback),
     "kernels": ("kernels/README.md", "triton-3.9.json", kernel_table),
