@@ -184,29 +184,28 @@ class Journal:
     def _resume(self) -> None:
         """Reads what is there, and cuts off what is not whole."""
         status, key = os.fstat(self._file), json.dumps(self._key, sort_keys=True).encode()
+        head = _HEAD.pack(MAGIC, _VERSION, len(key), zlib.crc32(key)) + key
         if not stat.S_ISREG(status.st_mode) or (status.st_size and os.pread(self._file, len(MAGIC), 0) != MAGIC):
             raise InputError(f"{self.path}", got="a file of something else", expected="none, or an unfinished build")
         end = 0
-        if status.st_size and not self._fresh:
+        torn = os.pread(self._file, status.st_size, 0) == head[: status.st_size] if status.st_size < len(head) else False
+        if not torn and not self._fresh:  # a kill that left a part of this head left nothing else
             found = self._head(status.st_size)
-            if found not in (None, key):
+            if found != key:
                 self._refuse(found)
-            if found and self._key["encoder"] is not None:  # of one that does not say what it is, it may be another
+            if self._key["encoder"] is not None:  # of one that does not say what it is, it may be another
                 end = self._scan(_HEAD.size + len(key), status.st_size)
         os.ftruncate(self._file, end)
         if not end:
             os.lseek(self._file, 0, os.SEEK_SET)
-            _write(self._file, _HEAD.pack(MAGIC, _VERSION, len(key), zlib.crc32(key)) + key)
+            _write(self._file, head)
             os.fsync(self._file)
             sync_folder(self.path.parent)
 
-    def _head(self, size: int) -> bytes | None:
-        """The JSON of the head; None where a kill left a part of it, and nothing behind. Raises InputError."""
-        if size < _HEAD.size:
-            return None
-        _, version, length, crc = _HEAD.unpack(os.pread(self._file, _HEAD.size, 0))
-        if version == _VERSION and size < _HEAD.size + length:
-            return None
+    def _head(self, size: int) -> bytes:
+        """The JSON of the head. Raises InputError."""
+        start = os.pread(self._file, _HEAD.size, 0)
+        _, version, length, crc = _HEAD.unpack(start) if len(start) == _HEAD.size else (MAGIC, _VERSION, 0, 0)
         found = os.pread(self._file, length, _HEAD.size) if _HEAD.size + length <= size else b""
         if version != _VERSION:
             got = f"an unfinished build of version {version}"

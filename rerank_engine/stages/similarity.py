@@ -18,7 +18,7 @@ from .dense import metric_of, rows_of
 
 @final
 class Similarity(Scorer):
-    """score(query, document) = the inner product of their vectors, float32 or the cosine (see `metric_of`).
+    """score(query, document) = the inner product of their vectors, float32, or the cosine (see `metric_of`).
 
     index: one that keeps its vectors. encoder: what made them (see TextEncoder). Candidates of another corpus are found by their ids
     (UnknownIdError). The column truncated_tokens says what the encoder cut off. Raises InputError (a blank query, another dimension),

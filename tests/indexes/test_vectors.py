@@ -151,3 +151,14 @@ def test_a_large_batch_is_searched_as_each_query_alone(keep):
     assert index.search(queries[-1:], 3)[0][0].tolist() == [0, 1, 2]
     with pytest.raises(NonFiniteError):
         rr.VectorIndex(corpus(2), np.full((2, 3), 1e30)).search(np.full((20, 3), 1e30), 1)
+
+
+def test_vectors_of_rows():
+    vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
+    index = rr.VectorIndex(rr.Corpus.from_texts(["a", "b", "c"]), vectors)
+    assert index.vectors_of([2, 0, 2]).tolist() == vectors[[2, 0, 2]].tolist() and index.vectors_of([]).shape == (0, 2)
+    for rows in ([999], [3], [-1], [0, -1]):
+        with pytest.raises(InputError, match="rows from 0 to 2"):
+            index.vectors_of(rows)
+    with pytest.raises(InputError, match="dtype float64"):
+        index.vectors_of([0.5])

@@ -14,7 +14,7 @@ import pytest
 
 import rerank_engine as rr
 from rerank_engine.errors import Cancelled, InputError, NonFiniteError
-from rerank_engine.indexes.vector_build import BATCH
+from rerank_engine.indexes.vector_build import BATCH, MAGIC
 
 DIM = 6
 N = 4 * BATCH + 3
@@ -173,6 +173,56 @@ def test_a_link_is_not_followed(path, left, tmp_path):
     assert (tmp_path / "victim").read_bytes() == b""
 
 
+def test_what_is_before_a_bad_record_is_kept(path, whole):
+    data = bytearray(partial(path).read_bytes())
+    data[len(data) // 2] ^= 0x20  # in the second of three batches
+    partial(path).write_bytes(data)
+    encoder = Fake()
+    rr.VectorIndex.build(CORPUS, encoder, path=path)
+    assert encoder.batches == [BATCH, BATCH, BATCH, 3] and path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:8] + b"\x02" + data[9:], "of version 2; expected a whole head of version 1"),
+        (lambda data: data[:12] + b"~", "head is damaged"),
+        (lambda data: data[:40] + b"~", "head is damaged"),
+        (lambda data: data[:12] + b"\xff\xff\xff\xff" + data[16:], "head is damaged"),
+        (lambda data: data[:30] + bytes([data[30] ^ 1]) + data[31:], "head is damaged"),
+    ],
+)
+def test_another_version_or_a_bad_head_is_refused_and_left_alone(path, whole, change, message):
+    there = change(partial(path).read_bytes())
+    partial(path).write_bytes(there)
+    with pytest.raises(InputError, match=rf"{message}.*resume=False"):
+        rr.VectorIndex.build(CORPUS, Fake(), path=path)
+    assert partial(path).read_bytes() == there
+    rr.VectorIndex.build(CORPUS, Fake(), path=path, resume=False)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("text", [MAGIC[:1], MAGIC[:5], b"my notes"])
+def test_a_file_that_begins_alike_is_not_ours(tmp_path, text, resume):
+    partial(tmp_path / "index").write_bytes(text)
+    with pytest.raises(InputError, match="a file of something else"):
+        rr.VectorIndex.build(CORPUS, Fake(), path=tmp_path / "index", resume=resume)
+    assert partial(tmp_path / "index").read_bytes() == text
+
+
+@pytest.mark.parametrize("content", [b"", MAGIC, None])
+def test_links_are_not_followed(tmp_path, content):
+    other = tmp_path / "other"
+    if content is not None:
+        other.write_bytes(content)
+    partial(tmp_path / "index").symlink_to(other)
+    for resume in (True, False):
+        with pytest.raises(InputError, match="a symbolic link"):
+            rr.VectorIndex.build(CORPUS, Fake(), path=tmp_path / "index", resume=resume)
+        assert (other.read_bytes() if other.exists() else None) == content and partial(tmp_path / "index").is_symlink()
+
+
 def test_another_corpus_or_encoder_is_refused_and_keeps_what_is_there(path, left):
     other = rr.Corpus.from_texts([*TEXTS[:-1], "changed"])
     for corpus, encoder, what in ((other, Fake(), "corpus"), (CORPUS, Fake("g"), "encoder"), (CORPUS, Fake(None), "encoder")):
@@ -266,14 +316,57 @@ def test_encoders_that_are_wrong(tmp_path, change, error):
         assert not (tmp_path / "index").exists()
 
 
+class Plain:
+    """The least that an encoder is."""
+
+    def __init__(self, change=lambda vectors: vectors) -> None:
+        self.change = change
+
+    def encode(self, texts, queries=False):
+        assert not queries
+        return self.change([vector(text).tolist() for text in texts])
+
+
+class Other:
+    """As other libraries have it."""
+
+    def encode(self, sentences, **options):
+        raise AssertionError
+
+
+def test_any_encoder_builds(tmp_path):
+    want = np.stack([vector(text) for text in TEXTS])
+    for path in (None, tmp_path / "index"):
+        index = rr.VectorIndex.build(CORPUS, Plain(), path=path)
+        assert (index.vectors == want).all() and index.made_by is None and not index.truncated_tokens.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda v: v[1:], InputError),
+        (lambda v: v[0], InputError),
+        (lambda v: [*v[:-1], [1.0]], InputError),
+        (lambda v: [[] for _ in v], InputError),
+        (lambda v: [["a"] for _ in v], InputError),
+        (lambda v: None, InputError),
+        (lambda v: np.full((len(v), DIM), np.inf), NonFiniteError),
+    ],
+)
+def test_answers_of_an_encoder_that_are_none(change, error):
+    with pytest.raises(error, match=r"VectorIndex\.build: encoder"):
+        rr.VectorIndex.build(CORPUS, Plain(change))
+
+
 def test_what_is_refused_before_anything_is_encoded(tmp_path):
     encoder = Fake()
     for options in ({"kind": "tree"}, {"metric": "l2"}, {"keep": "int8"}, {"dim": 0}, {"nlist": 3}, {"path": tmp_path},
                     {"path": tmp_path / "a" / "b"}):  # fmt: skip
         with pytest.raises(InputError):
             rr.VectorIndex.build(CORPUS, encoder, **options)
-    with pytest.raises(InputError, match=r"encode\(texts, queries"):
-        rr.VectorIndex.build(CORPUS, object())
+    for wrong in (object(), Fake, Other()):
+        with pytest.raises(InputError, match=r"one with encode\(texts, queries=\.\.\.\)"):
+            rr.VectorIndex.build(CORPUS, wrong)
     assert not encoder.batches and not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="at most 6"):
         rr.VectorIndex.build(CORPUS, encoder, dim=7, path=tmp_path / "index")

@@ -68,16 +68,22 @@ def same(a, b) -> bool:
     return len(a) == len(b) and all(x[0].tolist() == y[0].tolist() and x[1].tobytes() == y[1].tobytes() for x, y in zip(a, b))
 
 
-@pytest.mark.parametrize(("kind", "least"), [("ivf", 0.95), ("hnsw", 0.95), ("sq8", 0.95), ("pq", 0.9), ("ivfpq", 0.9)])
-def test_most_of_the_hundred_best_are_found_and_scored_exactly(built, kind, least):
+@pytest.mark.parametrize(
+    ("kind", "k", "least"), [("ivf", 50, 0.95), ("hnsw", 100, 0.95), ("sq8", 100, 0.95), ("pq", 100, 0.9), ("ivfpq", 50, 0.9)]
+)
+def test_most_of_the_best_are_found_and_scored_exactly(built, kind, k, least):
     index, want = built(kind), EXACT.search(QUERIES, N)
-    found = index.search(QUERIES, 100)
-    assert recall(found, [(rows[:100], scores[:100]) for rows, scores in want]) >= least
+    if kind in ("ivf", "ivfpq"):
+        assert index.effort(k)["nprobe"] < index._parts.approximate.built["nlist"], "some lists are left out"
+    if kind == "hnsw":
+        assert index.effort(k)["ef"] < N / 4
+    found = index.search(QUERIES, k)
+    assert recall(found, [(rows[:k], scores[:k]) for rows, scores in want]) >= least
     for (rows, scores), (all_rows, all_scores) in zip(found, want):
         exact = dict(zip(all_rows.tolist(), all_scores.tolist()))
         assert scores.tolist() == [exact[row] for row in rows.tolist()]
-        assert rows.dtype == np.int64 and len(rows) == 100 == len(set(rows.tolist()))
-        assert rows.tolist() == rr.ops.topk(scores, 100, ids=rows)[0].tolist(), "score descending, then row ascending"
+        assert rows.dtype == np.int64 and len(rows) == k == len(set(rows.tolist()))
+        assert rows.tolist() == rr.ops.topk(scores, k, ids=rows)[0].tolist(), "score descending, then row ascending"
     assert index.scores_exact and index.scale == "inner product"
 
 
@@ -252,6 +258,15 @@ def test_without_faiss(built, tmp_path, monkeypatch):
         lambda: rr.VectorIndex.open(tmp_path / "index"),
     ):
         with pytest.raises(MissingDependency, match=r"pip install 'rerank-engine\[faiss\]'"):
+            call()
+
+
+def test_a_broken_faiss_is_not_a_missing_one(tmp_path, monkeypatch):
+    (tmp_path / "faiss.py").write_text("import a_part_of_it_that_is_missing")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "faiss")
+    for call in (vector_faiss.require_faiss, vector_faiss.has_faiss):
+        with pytest.raises(ModuleNotFoundError, match="a_part_of_it_that_is_missing"):
             call()
 
 

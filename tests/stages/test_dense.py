@@ -284,3 +284,60 @@ def test_dense_over_a_kind_of_faiss_says_how_it_searched(load):
     raw = rr.VectorIndex.build(corpus, model, kind="sq8", keep=None)
     assert rr.Dense(raw, model)("w3 w4").scale == "approximate inner product"
     assert len(rr.Dense(index, model)(rr.Query("w3 w4", allow=["1", "4"]))) == 2
+
+
+class Own:
+    """The least that an encoder is."""
+
+    def __init__(self, answer=None, **told):
+        self.answer = answer
+        self.__dict__.update(told)
+
+    def encode(self, texts, queries=False):
+        return [[float(len(text)), 1.0 + queries] for text in texts] if self.answer is None else self.answer
+
+
+def test_an_encoder_of_one_s_own():
+    index = rr.VectorIndex.build(rr.Corpus.from_texts(["a", "ccc", "bb"]), Own())
+    stage = rr.Dense(index, Own(), k=2)
+    found = stage("qq")
+    assert found.ids.tolist() == [1, 2] and found.scores.tolist() == [8, 6] and found.scale == "inner product" and stage.backend == ""
+    assert (
+        "Own" in repr(stage) and "mine" in repr(rr.Dense(index, Own(model="mine"))) and rr.Dense(index, Own(backend="api")).backend == "api"
+    )
+    assert rr.Dense(index, Own(normalize=True))("qq").scale == "cosine"
+    assert rr.Dense(index, Own(name=5, model=object(), backend=5)).backend == "" and len(stage("")) == 0
+    with pytest.raises(InputError, match="dimension 3; expected 2"):
+        rr.Dense(index, Own(dim=3))
+    told = rr.VectorIndex.build(index.corpus, Own(fingerprint="f"))
+    with pytest.raises(InputError, match="which made the index"):
+        rr.Dense(told, Own(fingerprint="g"))
+
+
+@pytest.mark.parametrize(("answer", "error"), [([[1.0, 2.0]] * 2, InputError), ([1.0, 2.0], InputError), ("no", InputError),
+                                               ([[np.nan, 1.0]], NonFiniteError)])  # fmt: skip
+def test_answers_of_an_encoder_that_are_none(answer, error):
+    index = rr.VectorIndex.build(rr.Corpus.from_texts(["a"]), Own())
+    with pytest.raises(error, match="Dense: encoder"):
+        rr.Dense(index, Own(answer))("q")
+
+
+def test_what_is_no_encoder():
+    class Other:
+        def encode(self, sentences, **options):
+            raise AssertionError
+
+    index = rr.VectorIndex.build(rr.Corpus.from_texts(["a"]), Own())
+    for wrong in (Other(), Own, None, "bge-small-en-v1.5"):
+        with pytest.raises(InputError, match=r"Dense: encoder: got .*encode\(texts, queries=\.\.\.\)"):
+            rr.Dense(index, wrong)
+
+
+def test_the_scale_with_cut_vectors_is_no_cosine(load):
+    corpus, model = rr.Corpus.from_texts(TEXTS), load("mean", normalize=True)
+    for metric, scale in (("inner product", "inner product"), ("cosine", "cosine"), (None, "cosine")):
+        assert rr.Dense(rr.VectorIndex.build(corpus, model, dim=2, metric=metric), model)("w3").scale == scale
+    pytest.importorskip("faiss")
+    for dim, scale in ((None, "approximate cosine"), (2, "approximate inner product")):
+        index = rr.VectorIndex.build(corpus, model, dim=dim, metric="inner product", kind="sq8", keep=None)
+        assert rr.Dense(index, model)("w3").scale == scale

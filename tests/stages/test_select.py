@@ -5,7 +5,7 @@ import pytest
 from models import words, write_encoder
 
 import rerank_engine as rr
-from rerank_engine.errors import InputError
+from rerank_engine.errors import InputError, UnknownIdError
 from rerank_engine.ops import mmr
 
 TEXTS = [words(5, 3), words(20, 27), words(9, 1), words(30, 12), words(5, 4), words(1, 2)]
@@ -47,6 +47,38 @@ def test_mmr_by_the_query_and_by_an_encoder(encoder):
     assert rr.MMR(encoder, 2)("w5", CORPUS).ids[0] == 0
 
 
+def test_candidates_of_another_corpus_are_found_by_their_ids():
+    other = rr.Corpus.from_texts(list("uvwxy"), ids=list("fcadb"))
+    ranking = rr.Ranking.sorted(other, range(5), [9, 7, 4, 3, -1])
+    got, want = rr.MMR(INDEX)("q", ranking), rr.MMR(INDEX)("q", RANKING)
+    assert got.doc_ids == want.doc_ids and got.columns["mmr"].tolist() == want.columns["mmr"].tolist() and got.corpus is other
+    with pytest.raises(UnknownIdError, match=r"MMR: got .*the id 'new'"):
+        rr.MMR(INDEX)("q", rr.Ranking.in_order(rr.Corpus.from_texts(["x"], ids=["new"])))
+
+
+def test_mmr_needs_vectors():
+    pytest.importorskip("faiss")
+    index = rr.VectorIndex.from_vectors(CORPUS, INDEX.vectors, kind="flat", keep=None)
+    with pytest.raises(InputError, match=r"MMR: got an index of keep=None.*keep='float16'"):
+        rr.MMR(index)
+
+
+def test_mmr_by_an_encoder_of_one_s_own():
+    class Own:
+        fingerprint = "own"
+
+        def encode(self, texts, queries=False):
+            return [INDEX.vectors[TEXTS.index(text)] for text in texts]
+
+    assert rr.MMR(Own())("q", RANKING).ids.tolist() == rr.MMR(INDEX)("q", RANKING).ids.tolist()
+    by = [rr.MMR(vectors, relevance="query", encoder=encoder) for vectors, encoder in ((Own(), None), (INDEX, Own()))]
+    assert by[0](TEXTS[3], RANKING).ids.tolist() == by[1](TEXTS[3], RANKING).ids.tolist()
+    told, other = rr.VectorIndex.build(CORPUS, Own()), Own()
+    other.fingerprint = "other"
+    with pytest.raises(InputError, match=r"MMR: encoder: .*which made the index"):
+        rr.MMR(told, relevance="query", encoder=other)
+
+
 def test_mmr_of_equal_scores_and_of_nothing():
     flat = rr.Ranking(np.arange(3), np.ones(3, np.float32), CORPUS)
     assert rr.MMR(INDEX, 1)("q", flat).ids.tolist() == [0]
@@ -64,6 +96,7 @@ def test_mmr_of_equal_scores_and_of_nothing():
         (lambda: rr.MMR(INDEX, lambda_=1.1), "from 0 to 1"),
         (lambda: rr.MMR(INDEX, relevance="cosine"), "min-max, score, query"),
         (lambda: rr.MMR(INDEX, relevance="query"), "encodes queries"),
+        (lambda: rr.MMR(INDEX, encoder="bge"), "MMR: encoder: got str"),
         (lambda: rr.MMR(INDEX)("q", ["another", "corpus"]), "another corpus"),
         (lambda: rr.MMR(INDEX).run(["q"]), "one Ranking per query"),
         (lambda: rr.LostInTheMiddle(0), "top_k"),

@@ -51,3 +51,38 @@ def test_what_it_refuses(encoder, index):
         rr.Similarity(rr.VectorIndex(index.corpus, huge), encoder).score([rr.Query("w1")], [some])
     with pytest.raises(InputError):
         rr.Similarity(encoder, index)  # type: ignore[arg-type]
+
+
+def test_an_index_without_vectors_is_refused_at_once(encoder):
+    pytest.importorskip("faiss")
+    index = rr.VectorIndex.build(rr.Corpus.from_texts(TEXTS), encoder, kind="flat", keep=None)
+    with pytest.raises(InputError, match=r"Similarity: got an index of keep=None.*keep='float16'"):
+        rr.Similarity(index, encoder)
+
+
+@pytest.mark.parametrize(("metric", "dim", "scale"), [("inner product", None, "cosine"), ("inner product", 2, "inner product"),
+                                                      ("cosine", 2, "cosine")])  # fmt: skip
+def test_the_scale_is_what_the_scores_are(encoder, metric, dim, scale):
+    index = rr.VectorIndex.build(rr.Corpus.from_texts(TEXTS), encoder, metric=metric, dim=dim)
+    found = rr.Dense(index, encoder)("w1 w2")
+    ranked = rr.Rescore(rr.Similarity(index, encoder))("w1 w2", rr.Ranking.in_order(index.corpus))
+    assert found.scale == ranked.scale == scale and ranked.scores.tobytes() == found.scores.tobytes()
+    query = encoder.encode(["w1 w2"], queries=True)[0, :dim].astype(np.float64)
+    vectors = encoder.encode([TEXTS[row] for row in found.ids])[:, :dim].astype(np.float64)
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
+    assert np.allclose(found.scores * (1 if scale == "cosine" else 1 / lengths), vectors @ query / lengths, atol=1e-6)
+
+
+class Own:
+    normalize = True
+
+    def encode(self, texts, queries=False):
+        return [[1.0, 0.0] if queries == text.startswith("a") else [0.6, 0.8] for text in texts]
+
+
+def test_an_encoder_of_one_s_own():
+    index = rr.VectorIndex.build(rr.Corpus.from_texts(["a", "b"]), Own())
+    stage = rr.Rescore(rr.Similarity(index, Own()))
+    ranked = stage("a", rr.Ranking.in_order(index.corpus))
+    assert ranked.doc_ids == ["1", "0"] and ranked.scores.tolist() == pytest.approx([1, 0.6]) and ranked.scale == "cosine"
+    assert "Own" in repr(stage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from models import words, write_encoder
 
 import rerank_engine as rr
-from rerank_engine.errors import InputError
+from rerank_engine.errors import InputError, UnknownIdError
 from rerank_engine.ops.topk import topk
 from rerank_engine.stages.dense import BiEncoder, Dense
 from rerank_engine.stages.vector_prf import VectorPRF
@@ -98,6 +99,83 @@ def test_what_it_refuses(dense: Dense) -> None:
     other = rr.Ranking.in_order(rr.Corpus.from_texts(TEXTS, ids=[f"x{i}" for i in range(len(TEXTS))]))
     with pytest.raises(InputError, match="the id 'x0'"):
         VectorPRF(dense, incoming=True).run([QUERIES[0]], [other])
+
+
+def test_indexes_opened_from_files_combine(dense: Dense, tmp_path: Path) -> None:
+    dense.index.save(tmp_path / "index")
+    stage = VectorPRF(dense, fb_docs=2, beta=2.0, incoming=True)
+    opened = VectorPRF(Dense(rr.VectorIndex.open(tmp_path / "index"), dense.encoder, k=7), fb_docs=2, beta=2.0, incoming=True)
+    assert (dense >> opened)(QUERIES[0]).ids.tolist() == (dense >> stage)(QUERIES[0]).ids.tolist()
+    with pytest.raises(UnknownIdError, match=r"VectorPRF: got .*the id 'new'"):
+        stage.run([QUERIES[0]], [rr.Ranking.in_order(rr.Corpus.from_texts(["w1"], ids=["new"]))])
+
+
+class Given:
+    """An encoder of one's own, and all that it needs: the vector of every text is told."""
+
+    def __init__(self, vectors: dict[str, list[float]]) -> None:
+        self.vectors, self.asked = vectors, list[tuple[str, bool]]()
+
+    def encode(self, texts: Sequence[str], *, queries: bool = False) -> np.ndarray:
+        self.asked += [(text, queries) for text in texts]
+        return np.array([self.vectors[text] for text in texts], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("options", "theirs"),
+    [
+        ({}, [0.75, 1.350000023841858, -2.174999952316284]),  # VectorPrf()
+        ({"alpha": 0.4, "beta": 0.6, "fb_docs": 5}, [-0.15000000596046448, 0.3349999785423279, -1.4000000953674316]),  # VectorPrf(..., k=5)
+        ({"method": "average"}, [0.1875, 0.6875, -1.15625]),  # AveragePrf()
+        ({"method": "average", "fb_docs": 4}, [-0.22499999403953552, 0.15000000596046448, -1.2999999523162842]),  # AveragePrf(k=4)
+    ],
+    ids=str,
+)
+def test_the_new_vector_is_pyterrier_s(options: dict, theirs: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pyterrier-dr 0.8.1 (its prf.py) made of the query and of these six documents in the order of their products with it.
+
+    Its sums are float32, ours float64 that are rounded once.
+    """
+    query = [0.75, 1.25, -2.0]
+    documents = [[1.25, -0.125, 0.125], [0.5, -0.875, 2.0], [-1.875, -0.875, -0.5], [0.25, -0.375, -1.5], [-1.875, -2.0, -1.875],
+                 [-1.5, 2.0, -1.25]]  # fmt: skip
+    index = rr.VectorIndex(rr.Corpus.from_texts(list("abcdef")), documents)
+    assert index.search([query], 6)[0][0].tolist() == [5, 3, 0, 4, 2, 1]
+    dense, made = Dense(index, Given({"q": query})), []
+    search = Dense.search
+
+    def watched(self: Dense, queries: list, vectors: np.ndarray, k: int) -> list:
+        made.append(vectors)
+        return search(self, queries, vectors, k)
+
+    monkeypatch.setattr(Dense, "search", watched)
+    VectorPRF(dense, **options)("q")
+    assert np.abs(made[-1] - np.array([theirs])).max() <= 2e-7
+
+
+def test_an_encoder_of_one_s_own_reads_the_feedback() -> None:
+    index = rr.VectorIndex(rr.Corpus.from_texts(["a", "b", "c"]), np.eye(3))
+    reader = Given({"q [SEP] b": [0.0, 0.0, 1.0]})
+    stage = VectorPRF(Dense(index, Given({"q": [0.0, 1.0, 0.5]}), k=1), encoder=reader, fb_docs=1)
+    assert stage("q").doc_ids == ["2"] and reader.asked == [("q [SEP] b", False)] and "Given" in repr(stage)
+
+
+def test_the_scale_is_the_index_s() -> None:
+    pytest.importorskip("faiss")
+    corpus = rr.Corpus.from_texts(["a", "b", "c"])
+    for metric in ("inner product", "cosine"):
+        index = rr.VectorIndex.from_vectors(corpus, np.eye(3), kind="sq8", metric=metric)
+        for one, scale in ((index, metric), (index.with_search(rescore=0), f"approximate {metric}")):
+            assert VectorPRF(Dense(one, Given({"q": [0.0, 1.0, 0.5]})))("q").scale == scale
+
+
+def test_an_index_without_vectors_is_refused_at_once_unless_a_model_reads() -> None:
+    pytest.importorskip("faiss")
+    index = rr.VectorIndex.from_vectors(rr.Corpus.from_texts(["a", "b"]), np.eye(2), kind="flat", keep=None)
+    dense = Dense(index, Given({"q": [0.0, 1.0]}), k=1)
+    with pytest.raises(InputError, match=r"VectorPRF: got an index of keep=None.*keep='float16'"):
+        VectorPRF(dense)
+    assert VectorPRF(dense, encoder=Given({"q [SEP] b": [1.0, 0.0]}), fb_docs=1)("q").doc_ids == ["0"]
 
 
 def test_feedback_of_another_corpus_is_found_by_id(dense: Dense) -> None:
