@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import harness, judged
 from benchmarks.late import unit
 from rerank_engine import Corpus, Packed, TokenIndex, load
 from rerank_engine.backends import choose
 from rerank_engine.codec import ResidualCodec
-from rerank_engine.evaluation.beir import load_beir
 from rerank_engine.indexes.token_probe import planned, probe_report
 
 PROBES, RESULTS = (1, 2, 4, 8, 16), (10, 100)
@@ -33,7 +32,7 @@ def indexed(folder: Path) -> tuple[TokenIndex, list[np.ndarray]]:
 
     codes, asked = CACHE / f"late-{folder.name}-2bit", CACHE / f"late-{folder.name}-queries.npz"
     if not (codes.exists() and asked.exists()):
-        collection = load_beir(folder, next(path.name.split(".")[0] for path in sorted((folder / "qrels").iterdir())))
+        collection = judged.collection(folder)
         documents, vectors = embeddings(folder.name, collection, load(MODEL))
         packed = Packed.from_rows(vectors)
         np.savez(asked, values=packed.values, offsets=packed.offsets)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rerank_engine import Query, Ranking
 from rerank_engine.evaluation import evaluate_queries
+from rerank_engine.evaluation.compare import bootstrap
 from rerank_engine.stages.bound import Bound
 
 MEASURE = "nDCG@10"
@@ -55,11 +56,10 @@ def curve(
     def point(setting: str, how: str, orders: Orders, spent: int, **more: Any) -> dict[str, Any]:
         values = ndcg(found, orders)
         lost = full - values
-        draws = np.random.default_rng(0).integers(len(lost), size=(10_000, len(lost)))
         return {
             "kind": "curve", "collection": found.name, "queries": len(found.queries), "setting": setting, "how": how,
             "tokens_share": round(spent / everything, 4), "ndcg@10": round(float(values.mean()), 4), "lost": round(float(lost.mean()), 4),
-            "lost_95": np.percentile(lost[draws].mean(1), [2.5, 97.5]).round(4).tolist(), **more,
+            "lost_95": [round(x, 4) for x in bootstrap(lost)], **more,
         }  # fmt: skip
 
     yield point("first stage", "none", [np.arange(len(row)) for row in scores], 0)

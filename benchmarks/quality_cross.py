@@ -23,10 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import rerank_engine as rr
-from benchmarks import cross_cascade, harness
+from benchmarks import cross_cascade, harness, judged
 from benchmarks.cross_cascade import Candidates
-from rerank_engine.evaluation import read_run
-from rerank_engine.evaluation.beir import load_beir
+from rerank_engine.evaluation.compare import bootstrap
 
 CROSS, CHEAP = "ms-marco-MiniLM-L-12-v2", "bge-small-en-v1.5"
 CACHE = Path(__file__).resolve().parents[1] / "build" / "bench"
@@ -80,19 +79,12 @@ def measure(folder: Path, cross: Any, cheap: Any, args: argparse.Namespace) -> I
 
 def candidates(folder: Path, most: int, depth: int) -> Candidates:
     """The first documents of each judged query."""
-    collection = load_beir(folder, next(path.name.split(".")[0] for path in sorted((folder / "qrels").iterdir())))
-    queries = collection.queries
-    if len(queries) > most:
-        queries = [queries[i] for i in np.sort(np.random.default_rng(0).permutation(len(queries))[:most])]
-    stored = folder / "runs" / "bm25.trec.gz"
-    if stored.is_file():
-        run, corpus = read_run(stored), collection.corpus
-        lists = [sorted(run[str(query.id)].items(), key=lambda entry: (-entry[1], entry[0]))[:depth] for query in queries]
-        rankings = [rr.Ranking.sorted(corpus, [corpus.row(doc) for doc, _ in rows], [score for _, score in rows]) for rows in lists]
-    else:
-        rankings = rr.BM25(rr.BM25Index.build(collection.corpus), k=depth).run(queries)
+    collection = judged.collection(folder)
+    queries = judged.sampled(collection.queries, most)
+    stored = judged.stored_run(folder, collection, queries)
+    rankings = stored or rr.BM25(rr.BM25Index.build(collection.corpus), k=depth).run(queries)
     qrels = {str(query.id): collection.qrels[str(query.id)] for query in queries}
-    return Candidates(folder.name, qrels, queries, rankings)
+    return Candidates(folder.name, qrels, queries, [ranking.head(depth) for ranking in rankings])
 
 
 def scored(found: Candidates, cross: Any, most: int) -> Cost:
@@ -145,14 +137,13 @@ def reranked(scores: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
 def floor(found: Candidates, cost: Cost, first: NDArray[np.float64], depth: int) -> dict[str, Any]:
     values = cross_cascade.ndcg(found, [reranked(scores, depth) for scores in cost.scores])
     gain = values - first
-    draws = np.random.default_rng(0).integers(len(gain), size=(10_000, len(gain)))
     least = FLOORS.get(found.name, round(float(first.mean()) - BELOW_FIRST_STAGE, 4))
     held = {"floor": least, "reached": bool(values.mean() >= least)} if depth == max(FLOOR_DEPTHS) else {}
     tokens, cut = (np.concatenate([row[:depth] for row in rows]) for rows in (cost.tokens, cost.truncated))
     return {
         "queries": len(found.queries), "depth": depth,
         "first_stage": round(float(first.mean()), 4), "ndcg@10": round(float(values.mean()), 4),
-        "gain": round(float(gain.mean()), 4), "gain_95": np.percentile(gain[draws].mean(1), [2.5, 97.5]).round(4).tolist(), **held,
+        "gain": round(float(gain.mean()), 4), "gain_95": [round(x, 4) for x in bootstrap(gain)], **held,
         "tokens_per_pair": round(float(tokens.mean()), 1), "pairs_truncated": round(float((cut > 0).mean()), 4),
     }  # fmt: skip
 

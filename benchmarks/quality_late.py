@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import harness, judged
 from rerank_engine import BM25, BM25Index, Packed, TokenIndex, evaluate, load
 from rerank_engine.codec import ResidualCodec
-from rerank_engine.evaluation.beir import Collection, load_beir
+from rerank_engine.evaluation.beir import Collection
 from rerank_engine.indexes.token_members import STORAGES, nbits_of
 from rerank_engine.ops.topk import topk
 
@@ -55,7 +55,7 @@ def embeddings(name: str, collection: Collection, encoder: Any) -> tuple[Packed,
 
 
 def measure(folder: Path, encoder: Any) -> Iterator[dict[str, Any]]:
-    collection = load_beir(folder, next(path.name.split(".")[0] for path in sorted((folder / "qrels").iterdir())))
+    collection = judged.collection(folder)
     documents, queries = embeddings(folder.name, collection, encoder)
     first = BM25(BM25Index.build(collection.corpus), k=1000).run(collection.queries)
     run = {

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import harness, judged
 from rerank_engine import BM25, RM3, BM25Index, evaluate
 from rerank_engine.core import Ranking
-from rerank_engine.evaluation.beir import Collection, load_beir
+from rerank_engine.evaluation.beir import Collection
 
 LANGUAGES = ("ar", "de", "en", "es", "ru", "zh")
 MEASURES = ("nDCG@10", "R@10", "R@100", "MAP")
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def measure(folder: Path) -> Iterator[dict[str, Any]]:
-    collection = load_beir(folder, next(path.name.split(".")[0] for path in sorted((folder / "qrels").iterdir())))
+    collection = judged.collection(folder)
     language = folder.name if folder.name in LANGUAGES else "english"
     name = f"{folder.parent.name}-{folder.name}" if folder.name in LANGUAGES else folder.name
     for analyzer in (language, "simple") if folder.name in LANGUAGES else (language,):

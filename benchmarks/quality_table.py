@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import rerank_engine as rr
-from benchmarks import harness
+from benchmarks import harness, judged
 from benchmarks.quality_kept import Kept, Lists, lists_of, place, require_same
-from rerank_engine.evaluation import evaluate_queries, read_run
+from rerank_engine.evaluation import evaluate_queries
 from rerank_engine.evaluation.answers import answer_in_context, distractor_rate
-from rerank_engine.evaluation.beir import load_beir
 from rerank_engine.evaluation.compare import bootstrap, randomization
+from rerank_engine.runtimes.base import weights_of
 
 NAMES = {
     "cross": "ms-marco-MiniLM-L-12-v2",
@@ -47,7 +47,7 @@ class Models:
         self._options: dict[str, Any] = {"threads": threads, "device": "cpu"}
 
     def fingerprints(self) -> dict[str, str]:
-        return {name: str(getattr(self, name).runtime.fingerprint).partition("/")[0] for name in NAMES}
+        return {name: weights_of(getattr(self, name).runtime) for name in NAMES}
 
     def __getattr__(self, name: str) -> Any:
         model = rr.load(NAMES[name], **self._options)
@@ -60,24 +60,15 @@ class Bench:
 
     def __init__(self, folder: Path, models: Models, most: int) -> None:
         self.name, self.models = folder.name, models
-        self.collection = load_beir(folder, next(path.name.split(".")[0] for path in sorted((folder / "qrels").iterdir())))
-        self.corpus, queries = self.collection.corpus, self.collection.queries
-        if len(queries) > most:
-            queries = [queries[i] for i in np.sort(np.random.default_rng(0).permutation(len(queries))[:most])]
-        self.queries = queries
-        self.qrels = {str(query.id): self.collection.qrels[str(query.id)] for query in queries}
-        self.relevant = 2 if max(max(judged.values()) for judged in self.collection.qrels.values()) > 1 else 1  # as TREC's tracks count
+        self.collection = judged.collection(folder)
+        self.corpus, self.queries = self.collection.corpus, judged.sampled(self.collection.queries, most)
+        self.qrels = {str(query.id): self.collection.qrels[str(query.id)] for query in self.queries}
+        self.relevant = 2 if max(max(grades.values()) for grades in self.collection.qrels.values()) > 1 else 1  # as TREC's tracks count
         self.measures = ["nDCG@10", f"RR(rel={self.relevant})@10", f"R(rel={self.relevant})@100"]
         self.content = [self.name, str(len(self.corpus)), *self.corpus.texts(np.arange(0, len(self.corpus), 97))]
         self.kept = Kept(self.name, models.cross)
         require_same(self.name, self.corpus, models.fingerprints())
-        stored = folder / "runs" / "bm25.trec.gz"
-        self.stored = self._stored(stored) if stored.is_file() else None
-
-    def _stored(self, path: Path) -> list[rr.Ranking]:
-        run, corpus = read_run(path), self.corpus
-        lists = [run[str(query.id)] for query in self.queries]
-        return [rr.Ranking.sorted(corpus, [corpus.row(doc) for doc in rows], list(rows.values()), scale="bm25") for rows in lists]
+        self.stored = judged.stored_run(folder, self.collection, self.queries)
 
     def _index(self, what: str, kind: Any, made_of: str, build: Callable[[Path], object]) -> Any:
         path = place(self.name, what, [made_of, *self.content], ".index")

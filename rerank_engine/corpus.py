@@ -112,9 +112,12 @@ class Corpus:
         return len(self._documents)
 
     def __getitem__(self, row: int) -> Document:
+        self._require(row)
+        return self._documents[row]
+
+    def _require(self, row: int) -> None:
         if not 0 <= row < len(self):
             raise UnknownIdError("Corpus", got=f"row {row}", expected=f"a row from 0 to {len(self) - 1}")
-        return self._documents[row]
 
     def __iter__(self) -> Iterator[Document]:
         return iter(self._documents)
@@ -162,9 +165,17 @@ class Corpus:
         return self._sha256
 
 
-def rows_in(corpus: Corpus, other: Corpus, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """int64 [m]: the rows that `corpus` has for these documents of another one, found by their ids. Raises UnknownIdError."""
-    return rows if corpus is other else np.array([corpus.row(other.id_of(row)) for row in rows.tolist()], np.int64)
+def rows_in(corpus: Corpus, other: Corpus, rows: NDArray[np.int64], what: str, expected: str, hint: str = "") -> NDArray[np.int64]:
+    """int64 [m]: the rows that `corpus` has for these documents of another one, found by their ids.
+
+    Raises UnknownIdError for the first that it lacks, with these words of the caller's.
+    """
+    if corpus is other:
+        return rows
+    ids = [other.id_of(row) for row in rows.tolist()]
+    if (lost := next((doc_id for doc_id in ids if doc_id not in corpus), None)) is not None:
+        raise UnknownIdError(what, got=f"the id '{lost}'", expected=expected, hint=hint)
+    return np.array([corpus.row(doc_id) for doc_id in ids], np.int64)
 
 
 def require_documents(what: str, corpus: object) -> None:

@@ -51,6 +51,6 @@ def demo(args: argparse.Namespace) -> None:
     cli.table(keys, [[f"{s[k]:.4f}" if "@" in k else f"{s[k]:.1f}" if k == "ms" else s[k] for k in keys] for s in stages])
     total = sum(s["ms"] for s in stages)
     cli.say(
-        f"\n{total:.0f} ms in all"
+        f"\n{total:.0f} ms of work in all, of which the branches of Fuse may go on at the same time"
         + (f"; quality and median times over {args.evaluate} questions" if args.evaluate else ", without loading")
     )

@@ -88,8 +88,7 @@ class StoredCorpus(Corpus):
         return len(self._offsets) - 1
 
     def __getitem__(self, row: int) -> Document:
-        if not 0 <= row < len(self):
-            raise UnknownIdError("Corpus", got=f"row {row}", expected=f"a row from 0 to {len(self) - 1}")
+        self._require(row)
         begin, end = int(self._offsets[row]), int(self._offsets[row + 1])
         try:
             if not 0 <= begin <= end <= len(self._bodies):
@@ -108,8 +107,7 @@ class StoredCorpus(Corpus):
         return [self._ids[row] for row in range(len(self))]
 
     def id_of(self, row: int) -> str:
-        if not 0 <= row < len(self):
-            raise UnknownIdError("Corpus", got=f"row {row}", expected=f"a row from 0 to {len(self) - 1}")
+        self._require(row)
         try:
             return str(self._ids[row])
         except RuntimeError as error:
@@ -137,8 +135,7 @@ class NumberedCorpus(Corpus):
         return self._n
 
     def __getitem__(self, row: int) -> Document:
-        if not 0 <= row < self._n:
-            raise UnknownIdError("Corpus", got=f"row {row}", expected=f"a row from 0 to {self._n - 1}")
+        self._require(row)
         return Document(str(row), "")
 
     def __iter__(self) -> Iterator[Document]:
@@ -163,19 +160,20 @@ class JoinedCorpus(Corpus):
         return self._bases[-1]
 
     def __getitem__(self, row: int) -> Document:
-        if not 0 <= row < len(self):
-            raise UnknownIdError("Corpus", got=f"row {row}", expected=f"a row from 0 to {len(self) - 1}")
+        part, local = self._place(row)
+        return part[local]
+
+    def _place(self, row: int) -> tuple[Corpus, int]:
+        self._require(row)
         part = bisect_right(self._bases, row) - 1
-        return self._parts[part][0][row - self._bases[part]]
+        return self._parts[part][0], row - self._bases[part]
 
     def __iter__(self) -> Iterator[Document]:
         return chain.from_iterable(corpus for corpus, _ in self._parts)
 
     def id_of(self, row: int) -> str:
-        if not 0 <= row < len(self):
-            raise UnknownIdError("Corpus", got=f"row {row}", expected=f"a row from 0 to {len(self) - 1}")
-        part = bisect_right(self._bases, row) - 1
-        return self._parts[part][0].id_of(row - self._bases[part])
+        part, local = self._place(row)
+        return part.id_of(local)
 
     def row(self, doc_id: str) -> int:
         for (corpus, dead), base in zip(reversed(self._parts), reversed(self._bases[:-1])):

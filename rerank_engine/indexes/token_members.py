@@ -23,8 +23,7 @@ from ..ops.maxsim import quantize_int8
 from ..ops.tokens import PackedTokens, ranges
 from ..packed import Packed
 from .documents import StoredCorpus, problem_of, write_documents
-from .files import Stored, Writer, kind_of, open_file, require_sound
-from .folder import Folder
+from .files import Stored, Writer, open_file, require_sound
 from .token_probe import Lists, lists_of
 
 KIND, DEAD_KIND, CODEC_KIND, CODEC_FILE = "token-segment", "token-deleted", "token-codec", "codec"
@@ -353,9 +352,3 @@ def _norms_problem(member: TokenMember) -> str:
     if member.codec is None and (member.norms < norms_of(member.columns, np.diff(member.offsets)) * (1 - 2.0**-11)).any():
         return "norms that are not those of the tokens"
     return ""
-
-
-def is_token_index(path: str | Path) -> bool:
-    """Whether an index file or folder holds tokens. Raises FileFormatError for what is no index."""
-    path = Path(path)
-    return "storage" in Folder.open(path, TokenFiles()).settings if path.is_dir() else kind_of(path) == KIND

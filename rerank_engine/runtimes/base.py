@@ -48,6 +48,11 @@ def describe(runtime: Runtime) -> str:
     return f"{runtime.name}/{runtime.device}" + (f" ({form})" if form else "")
 
 
+def weights_of(runtime: Runtime) -> str:
+    """The hash of a network's weights, without what its fingerprint says of how they run; "" if it is not told."""
+    return str(getattr(runtime, "fingerprint", "")).partition("/")[0]
+
+
 def check_finite(values: NDArray[Any], model: str) -> None:
     """Raises NonFiniteError when a model gives NaN or infinity: such a score would rank at random."""
     from ..errors import NonFiniteError

@@ -189,7 +189,7 @@ class Cascade(Stage):
         from .cascade_report import cascade_report, require_enough
 
         asked = _asked(queries, rankings)
-        require_enough([query for query in asked if query.id in qrels], deltas, folds)
+        require_enough([query.id for query in asked if query.id in qrels], deltas, folds)
         works = self._ordered(asked, rankings, None)
         counter = getattr(self.scorers[-1], "count_tokens", None)
         parts = [_part(work, 0, len(work.order)) for work in works]

@@ -17,10 +17,11 @@ from .bound import Bound, lost_by
 Listed = tuple[str | None, list[str], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], int]
 
 
-def require_enough(judged: Sequence[Any], deltas: Sequence[float], folds: int) -> None:
-    """Raises InputError where there are too few judged queries for the folds, or for a delta of what a fold leaves to fit on."""
-    if not judged:
-        raise InputError("Cascade.report: queries", got="0 judged", expected="Query objects of distinct ids that qrels knows")
+def require_enough(judged: Sequence[str | None], deltas: Sequence[float], folds: int) -> None:
+    """Raises InputError where an id stands twice, or where there are too few judged queries for the folds, or for a delta of what a fold
+    leaves to fit on. judged: their ids."""
+    if len(set(judged)) != len(judged) or not judged:
+        raise InputError("Cascade.report: queries", got=f"{len(judged)} judged", expected="Query objects of distinct ids that qrels knows")
     if not 2 <= count("Cascade.report: folds", folds) <= len(judged):
         raise InputError("Cascade.report: folds", got=folds, expected=f"2 to {len(judged)}, the number of judged queries")
     left = len(judged) - -(-len(judged) // folds)
@@ -44,8 +45,6 @@ def cascade_report(
 ) -> list[dict[str, Any]]:
     """See Cascade.report."""
     judged = [entry for entry in lists if entry[0] is not None and entry[0] in qrels]
-    if len({entry[0] for entry in judged}) != len(judged) or not judged:
-        raise InputError("Cascade.report: queries", got=f"{len(judged)} judged", expected="Query objects of distinct ids that qrels knows")
     chosen = {str(entry[0]): qrels[str(entry[0])] for entry in judged}
     k, of = int(options.get("k", 10)), sum(int(entry[5].sum()) for entry in judged)
 

@@ -19,7 +19,7 @@ from ..errors import InputError, UnsupportedModelError
 from ..limits import limits
 from ..ops.checks import count
 from ..progress import Progress
-from ..runtimes.base import Runtime, check_finite, describe
+from ..runtimes.base import Runtime, check_finite, describe, weights_of
 from ..runtimes.batching import run_until
 from ..runtimes.pairs import PairTokenizer, PairTokens
 from ..runtimes.prompts import PromptTokenizer
@@ -141,7 +141,7 @@ class CrossEncoder(Scorer):
         if path is None or not path.is_file():
             return None
         found = Calibration.load(path)
-        own = _weights_of(self.runtime)
+        own = weights_of(self.runtime)
         if (found.fingerprint and own and found.fingerprint != own) or found.label != (self.label or 0):
             got = f"one of another network or label ({path})"
             raise InputError(f"model '{self.model}': calibration", got=got, expected="its own", hint="Call calibrate again.")
@@ -175,7 +175,7 @@ class CrossEncoder(Scorer):
             read.values[read.scored],
             relevant[read.scored],
             method=method,
-            fingerprint=_weights_of(self.runtime),
+            fingerprint=weights_of(self.runtime),
             label=self.label or 0,
         )
         if save is not False:
@@ -271,11 +271,6 @@ def judged_rankings(queries: Sequence[Query], corpus: Corpus, qrels: Mapping[str
     """Of each query the judged documents that the corpus holds."""
     judged = [qrels.get(query.id or "", {}) if isinstance(query, Query) else {} for query in queries]
     return [Ranking.in_order(corpus, np.array([corpus.row(d) for d in row if d in corpus], np.int64)) for row in judged]
-
-
-def _weights_of(runtime: Runtime) -> str:
-    """The hash of a network's weights, without what its fingerprint says of how they run; "" if it is not told."""
-    return str(getattr(runtime, "fingerprint", "")).partition("/")[0]
 
 
 def _pairs_of(queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[list[tuple[str, str]]]:

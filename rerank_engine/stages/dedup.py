@@ -14,7 +14,7 @@ from ..core import Query, Ranking, Stage
 from ..errors import InputError
 from ..indexes.vectors import VectorIndex
 from ..ops import checks
-from .select import rows_of
+from .select import vectors_of
 
 Like = list[tuple[int, float] | None]
 """For each place: None, or the better place that it repeats and how alike the two are."""
@@ -95,7 +95,7 @@ class Dedup(Stage):
 
     def _cosine(self, ranking: Ranking) -> Like:
         assert self.index is not None
-        vectors = rows_of("Dedup", ranking, self.index).astype(np.float64)
+        vectors = vectors_of("Dedup", ranking, self.index).astype(np.float64)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-300)
         like: Like = []
         stay: list[int] = []

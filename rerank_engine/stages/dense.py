@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from ..core import Query, Ranking, Stage
 from ..corpus import rows_in
-from ..errors import InputError, UnknownIdError, UnsupportedModelError
+from ..errors import InputError, UnsupportedModelError
 from ..indexes.vector_encoder import TextEncoder, backend_of, encode, name_of, normalizes, require_encoder
 from ..indexes.vectors import VectorIndex
 from ..ops import checks
 from ..ops.topk import Hits
 from ..progress import Progress
-from ..runtimes.base import Runtime, check_finite, describe
+from ..runtimes.base import Runtime, check_finite, describe, weights_of
 from ..runtimes.batching import run_batched
 from ..runtimes.tokenize import Tokenizer
 
@@ -66,7 +66,7 @@ class BiEncoder:
         """Hex digits that stand for how documents become vectors: the network's file, tokenizer, prompt, lengths, pooling. An index keeps
         it, and refuses other ones: another file of the same model, such as a quantised one, counts as another. None where the runtime does
         not tell its network's hash."""
-        weights = str(getattr(self.runtime, "fingerprint", "")).partition("/")[0]  # what follows is how they run
+        weights = weights_of(self.runtime)
         read = (weights, self.output, self.pooling, self.normalize, self.document_prompt, self.tokenizer.max_length)
         return hashlib.sha256(self.tokenizer.content + repr(read).encode()).hexdigest()[:16] if weights else None
 
@@ -113,11 +113,8 @@ def metric_of(index: VectorIndex, encoder: TextEncoder) -> str:
 
 def rows_of(what: str, index: VectorIndex, ranking: Ranking) -> NDArray[np.int64]:
     """Where the index has a ranking's documents, int64 [n]; those of another corpus by their ids. Raises UnknownIdError."""
-    try:
-        return rows_in(index.corpus, ranking.corpus, ranking.ids)
-    except UnknownIdError as error:
-        expected = "candidates that the index holds; those of another corpus are found by their ids"
-        raise UnknownIdError(what, got=str(error), expected=expected) from error
+    expected = "candidates that the index holds; those of another corpus are found by their ids"
+    return rows_in(index.corpus, ranking.corpus, ranking.ids, what, expected)
 
 
 @final

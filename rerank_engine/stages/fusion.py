@@ -16,7 +16,7 @@ from ..backends import choose
 from ..core import Pipeline, Query, Ranking, Stage
 from ..corpus import Corpus, rows_in
 from ..cpus import available_cpus
-from ..errors import InputError, UnknownIdError
+from ..errors import InputError
 from ..ops import checks
 from ..ops.fuse import METHODS, NORMS, fuse, fuse_explained
 
@@ -47,15 +47,14 @@ def over(corpus: Corpus, ranking: Ranking, past: int) -> Ranking:
     own = ranking.corpus
     if own is corpus:
         return ranking
-    if (lost := next((doc_id for doc_id in ranking.doc_ids if doc_id not in corpus), None)) is not None:
-        hint = "The first branch's index must hold every document that the others find; best all are made of one corpus."
-        raise UnknownIdError("Fuse", got=f"the id '{lost}' of a branch", expected="documents that the first branch has", hint=hint)
+    hint = "The first branch's index must hold every document that the others find; best all are made of one corpus."
+    rows = rows_in(corpus, own, ranking.ids, "Fuse: another branch", "documents that the first branch has", hint)
     steps = []
     for step in ranking.trace[past:]:
-        ids = np.array([row for row in step.ids.tolist() if own.id_of(row) in corpus], np.int64)
-        notes = {corpus.row(own.id_of(row)): note for row, note in step.notes.items() if own.id_of(row) in corpus}
-        steps.append(replace(step, ids=rows_in(corpus, own, ids), notes=notes))
-    return ranking._with(ids=rows_in(corpus, own, ranking.ids), corpus=corpus, trace=(*ranking.trace[:past], *steps))
+        known = {row: corpus.row(doc_id) for row in (*step.ids.tolist(), *step.notes) if (doc_id := own.id_of(row)) in corpus}
+        ids = np.array([known[row] for row in step.ids.tolist() if row in known], np.int64)
+        steps.append(replace(step, ids=ids, notes={known[row]: note for row, note in step.notes.items() if row in known}))
+    return ranking._with(ids=rows, corpus=corpus, trace=(*ranking.trace[:past], *steps))
 
 
 @final

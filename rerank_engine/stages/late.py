@@ -67,19 +67,22 @@ class MaxSim(Scorer):
 
 def rows_of(index: TokenIndex, ranking: Ranking) -> NDArray[np.int64]:
     """Where the index has a ranking's documents. Raises UnknownIdError for one that it lacks."""
-    try:
-        return rows_in(index.corpus, ranking.corpus, ranking.ids)
-    except UnknownIdError:
-        return np.array([row_of(index, doc_id) for doc_id in ranking.doc_ids], np.int64)  # raises, and says what to do
+    return rows_in(index.corpus, ranking.corpus, ranking.ids, *_LACKS)
 
 
 def row_of(index: TokenIndex, doc_id: str) -> int:
     """The row of an id. Raises UnknownIdError."""
-    try:
-        return index.corpus.row(doc_id)
-    except UnknownIdError:
-        hint = "Every candidate must be in it: add the document to the token index, or retrieve from what it holds."
-        raise UnknownIdError("token index", got=f"the id '{doc_id}'", expected="the id of a document that it holds", hint=hint) from None
+    if doc_id not in index.corpus:
+        what, expected, hint = _LACKS
+        raise UnknownIdError(what, got=f"the id '{doc_id}'", expected=expected, hint=hint)
+    return index.corpus.row(doc_id)
+
+
+_LACKS = (
+    "token index",
+    "the id of a document that it holds",
+    "Every candidate must be in it: add the document to the token index, or retrieve from what it holds.",
+)
 
 
 @final

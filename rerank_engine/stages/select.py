@@ -15,7 +15,7 @@ from ..indexes.vector_encoder import TextEncoder, encode, require_encoder
 from ..indexes.vectors import VectorIndex
 from ..ops import checks
 from ..ops.mmr import mmr
-from . import dense
+from .dense import rows_of
 
 RELEVANCE = ("min-max", "score", "query")
 
@@ -27,9 +27,9 @@ def reordered(ranking: Ranking, places: ArrayLike, **columns: NDArray[Any]) -> R
     return chosen._with(columns={**chosen.columns, **columns})
 
 
-def rows_of(what: str, ranking: Ranking, index: VectorIndex) -> NDArray[np.float32]:
+def vectors_of(what: str, ranking: Ranking, index: VectorIndex) -> NDArray[np.float32]:
     """The vectors of a ranking's documents, float32 [n, dim]; those of another corpus are found by their ids. Raises UnknownIdError."""
-    return index.vectors_of(dense.rows_of(what, index, ranking))
+    return index.vectors_of(rows_of(what, index, ranking))
 
 
 @final
@@ -88,7 +88,7 @@ class MMR(Stage):
 
     def _encode(self, ranking: Ranking) -> NDArray[np.float32]:
         if isinstance(self.vectors, VectorIndex):
-            return rows_of("MMR", ranking, self.vectors)
+            return vectors_of("MMR", ranking, self.vectors)
         return encode("MMR", self.vectors, ranking.corpus.texts(ranking.ids))
 
     def _relevance(self, query: Query, ranking: Ranking) -> tuple[NDArray[Any] | None, NDArray[np.float32] | None]:

@@ -14,7 +14,7 @@ from ..core import Query, Ranking, Stage
 from ..errors import InputError, UnsupportedModelError
 from ..ops import checks
 from ..progress import Progress
-from ..runtimes.base import Runtime, check_finite, describe
+from ..runtimes.base import Runtime, check_finite, describe, weights_of
 from ..runtimes.batching import run_rows
 from ..runtimes.tokenize import Tokenizer
 
@@ -47,7 +47,7 @@ class SparseEncoder:
     def fingerprint(self) -> str:
         """Hex digits that stand for how documents become weights: network, tokenizer, prompt, longest input. Not for the precision that it
         runs in. An index keeps it, and refuses other ones."""
-        weights, network = str(getattr(self.runtime, "fingerprint", "")).partition("/")[0], getattr(self.runtime, "architecture", None)
+        weights, network = weights_of(self.runtime), getattr(self.runtime, "architecture", None)
         pooled = () if network is None else (network.pooling, network.saturations)
         read = (weights, *pooled, self.document_prompt, self.tokenizer.max_length)
         return hashlib.sha256(self.tokenizer.content + repr(read).encode()).hexdigest()[:16]
