@@ -148,8 +148,13 @@ def _cascade(bench: Bench) -> rr.Stage:
     return rr.Cascade([rr.Similarity(bench.vectors, bench.models.dense), bench.kept], keep=0.3, depth=100)
 
 
-def _cross(depth: int) -> Callable[[Bench], rr.Stage]:
-    return lambda bench: rr.Rescore(bench.kept, depth)
+def _four(bench: Bench) -> rr.Stage:
+    return rr.Fuse(bench.bm25, _dense(bench), _sparse(bench), _late(bench), top=1000)
+
+
+def _cross(depth: int, first: Callable[[Bench], rr.Stage] | None = None) -> Callable[[Bench], rr.Stage]:
+    """The cross-encoder over the lists that are given, or over those of a first stage of its own."""
+    return lambda bench: rr.Rescore(bench.kept, depth) if first is None else first(bench) >> rr.Rescore(bench.kept, depth)
 
 
 STORED = "BM25 (stored run)"
@@ -163,13 +168,14 @@ METHODS: dict[str, tuple[bool, Callable[[Bench], rr.Stage]]] = {
     "late interaction": (False, _late),
     "ColBERTPRF": (False, lambda bench: rr.ColBERTPRF(_late(bench))),
     "hybrid": (False, _hybrid),
-    "hybrid of four": (False, lambda bench: rr.Fuse(bench.bm25, _dense(bench), _sparse(bench), _late(bench), top=1000)),
+    "hybrid of four": (False, _four),
     "vectors@100": (True, lambda bench: rr.Rescore(rr.Similarity(bench.vectors, bench.models.dense), 100)),
     "late interaction@100, float16": (True, lambda bench: rr.Rescore(rr.MaxSim(bench.tokens, bench.models.late), 100)),
     "late interaction@100, 2 bits": (True, lambda bench: rr.Rescore(rr.MaxSim(bench.codes, bench.models.late), 100)),
     **{f"cross-encoder@{depth}": (True, _cross(depth)) for depth in DEPTHS},
     "cascade@100": (True, _cascade),
-    "hybrid, cross-encoder@50": (False, lambda bench: _hybrid(bench) >> rr.Rescore(bench.kept, 50)),
+    **{f"hybrid, cross-encoder@{depth}": (False, _cross(depth, _hybrid)) for depth in DEPTHS},
+    **{f"hybrid of four, cross-encoder@{depth}": (False, _cross(depth, _four)) for depth in DEPTHS},
 }
 
 

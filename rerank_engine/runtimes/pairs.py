@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,9 +171,9 @@ class PairTokenizer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Text:
-    """ids int32: the first tokens of a text, at least as many as a pair can hold; total: how many it has."""
+    """ids: the first tokens of a text, at least as many as a pair can hold; total: how many it has."""
 
-    ids: NDArray[np.int32]
+    ids: NDArray[np.integer[Any]]
     total: int
 
 
@@ -190,9 +191,15 @@ class _Cache:
             return found
 
     def put(self, key: bytes, text: _Text, enough: int) -> None:
-        """Keeps a text, cut to `enough` tokens if it would push out too many others whole."""
-        if text.ids.nbytes + ENTRY > self.most // SHARE:
-            text = _Text(text.ids[:enough].copy(), text.total)
+        """Keeps a text, cut to `enough` tokens if it would push out too many others whole.
+
+        In the smallest type that holds the ids, as bytes: up to half a kilobyte Python has memory of its own for those, while an array of
+        numpy's would lie in the heap between the blocks of two calls of the network, and keep it from shrinking.
+        """
+        kind = np.min_scalar_type(int(text.ids.max(initial=0)))
+        if len(text.ids) * kind.itemsize + ENTRY > self.most // SHARE:
+            text = _Text(text.ids[:enough], text.total)
+        text = _Text(np.frombuffer(text.ids.astype(kind).tobytes(), kind), text.total)
         size = text.ids.nbytes + ENTRY
         if size > self.most // SHARE:
             return

@@ -226,14 +226,14 @@ def test_each_text_is_encoded_once(counting):
 
 
 def test_what_was_not_used_for_longest_is_forgotten(counting):
-    pairs = PairTokenizer(counting, SHARE * (ENTRY + 4))  # 16 texts of a token
+    pairs = PairTokenizer(counting, SHARE * (ENTRY + 1))  # 16 texts of a token, in a byte
     for i in range(SHARE - 1):
         pairs.encode([("w0", f"w{i + 1}")])
-    assert pairs.cached_bytes == SHARE * (ENTRY + 4)
+    assert pairs.cached_bytes == SHARE * (ENTRY + 1)
     counting.seen = []
     pairs.encode([("w0", "w1")])  # used: so w2 is the oldest
     pairs.encode([("w0", "w40")])
-    assert counting.seen == ["w40"] and pairs.cached_bytes == SHARE * (ENTRY + 4)
+    assert counting.seen == ["w40"] and pairs.cached_bytes == SHARE * (ENTRY + 1)
     pairs.encode([("w0", "w1")])
     pairs.encode([("w0", "w2")])
     assert counting.seen == ["w40", "w2"]
