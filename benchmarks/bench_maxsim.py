@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from benchmarks import harness, late, peak
+from benchmarks import harness, late, peak, peers
 from rerank_engine import _native
 from rerank_engine.ops import maxsim, quantize_int8
 from rerank_engine.packed import Packed
@@ -47,8 +47,9 @@ def of_size(case: late.Case, quick: bool) -> Iterator[harness.Row]:
     for storage in ("fp16", "int8"):
         yield harness.compare("maxsim", f"{case.name}-{storage}", "own-fp32", ours[storage], ours["fp32"], rounds=rounds)
     yield from own(case, ours["fp32"], rounds)
-    for name, (call, tolerance) in late.maxsim_peers(case).items():
-        late.close(name, call(), case.exact, tolerance)
+    for entry, make in peers.installed("maxsim"):
+        name, call = entry.name, make(case.query, case.packed)
+        late.close(name, call(), case.exact, entry.error)
         row = harness.compare("maxsim", f"{case.name}-fp32", name, ours["fp32"], call, rounds=rounds)
         yield {**row, "top10_equal": late.overlap(call(), case.exact)}
         if name == "numkong":  # which computes in bytes: beside it ours from bytes, whose error is a fiftieth of its
@@ -76,10 +77,10 @@ def own(case: late.Case, best: Callable[[], np.ndarray], rounds: int) -> Iterato
     for isa, call in calls.items():
         late.close(f"ours {isa}", call()[0], case.exact, 1e-5)
         yield harness.compare("maxsim", f"isa-{case.name}-fp32", f"own-{isa}", best, call, rounds=rounds)
-    if "avx2" in calls and (kong := harness.peer("numkong")) is not None:
-        with late.only_avx2(kong):
-            theirs = late.numkong(kong, case)
-            late.close("numkong, AVX2", theirs(), case.exact, late.NUMKONG_ERROR)
+    if "avx2" in calls and (kong := harness.peer("benchmarks.peers.with_numkong")) is not None:
+        with kong.only_avx2():
+            theirs = kong.maxsim(case.query, case.packed)
+            late.close("numkong, AVX2", theirs(), case.exact, kong.ERROR)
             yield harness.compare("maxsim", f"isa-{case.name}-fp32", "numkong-avx2", calls["avx2"], theirs, rounds=rounds)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import harness, peers
 from rerank_engine.ops import mmr
 
 DIM, LAMBDA = 384, 0.5
@@ -44,7 +44,7 @@ def greedy(picks, query, vectors, k) -> bool:
 
 def rows(quick: bool) -> Iterator[harness.Row]:
     rng = np.random.default_rng(0)
-    utils = harness.peer("langchain_core.vectorstores.utils")
+    makers = [(entry.name, make) for entry, make in peers.installed("mmr")]
     for n, k, order in ((100, 10, ""), (100, 100, ""), (1000, 10, ""), (1000, 10, "-shuffled"), (1000, 100, "")):
         vectors = rng.normal(size=(n, DIM)) + rng.normal(size=DIM)
         vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
@@ -57,11 +57,9 @@ def rows(quick: bool) -> Iterator[harness.Row]:
             return mmr(None, vectors, k, query=query, lambda_=LAMBDA)[0].tolist()
 
         harness.verify("mmr", greedy(ours(), query, vectors, k))
-        peers = {"numpy": lambda: numpy_mmr(query, vectors, k)}  # noqa: B023
-        if utils is not None:
-            for name, given in (("langchain-core", list(vectors)), ("langchain-core-array", vectors)):
-                peers[name] = lambda given=given: utils.maximal_marginal_relevance(query, given, lambda_mult=LAMBDA, k=k)  # noqa: B023
-        for name, theirs in peers.items():
+        sides = {"numpy": lambda: numpy_mmr(query, vectors, k)}  # noqa: B023
+        sides |= {name: make(query, vectors, k, LAMBDA) for name, make in makers}
+        for name, theirs in sides.items():
             harness.verify(name, greedy(theirs(), query, vectors, k))
             long = name != "numpy" and (n, k) == (1000, 100)  # about a second a call
             rounds = 3 if long else 21 if quick or name != "numpy" else 101

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks import harness, late
+from benchmarks import harness, late, peers
 from rerank_engine.ops import centroid_scores, maxsim, residual_maxsim_explained
 
 TOLERANCE = {"int16": 2e-3, "uint8": 2e-2, "float32": 2e-5}
@@ -30,10 +30,10 @@ def of_width(case: late.Case, nbits: int, rounds: int) -> Iterator[harness.Row]:
     tokens, size = case.compressed(nbits), "" if case.n == 1000 else f"-{case.n}"
     exact = case.reference(tokens.codec.decode(tokens.centroid_ids, tokens.residuals))
     products = centroid_scores(case.query, tokens.codec.centroids, num_threads=1)
-    peers = {"own-fp32": lambda: maxsim(case.query, case.packed, num_threads=1)}
-    if (colbert := late.colbert_residual(case, tokens)) is not None:
-        late.close(f"colbert-ai {nbits} bit", colbert(), exact, 1e-3)
-        peers = {"colbert-ai": colbert, **peers}
+    sides = {entry.name: make(case.query, tokens) for entry, make in peers.installed("residual")}
+    for name, theirs in sides.items():
+        late.close(f"{name} {nbits} bit", theirs(), exact, 1e-3)
+    sides["own-fp32"] = lambda: maxsim(case.query, case.packed, num_threads=1)
     for precision in ("int16", "uint8", "float32"):
         for form, given in (("given", products), ("incall", None)):
             if precision == "float32" and form == "given":
@@ -46,7 +46,7 @@ def of_width(case: late.Case, nbits: int, rounds: int) -> Iterator[harness.Row]:
             late.close(f"{nbits} bit {precision} {form}, {done.path}", done.scores, exact, TOLERANCE[precision])
             more = {"precision": precision, "path": done.path, "top10_equal": late.overlap(done.scores, exact), "tokens": done.tokens,
                     "centroid_products": done.centroids, "error": float(np.abs(done.scores - exact).max())}  # fmt: skip
-            for name, theirs in peers.items():
+            for name, theirs in sides.items():
                 yield {**harness.compare("residual", f"{nbits}bit-{form}{size}", name, ours, theirs, rounds=rounds), **more}
 
 

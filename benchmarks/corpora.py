@@ -100,10 +100,11 @@ def synthetic(n_docs: int) -> Collection:
         _generate(partial, n_docs)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-    return _load(folder)
+    return read(folder)
 
 
-def _load(folder: Path) -> Collection:
+def read(folder: Path) -> Collection:
+    """A collection as it is kept: tokens.npy, offsets.npy, df.npy, queries.json."""
     tokens, offsets, df = (np.load(folder / f"{name}.npy") for name in ("tokens", "offsets", "df"))
     return Collection(folder.name, Packed(tokens, offsets), len(df), df, json.loads((folder / "queries.json").read_text()))
 

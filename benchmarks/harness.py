@@ -61,6 +61,9 @@ def report(rows: Callable[[], Iterator[Row]], as_json: bool, environment: dict[s
 def table(rows: list[Row]) -> str:
     lines = [f"{'case':<24}{'peer':<22}{'metric':<16}{'ours':>12}{'theirs':>12}{'ratio':>8}  spread"]
     for r in rows:
+        if r["ratio"] is None:
+            lines.append(f"{r['bench'] + ' ' + r['case']:<24}{r['peer']:<22}not measured: {r['why']}")
+            continue
         numbers = f"{r['ours']:>12.5g}{r['theirs']:>12.5g}{r['ratio']:>8.2f}  {r['spread'][0]:.2f}-{r['spread'][1]:.2f}"
         lines.append(f"{r['bench'] + ' ' + r['case']:<24}{r['peer']:<22}{r['metric']:<16}{numbers}")
     return "\n".join(

@@ -40,22 +40,10 @@ class Bench:
         self.checker = {kind: oracle.Oracle(collection, [query for query in queries[:CHECKED]]) for kind, queries in self.queries.items()}
 
     def _prepare(self, peer: Peer, fresh: bool) -> None:
-        folder = self.folders.get(peer.index_of or "", CACHE / "indexes" / f"{self.collection.name}-{peer.name}")
-        shared = peer.index_of in self.folders
-        if shared or (not fresh and peer.name != "ours" and folder.is_dir()):  # ours may have changed since
-            peer.open(folder, mapped=False)
-        else:
-            documents = peer.form(self.collection)
-            start = time.process_time()
-            peer.build(documents)
-            self.built[peer.name] = (time.process_time() - start) * 1e3
-            note(f"{peer.name}: built in {self.built[peer.name] / 1e3:.1f} s of processor time")
-            partial = folder.with_name(folder.name + ".partial")
-            for old in (partial, folder):
-                shutil.rmtree(old, ignore_errors=True)
-            partial.mkdir(parents=True)
-            peer.save(partial)
-            partial.rename(folder)
+        shared = self.folders.get(peer.index_of or "")
+        folder = shared or CACHE / "indexes" / f"{self.collection.name}-{peer.name}"
+        if (ms := prepare(peer, self.collection, folder, fresh=fresh and shared is None)) is not None:
+            self.built[peer.name] = ms
         self.peers[peer.name], self.folders[peer.name] = peer, folder
 
     def builds(self) -> Iterator[Row]:
@@ -172,3 +160,25 @@ class Bench:
 
     def _batch(self, peer: Peer, k: int, threads: int) -> Any:
         return lambda queries: peer.batch([peer.ask(query) for query in queries], k, threads)
+
+
+def prepare(peer: Peer, collection: Collection, folder: Path, *, fresh: bool = False) -> float | None:
+    """Opens the index that a peer keeps in the folder, or builds it and keeps it there: ms of processor time, without what `form` takes.
+
+    Ours is always built, since it may have changed; a peer's, where it is not there or `fresh`.
+    """
+    if not fresh and peer.name != "ours" and folder.is_dir():
+        peer.open(folder, mapped=False)
+        return None
+    documents = peer.form(collection)
+    start = time.process_time()
+    peer.build(documents)
+    ms = (time.process_time() - start) * 1e3
+    note(f"{peer.name}: built in {ms / 1e3:.1f} s of processor time")
+    partial = folder.with_name(folder.name + ".partial")
+    for old in (partial, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    partial.mkdir(parents=True)
+    peer.save(partial)
+    partial.rename(folder)
+    return ms

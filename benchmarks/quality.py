@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import facts
 from rerank_engine.cli import Bar
 from rerank_engine.demo import Demo, load_demo
+from rerank_engine.latency.facts import facts
 from rerank_engine.packed import Packed
 from rerank_engine.stages import CrossEncoder
 

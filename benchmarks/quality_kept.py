@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import rerank_engine as rr
-from benchmarks.machine import processor
+from rerank_engine.latency.facts import processor
 
 FOLDER = Path(__file__).resolve().parents[1] / "build" / "bench" / "quality"
 VERSION = 1  # to be raised when the same settings give other lists than before

@@ -2,7 +2,8 @@
 
 A folder need not hold every file of results: what it holds is written, and `machine.json` (or quality.json) says what was measured on.
 In results/kernels nothing is: it holds what was compiled and what is predicted.
-A table stands between `<!-- BEGIN name -->` and `<!-- END name -->`. A second run changes nothing; a missing marker is an error (exit 1).
+A table stands between `<!-- BEGIN name -->` and `<!-- END name -->`; pictures, for which it takes matplotlib, lie beside the results. A
+second run changes nothing; a missing marker is an error (exit 1).
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cross_tables, quality_tables, roofline
+from benchmarks import cross_tables, latency_tables, peer_tables, quality_tables, roofline
 
 ROOT = Path(__file__).resolve().parents[1]
+DATED = "20??-??-??.json"  # of the latency table: rerank_engine.latency.results
 
 
 def demo_table(data: Any, about: str) -> str:
@@ -221,9 +223,30 @@ def roofline_table(data: Any, about: str) -> str:
     return roofline.markdown(data)
 
 
-# name of the marker -> the document, the file of results, and what makes the text of it
+def deadline_table(data: Any, about: str) -> str:
+    """How many of bench_deadline's random pipelines ended in time, and what overran."""
+    [r] = data
+    lines = ["| | |", "|---|---|"]
+    lines.append(f"| ended within the deadline + 10 ms | {100 * r['within_10ms']:.1f} % |")
+    lines.append(
+        f"| ended within the deadline + 10 ms + the longest call of a network in that run | {100 * r['within_10ms_and_a_call']:.1f} % |"
+    )
+    lines.append(f"| malformed rankings | {r['malformed']} |")
+    lines.append(f"| runs that a deadline cut short | {100 * r['cut_short']:.0f} % |")
+    for name, label in (("model_call_ms", "a call of a network"), ("over_ms", "beyond the deadline")):
+        lines.append(f"| {label}, ms: median, 99th percentile, longest | {', '.join(f'{r[name][q]:.3g}' for q in ('p50', 'p99', 'max'))} |")
+    how = f"{r['pipelines']} random pipelines and deadlines from 1 ms to 2 s over {r['documents']:,} passages, 1 or 4 questions each"
+    return "\n".join([*lines, "", f"{how}, bundled models (`python -m benchmarks.bench_deadline`), {about}."])
+
+
+# name of the marker -> the document, the file of results (of several the last by name), and what makes the text of it
 PLACES = {
+    "latency": ("README.md", DATED, latency_tables.overview),
+    "latency-details": ("docs/latency.md", DATED, latency_tables.details),
+    "latency-peers": ("docs/latency.md", DATED, peer_tables.peers),
+    "scaling": ("docs/latency.md", DATED, peer_tables.scaling),
     "demo": ("README.md", "quality.json", demo_table),
+    "deadlines": ("docs/deadlines.md", "deadline.json", deadline_table),
     "bm25-speed": ("README.md", "bm25.json", speed_table),
     "lexical": ("docs/lexical-quality.md", "lexical.json", lexical_table),
     "int8": ("docs/numerics.md", "quality.json", int8_sentence),
@@ -244,13 +267,17 @@ PLACES = {
 }
 
 
-def main(folder: str) -> int:
+# picture, beside the results -> the file of results, and what draws it
+PLOTS = {"latency.png": (DATED, latency_tables.plot), "scaling.png": (DATED, peer_tables.plot)}
+
+
+def main(folder: str, plots: bool = False) -> int:
     machines = [path for path in (Path(folder) / "machine.json", Path(folder) / "quality.json") if path.exists()]
     about = source(json.loads(machines[0].read_text())) if machines else "nothing measured"
     for name, (document, file, render) in PLACES.items():
-        if not (Path(folder) / file).exists():
+        if (newest := last(folder, file)) is None:
             continue
-        data = json.loads((Path(folder) / file).read_text())
+        data = json.loads(newest.read_text())
         path = ROOT / document
         text, found = re.subn(
             rf"(<!-- BEGIN {name} -->\n).*?(<!-- END {name} -->)",
@@ -262,8 +289,15 @@ def main(folder: str) -> int:
             print(f"{document}: expected the marker '{name}' once, found it {found} times", file=sys.stderr)
             return 1
         path.write_text(text)
+    for name, (file, draw) in PLOTS.items():
+        if plots and (newest := last(folder, file)) is not None:
+            draw(json.loads(newest.read_text()), Path(folder) / name)
     return 0
 
 
+def last(folder: str, file: str) -> Path | None:
+    return max(Path(folder).glob(file), default=None)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], plots=True))

@@ -52,7 +52,7 @@ py::tuple py_fuse(const py::list& ids, const py::list& scores, const py::array& 
                           to_numpy(std::move(hits.contributions)), to_numpy(std::move(hits.places)));
 }
 
-py::tuple py_mmr(const py::array& relevance, const py::array& vectors, std::size_t k, double lambda, const std::string& isa) {
+py::tuple py_mmr(const py::array& relevance, const py::array& vectors, std::size_t k, double lambda, const std::string& isa, double seconds) {
     const auto r = view<float>(relevance, "relevance");
     const auto v = view<float>(vectors, "vectors");
     if (vectors.ndim() != 2 || vectors.shape(0) != relevance.size()) throw py::value_error("mmr: expected one vector per relevance");
@@ -61,12 +61,12 @@ py::tuple py_mmr(const py::array& relevance, const py::array& vectors, std::size
     std::vector<Hit> hits;
     {
         py::gil_scoped_release release;
-        hits = mmr(r, v, d, {k, lambda}, table);
+        hits = mmr(r, v, d, {k, lambda, Deadline(seconds)}, table);
     }
     return to_numpy(hits);
 }
 
-py::tuple py_mmr_for_query(const py::array& query, const py::array& vectors, std::size_t k, double lambda, const std::string& isa) {
+py::tuple py_mmr_for_query(const py::array& query, const py::array& vectors, std::size_t k, double lambda, const std::string& isa, double seconds) {
     const auto q = view<float>(query, "query");
     const auto v = view<float>(vectors, "vectors");
     if (vectors.ndim() != 2 || vectors.shape(1) != query.size()) throw py::value_error("mmr: expected vectors of the query's dimension");
@@ -75,7 +75,7 @@ py::tuple py_mmr_for_query(const py::array& query, const py::array& vectors, std
     std::vector<Hit> hits;
     {
         py::gil_scoped_release release;
-        hits = mmr_for_query(q, v, n, {k, lambda}, table);
+        hits = mmr_for_query(q, v, n, {k, lambda, Deadline(seconds)}, table);
     }
     return to_numpy(hits);
 }
@@ -94,8 +94,8 @@ PYBIND11_MODULE(_native, m) {
     m.def("topk", &py_topk, "scores"_a.noconvert(), "ids"_a.noconvert(), "k"_a);
     m.def("fuse", &py_fuse<false>, "ids"_a, "scores"_a, "weights"_a, "method"_a, "norm"_a, "k"_a, "top"_a, "threads"_a);
     m.def("fuse_explained", &py_fuse<true>, "ids"_a, "scores"_a, "weights"_a, "method"_a, "norm"_a, "k"_a, "top"_a, "threads"_a);
-    m.def("mmr", &py_mmr, "relevance"_a, "vectors"_a, "k"_a, "lambda_"_a, "isa"_a = "");
-    m.def("mmr_for_query", &py_mmr_for_query, "query"_a, "vectors"_a, "k"_a, "lambda_"_a, "isa"_a = "");
+    m.def("mmr", &py_mmr, "relevance"_a, "vectors"_a, "k"_a, "lambda_"_a, "isa"_a = "", "seconds"_a = kNever);
+    m.def("mmr_for_query", &py_mmr_for_query, "query"_a, "vectors"_a, "k"_a, "lambda_"_a, "isa"_a = "", "seconds"_a = kNever);
     bind_lexical(m);
     bind_late(m);
 }

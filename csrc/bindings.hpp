@@ -4,15 +4,19 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <limits>
 #include <string>
 #include <type_traits>
 
 #include "cpu.hpp"
+#include "deadline.hpp"
 #include "topk.hpp"
 
 namespace rerank {
 
 namespace py = pybind11;
+
+constexpr double kNever = std::numeric_limits<double>::infinity();  // seconds to a deadline where there is none
 
 // No conversion and no copy: an array of another dtype or layout is an error of the caller's, not a hidden cost.
 template <class T>

@@ -49,46 +49,48 @@ std::vector<DocTokens> documents_of(const Values& values, std::span<const float>
 
 // Totals of documents by a query; see maxsim.
 std::size_t add_maxima(const py::array& query, const py::array& weights, std::size_t dim, TokenType type, const std::vector<DocTokens>& docs,
-                       std::span<double> totals, int threads, const std::string& isa) {
+                       std::span<double> totals, int threads, const std::string& isa, double seconds) {
     const auto q = view<float>(query, "query"), w = view<float>(weights, "weights");
     if (query.ndim() != 2 || static_cast<std::size_t>(query.shape(1)) != dim || static_cast<std::size_t>(query.shape(0)) != w.size())
         throw py::value_error("query: expected [weights, dim]");
     const Isa chosen = isa_of(isa);
+    const Deadline deadline(seconds);
     py::gil_scoped_release release;
-    return maxsim(q, w, dim, type, docs, totals, threads, chosen);
+    return maxsim(q, w, dim, type, docs, totals, threads, chosen, deadline);
 }
 
-// (scores, first document with a product that is not finite or n)
+// (scores, first document with a product that is not finite or n); NaN for those that the deadline left
 py::tuple scored(const py::array& query, const py::array& weights, std::size_t dim, TokenType type, const std::vector<DocTokens>& docs, int threads,
-                 const std::string& isa) {
+                 const std::string& isa, double seconds) {
     std::vector<double> totals(docs.size());
-    std::size_t bad = add_maxima(query, weights, dim, type, docs, totals, threads, isa);
+    std::size_t bad = add_maxima(query, weights, dim, type, docs, totals, threads, isa, seconds);
     std::vector<float> scores(totals.begin(), totals.end());
     for (std::size_t i = 0; i < bad; ++i)
-        if (docs[i].n && !std::isfinite(scores[i])) bad = i;  // a total beyond float32
+        if (docs[i].n && std::isinf(scores[i])) bad = i;  // a total beyond float32
     return py::make_tuple(to_numpy(std::move(scores)), bad);
 }
 
 py::tuple py_maxsim(const py::array& query, const py::array& weights, const py::array& values, const py::array& scales, const py::array& starts,
-                    const py::array& lengths, int threads, const std::string& isa) {
+                    const py::array& lengths, int threads, const std::string& isa, double seconds) {
     const Values v = values_of(values);
-    return scored(query, weights, v.dim, v.type, documents_of(v, view<float>(scales, "scales"), starts, lengths), threads, isa);
+    return scored(query, weights, v.dim, v.type, documents_of(v, view<float>(scales, "scales"), starts, lengths), threads, isa, seconds);
 }
 
 // The same of a part of a query, on top of `before`, the float64 totals of the parts in front of it: (totals, bad).
 py::tuple py_maxsim_more(const py::array& query, const py::array& weights, const py::array& values, const py::array& scales, const py::array& starts,
-                         const py::array& lengths, const py::array& before, int threads) {
+                         const py::array& lengths, const py::array& before, int threads, double seconds) {
     const Values v = values_of(values);
     const auto b = view<double>(before, "before");
     std::vector<double> totals(b.begin(), b.end());
     if (b.size() != static_cast<std::size_t>(starts.size())) throw py::value_error("before: expected a total for each document");
     const std::size_t bad =
-        add_maxima(query, weights, v.dim, v.type, documents_of(v, view<float>(scales, "scales"), starts, lengths), totals, threads, "");
+        add_maxima(query, weights, v.dim, v.type, documents_of(v, view<float>(scales, "scales"), starts, lengths), totals, threads, "", seconds);
     return py::make_tuple(to_numpy(std::move(totals)), bad);
 }
 
 // One array a document, all of one type and dimension, none copied.
-py::tuple py_maxsim_list(const py::array& query, const py::array& weights, const py::list& documents, int threads, const std::string& isa) {
+py::tuple py_maxsim_list(const py::array& query, const py::array& weights, const py::list& documents, int threads, const std::string& isa,
+                         double seconds) {
     std::vector<DocTokens> docs;
     Values first{};
     for (std::size_t i = 0; i < documents.size(); ++i) {
@@ -97,7 +99,7 @@ py::tuple py_maxsim_list(const py::array& query, const py::array& weights, const
         if (v.type != first.type || v.type == TokenType::i8 || v.dim != first.dim) throw py::value_error("documents: differ in dtype or dimension");
         docs.push_back({v.data, nullptr, v.total});
     }
-    return scored(query, weights, first.dim, first.type, docs, threads, isa);
+    return scored(query, weights, first.dim, first.type, docs, threads, isa, seconds);
 }
 
 ResidualPath path_of(const std::string& name) {
@@ -138,9 +140,9 @@ std::vector<TokenRange> ranges_of(const py::array& starts, const py::array& leng
 // (scores, first document with a value that is not finite or n, slack, path, tokens, centroids multiplied)
 py::tuple py_residual(const py::array& query, const py::array& weights, const py::array& centroids, const py::array& bucket_weights, float radius, const py::array& ids,
                       const py::array& codes, const py::array& inverse_norms, const py::array& starts, const py::array& lengths,
-                      const py::object& centroid_scores, const std::string& path, int threads, const std::string& isa) {
+                      const py::object& centroid_scores, const std::string& path, int threads, const std::string& isa, double seconds) {
     const auto q = view<float>(query, "query"), w = view<float>(weights, "weights");
-    ResidualCall call{q, w, store_of(centroids, bucket_weights, radius, ids, codes, inverse_norms), {}, nullptr, 0, path_of(path), threads, isa_of(isa)};
+    ResidualCall call{q, w, store_of(centroids, bucket_weights, radius, ids, codes, inverse_norms), {}, nullptr, 0, path_of(path), threads, isa_of(isa), Deadline(seconds)};
     if (query.ndim() != 2 || static_cast<std::size_t>(query.shape(0)) != w.size() || static_cast<std::size_t>(query.shape(1)) != call.store.dim)
         throw py::value_error("query: expected [weights, dim]");
     const std::vector<TokenRange> docs = ranges_of(starts, lengths, ids.size());
@@ -179,14 +181,15 @@ py::array_t<float> py_centroid_scores(const py::array& query, const py::array& c
 }
 
 // table: float32 [K, stride], stride a multiple of 32. (scores, first document with a score that is not finite or n)
-py::tuple py_centroid_maxsim(const py::array& table, const py::array& weights, const py::array& ids, const py::array& starts, const py::array& lengths, int threads) {
+py::tuple py_centroid_maxsim(const py::array& table, const py::array& weights, const py::array& ids, const py::array& starts, const py::array& lengths, int threads,
+                             double seconds) {
     const auto t = view<float>(table, "table"), w = view<float>(weights, "weights");
     if (table.ndim() != 2 || table.shape(1) % residual_lanes || w.size() > static_cast<std::size_t>(table.shape(1)))
         throw py::value_error("table: expected [K, query tokens rounded up to 32]");
     const bool wide = py::isinstance<py::array_t<std::int32_t>>(ids);
     const void* id = wide ? static_cast<const void*>(view<std::int32_t>(ids, "centroid_ids").data()) : view<std::uint16_t>(ids, "centroid_ids").data();
     const std::vector<TokenRange> docs = ranges_of(starts, lengths, ids.size());
-    const CentroidCall call{t.data(), static_cast<std::size_t>(table.shape(1)), w, id, wide, static_cast<std::size_t>(table.shape(0)), docs, threads};
+    const CentroidCall call{t.data(), static_cast<std::size_t>(table.shape(1)), w, id, wide, static_cast<std::size_t>(table.shape(0)), docs, threads, Deadline(seconds)};
     std::vector<float> scores(docs.size());
     std::size_t bad = 0;
     {
@@ -202,12 +205,13 @@ namespace rerank {
 
 void bind_late(py::module_& m) {
     using namespace py::literals;
-    m.def("maxsim", &py_maxsim, "query"_a, "weights"_a, "values"_a, "scales"_a, "starts"_a, "lengths"_a, "threads"_a, "isa"_a = "");
-    m.def("maxsim_more", &py_maxsim_more, "query"_a, "weights"_a, "values"_a, "scales"_a, "starts"_a, "lengths"_a, "before"_a, "threads"_a);
-    m.def("maxsim_list", &py_maxsim_list, "query"_a, "weights"_a, "documents"_a, "threads"_a, "isa"_a = "");
+    m.def("maxsim", &py_maxsim, "query"_a, "weights"_a, "values"_a, "scales"_a, "starts"_a, "lengths"_a, "threads"_a, "isa"_a = "", "seconds"_a = kNever);
+    m.def("maxsim_more", &py_maxsim_more, "query"_a, "weights"_a, "values"_a, "scales"_a, "starts"_a, "lengths"_a, "before"_a, "threads"_a,
+          "seconds"_a = kNever);
+    m.def("maxsim_list", &py_maxsim_list, "query"_a, "weights"_a, "documents"_a, "threads"_a, "isa"_a = "", "seconds"_a = kNever);
     m.def("residual_maxsim", &py_residual, "query"_a, "weights"_a, "centroids"_a, "bucket_weights"_a, "radius"_a, "centroid_ids"_a, "residuals"_a, "inverse_norms"_a,
-          "starts"_a, "lengths"_a, "centroid_scores"_a, "path"_a, "threads"_a, "isa"_a = "");
-    m.def("centroid_maxsim", &py_centroid_maxsim, "table"_a, "weights"_a, "centroid_ids"_a, "starts"_a, "lengths"_a, "threads"_a);
+          "starts"_a, "lengths"_a, "centroid_scores"_a, "path"_a, "threads"_a, "isa"_a = "", "seconds"_a = kNever);
+    m.def("centroid_maxsim", &py_centroid_maxsim, "table"_a, "weights"_a, "centroid_ids"_a, "starts"_a, "lengths"_a, "threads"_a, "seconds"_a = kNever);
     m.def("centroid_scores", &py_centroid_scores, "query"_a, "centroids"_a, "threads"_a, "isa"_a = "");
 }
 

@@ -332,9 +332,9 @@ struct PySearcher {
     }
 
     py::tuple search(const py::array& terms, const py::array& weights, const py::array& required, const py::array& offsets,
-                     const py::array& filter, std::size_t k, int threads) const {
+                     const py::array& filter, std::size_t k, int threads, double seconds) const {
         Searcher::Batch batch{view<std::int32_t>(terms, "terms"), view<float>(weights, "weights"), view<std::uint8_t>(required, "required"),
-                              view<std::int64_t>(offsets, "query_offsets"), view<std::uint8_t>(filter, "filter")};
+                              view<std::int64_t>(offsets, "query_offsets"), view<std::uint8_t>(filter, "filter"), Deadline(seconds)};
         std::vector<float> ones;  // what an empty array of weights stands for
         if (batch.weights.empty() && !batch.query_offsets.empty() && batch.query_offsets.back() > 0 &&
             static_cast<std::uint64_t>(batch.query_offsets.back()) <= batch.terms.size()) {
@@ -347,11 +347,12 @@ struct PySearcher {
         if (!batch.filter.empty() && batch.filter.size() != static_cast<std::size_t>((searcher->n_rows() + 7) / 8))
             throw py::value_error("filter: expected one bit per row");
         PackedHits hits;
+        std::vector<std::int64_t> reached(batch.query_offsets.size() - 1);
         {
             py::gil_scoped_release release;
-            hits = searcher->search(batch, k, threads);
+            hits = searcher->search(batch, k, threads, reached);
         }
-        return to_numpy(std::move(hits));
+        return py::make_tuple(to_numpy(std::move(hits.offsets)), to_numpy(std::move(hits.ids)), to_numpy(std::move(hits.scores)), to_numpy(std::move(reached)));
     }
 };
 
@@ -388,7 +389,8 @@ void bind_lexical(py::module_& m) {
     py::class_<PySearcher>(m, "Searcher")
         .def(py::init<py::list, std::string, double, double, double, std::uint64_t, std::uint64_t>(), "sources"_a, "variant"_a, "k1"_a, "b"_a,
              "delta"_a, "n_docs"_a, "n_tokens"_a)
-        .def("search", &PySearcher::search, "terms"_a, "weights"_a, "required"_a, "offsets"_a, "filter"_a, "k"_a, "threads"_a);
+        .def("search", &PySearcher::search, "terms"_a, "weights"_a, "required"_a, "offsets"_a, "filter"_a, "k"_a, "threads"_a,
+             "seconds"_a = kNever);
 }
 
 }  // namespace rerank

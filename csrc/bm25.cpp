@@ -100,9 +100,10 @@ std::vector<Searcher::Term> Searcher::terms_of(const Batch& batch, std::size_t b
     return terms;
 }
 
-std::vector<Hit> Searcher::search_one(const Batch& batch, std::size_t query, std::size_t k, WindowScratch& scratch) const {
+std::vector<Hit> Searcher::search_one(const Batch& batch, std::size_t query, std::size_t k, WindowScratch& scratch, std::int64_t& reached) const {
     const auto begin = static_cast<std::size_t>(batch.query_offsets[query]), end = static_cast<std::size_t>(batch.query_offsets[query + 1]);
     const std::size_t total = batch.weights.size();
+    reached = n_rows_;
     if (k == 0) return {};
     const std::vector<Term> terms = terms_of(batch, begin, end);
     double constant = 0;
@@ -121,8 +122,12 @@ std::vector<Hit> Searcher::search_one(const Batch& batch, std::size_t query, std
     std::vector<Wanted> wanted;
     std::vector<Scored> found;
     std::vector<std::uint8_t> holds_all;
-    for (std::size_t s = 0; s < sources_.size(); ++s) {
+    for (std::size_t s = 0; s < sources_.size() && reached == n_rows_; ++s) {
         const Source& source = sources_[s];
+        if (batch.deadline.passed()) {
+            reached = source.base;
+            break;
+        }
         wanted.clear();
         bool missing = false;
         for (const Term& term : terms) {
@@ -139,12 +144,14 @@ std::vector<Hit> Searcher::search_one(const Batch& batch, std::size_t query, std
             allowed.required.bytes = holds_all;
         }
         found.clear();
+        std::uint32_t looked_at;
         if (negative || wanted.size() > kMaxWindowTerms) {
-            search_all(source, gain_, wanted, allowed, found);
+            looked_at = search_all(source, gain_, wanted, allowed, batch.deadline, found);
         } else {
             const double floor = best.size() < k ? -std::numeric_limits<double>::infinity() : static_cast<double>(best[k - 1].score) - constant;
-            search_windows(source, bounds_[s], gain_, wanted, allowed, k, floor, constant, scratch, found);
+            looked_at = search_windows(source, bounds_[s], gain_, wanted, allowed, k, floor, constant, batch.deadline, scratch, found);
         }
+        if (looked_at < source.view.rows()) reached = source.base + looked_at;
         for (const Scored& hit : found) {
             const double score = hit.score + constant;
             require_finite(static_cast<float>(score));
@@ -166,9 +173,11 @@ std::vector<Hit> Searcher::search_one(const Batch& batch, std::size_t query, std
     return sorted;
 }
 
-PackedHits Searcher::search(const Batch& batch, std::size_t k, int threads) const {
+PackedHits Searcher::search(const Batch& batch, std::size_t k, int threads, std::span<std::int64_t> reached) const {
     const std::size_t n_queries = batch.query_offsets.size() - 1;
     std::vector<std::vector<Hit>> found(n_queries);
+    std::vector<std::int64_t> untold(reached.empty() ? n_queries : 0);
+    const std::span<std::int64_t> looked_at = reached.empty() ? std::span(untold) : reached;
     struct Borrowed {  // scratch memory that goes back when its thread is done
         const Searcher& owner;
         std::unique_ptr<WindowScratch> scratch;
@@ -195,7 +204,7 @@ PackedHits Searcher::search(const Batch& batch, std::size_t k, int threads) cons
             const std::lock_guard lock(guard);
             borrowed.push_back(std::move(mine));
         }
-        return [&, scratch](std::size_t q) { found[q] = search_one(batch, q, k, *scratch); };
+        return [&, scratch](std::size_t q) { found[q] = search_one(batch, q, k, *scratch, looked_at[q]); };
     });
     for (auto& one : borrowed) one->give_back();
     return pack(found);

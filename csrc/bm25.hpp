@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 
+#include "deadline.hpp"
 #include "postings.hpp"
 #include "topk.hpp"
 
@@ -117,11 +118,13 @@ public:
         std::span<const std::uint8_t> required;       // [total] or empty: documents must hold the term
         std::span<const std::int64_t> query_offsets;  // [queries + 1]
         std::span<const std::uint8_t> filter;         // bitmap over all rows, or empty
+        Deadline deadline{};                          // rows from where it finds a query on are not looked at
     };
 
     // The k best documents of each query among those that hold at least one of its terms. The answer depends on the live documents, their
-    // order and the parameters alone: not on threads, nor on how the documents are spread over segments.
-    PackedHits search(const Batch& batch, std::size_t k, int threads) const;
+    // order and the parameters alone: not on threads, nor on how the documents are spread over segments. reached: [queries] or empty; how many
+    // rows were looked at, n_rows() but for a deadline.
+    PackedHits search(const Batch& batch, std::size_t k, int threads, std::span<std::int64_t> reached = {}) const;
 
     std::size_t n_sources() const { return sources_.size(); }
     std::int64_t n_rows() const { return n_rows_; }
@@ -135,7 +138,7 @@ private:
         bool required;
     };
     std::vector<Term> terms_of(const Batch& batch, std::size_t begin, std::size_t end) const;
-    std::vector<Hit> search_one(const Batch& batch, std::size_t query, std::size_t k, WindowScratch& scratch) const;
+    std::vector<Hit> search_one(const Batch& batch, std::size_t query, std::size_t k, WindowScratch& scratch, std::int64_t& reached) const;
 
     std::vector<Source> sources_;
     std::vector<CodeBounds> bounds_;
@@ -148,10 +151,12 @@ private:
 
 // The two ways to score one segment (bm25_window.cpp, bm25_all.cpp): `out` gets at least the k best allowed rows with their exact scores.
 // `floor`: rows whose score is lower need not be found. `constant` is what the caller adds to every score before it rounds them to float32:
-// rows that tie then are all found. Both add the terms' contributions in the order of `terms`, in float64.
-void search_windows(const Source& source, const CodeBounds& bounds, const Gain& gain, std::span<const Wanted> terms, const Allowed& allowed,
-                    std::size_t k, double floor, double constant, WindowScratch& scratch, std::vector<Scored>& out);
-void search_all(const Source& source, const Gain& gain, std::span<const Wanted> terms, const Allowed& allowed, std::vector<Scored>& out);
+// rows that tie then are all found. Both add the terms' contributions in the order of `terms`, in float64. They return how many rows they
+// looked at before the deadline: the answer is that of these rows. search_all goes by terms, and looks at all or at none.
+std::uint32_t search_windows(const Source& source, const CodeBounds& bounds, const Gain& gain, std::span<const Wanted> terms, const Allowed& allowed,
+                             std::size_t k, double floor, double constant, Deadline deadline, WindowScratch& scratch, std::vector<Scored>& out);
+std::uint32_t search_all(const Source& source, const Gain& gain, std::span<const Wanted> terms, const Allowed& allowed, Deadline deadline,
+                         std::vector<Scored>& out);
 
 inline constexpr std::size_t kMaxWindowTerms = 1024;  // beyond it, or with a negative weight, search_all
 

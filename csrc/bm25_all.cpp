@@ -3,11 +3,13 @@
 
 namespace rerank {
 
-void search_all(const Source& source, const Gain& gain, std::span<const Wanted> terms, const Allowed& allowed, std::vector<Scored>& out) {
+std::uint32_t search_all(const Source& source, const Gain& gain, std::span<const Wanted> terms, const Allowed& allowed, Deadline deadline,
+                         std::vector<Scored>& out) {
     std::vector<double> sums(source.view.rows(), 0);
     std::vector<std::uint8_t> held(source.view.rows(), 0);
     std::vector<std::uint32_t> rows, tfs;
     for (const Wanted& term : terms) {
+        if (deadline.passed()) return 0;
         rows.clear();
         tfs.clear();
         decode_list(source.view, term.term, rows, tfs);
@@ -18,6 +20,7 @@ void search_all(const Source& source, const Gain& gain, std::span<const Wanted> 
     }
     for (std::uint32_t row = 0; row < source.view.rows(); ++row)
         if (held[row] && allowed(row)) out.push_back({row, sums[row]});
+    return source.view.rows();
 }
 
 void intersect(const SegmentView& segment, std::uint32_t term, std::vector<std::uint8_t>& bitmap) {

@@ -38,18 +38,20 @@ public:
         : view_(source.view), bounds_(bounds), gain_(gain), allowed_(allowed), k_(k), s_(scratch),
           most_tf_(gain.unlimited() ? std::max(255u, source.longest) : 4e9) {}
 
-    void run(std::span<const Wanted> terms, double floor, double constant, std::vector<Scored>& out) {
+    std::uint32_t run(std::span<const Wanted> terms, double floor, double constant, Deadline deadline, std::vector<Scored>& out) {
         prepare(terms, constant);
         if (floor > 0) floor_ = std::max<std::int64_t>(1, static_cast<std::int64_t>(std::min(floor / quantum_ * (1 - 1e-6), 1e6)) - 1);
         std::fill(s_.histogram.begin(), s_.histogram.end(), 0u);
         s_.kept.clear();
-        for (std::uint32_t low = 0, width = kMinWindow; low < view_.rows();) {
+        std::uint32_t low = 0;
+        for (std::uint32_t width = kMinWindow; low < view_.rows() && !deadline.passed();) {
             const std::uint32_t high = std::min(view_.rows(), low + width);
             search(low, high);
             width = std::min(widest(), width * 2);
             low = std::max(high, next_row(high));
         }
         rescore(terms, out);
+        return std::min(low, view_.rows());
     }
 
 private:
@@ -407,9 +409,9 @@ private:
 
 }  // namespace
 
-void search_windows(const Source& source, const CodeBounds& bounds, const Gain& gain, std::span<const Wanted> terms, const Allowed& allowed,
-                    std::size_t k, double floor, double constant, WindowScratch& scratch, std::vector<Scored>& out) {
-    Windows(source, bounds, gain, allowed, k, scratch).run(terms, floor, constant, out);
+std::uint32_t search_windows(const Source& source, const CodeBounds& bounds, const Gain& gain, std::span<const Wanted> terms, const Allowed& allowed,
+                             std::size_t k, double floor, double constant, Deadline deadline, WindowScratch& scratch, std::vector<Scored>& out) {
+    return Windows(source, bounds, gain, allowed, k, scratch).run(terms, floor, constant, deadline, out);
 }
 
 }  // namespace rerank

@@ -41,6 +41,10 @@ std::size_t score_all(const CentroidCall& call, const Id* ids, std::span<float> 
     std::atomic<std::size_t> bad{call.docs.size()};
     parallel_ranges(ends, call.threads, 1 << 17, [&](std::size_t begin, std::size_t end) {
         for (std::size_t i = begin; i < end; ++i) {
+            if (call.deadline.passed(i - begin, documents_between_looks)) {
+                std::fill(scores.begin() + static_cast<std::ptrdiff_t>(i), scores.begin() + static_cast<std::ptrdiff_t>(end), std::numeric_limits<float>::quiet_NaN());
+                return;
+            }
             const TokenRange doc = call.docs[i];
             for (std::size_t j = doc.first; j < doc.first + doc.n; ++j)
                 if (static_cast<std::size_t>(ids[j]) >= call.n_centroids)  // a negative id is large then

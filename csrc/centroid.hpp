@@ -19,6 +19,7 @@ struct CentroidCall {
     std::size_t n_centroids;
     std::span<const TokenRange> docs;
     int threads;
+    Deadline deadline{};  // scores of documents that it left are NaN
 };
 
 // Scores of docs, -inf for one without tokens; sums are double, rounded once. The same for any number of threads. Returns the first document

@@ -40,13 +40,17 @@ namespace {
 
 // add(i, the document after it) -> false when a product of document i is not finite. The first such document.
 template <class MakeAdd>
-std::size_t each(std::span<const DocTokens> docs, std::span<double> totals, int threads, MakeAdd make_add) {
+std::size_t each(std::span<const DocTokens> docs, std::span<double> totals, int threads, Deadline deadline, MakeAdd make_add) {
     std::vector<std::size_t> ends(docs.size() + 1, 0);
     for (std::size_t i = 0; i < docs.size(); ++i) ends[i + 1] = ends[i] + docs[i].n;
     std::atomic<std::size_t> bad{docs.size()};
     parallel_ranges(ends, threads, tokens_per_thread, [&](std::size_t begin, std::size_t end) {
         auto add = make_add();
         for (std::size_t i = begin; i < end; ++i) {
+            if (deadline.passed(i - begin, documents_between_looks)) {
+                std::fill(totals.begin() + static_cast<std::ptrdiff_t>(i), totals.begin() + static_cast<std::ptrdiff_t>(end), std::numeric_limits<double>::quiet_NaN());
+                return;
+            }
             if (docs[i].n == 0) {
                 totals[i] = -std::numeric_limits<double>::infinity();
                 continue;
@@ -59,12 +63,12 @@ std::size_t each(std::span<const DocTokens> docs, std::span<double> totals, int 
 
 // int8 by products of bytes, the query in 15 bits.
 std::size_t of_bytes(std::span<const float> query, std::span<const float> weights, std::size_t dim, std::span<const DocTokens> docs,
-                     std::span<double> totals, int threads, const Dot8Kernel& kernel) {
+                     std::span<double> totals, int threads, Deadline deadline, const Dot8Kernel& kernel) {
     std::vector<std::size_t> order(dim);
     std::iota(order.begin(), order.end(), std::size_t{0});
     const ByteQuery bytes(query, weights.size(), dim, 2, 0, 1, order, 0);
     const std::size_t width = byte_width(dim);
-    return each(docs, totals, threads, [&] {
+    return each(docs, totals, threads, deadline, [&] {
         return [&, scratch = std::vector<std::uint8_t>()](std::size_t i, const DocTokens&) mutable {
             const DocTokens& doc = docs[i];
             if (scratch.size() < doc.n * width) scratch.resize(doc.n * width);
@@ -83,11 +87,11 @@ std::size_t of_bytes(std::span<const float> query, std::span<const float> weight
 }  // namespace
 
 std::size_t maxsim(std::span<const float> query, std::span<const float> weights, std::size_t dim, TokenType type,
-                   std::span<const DocTokens> docs, std::span<double> totals, int threads, Isa isa) {
+                   std::span<const DocTokens> docs, std::span<double> totals, int threads, Isa isa, Deadline deadline) {
     const Kernels table = kernels(isa);
-    if (type == TokenType::i8 && table.dot8.scan && dim <= most_byte_dim) return of_bytes(query, weights, dim, docs, totals, threads, table.dot8);
+    if (type == TokenType::i8 && table.dot8.scan && dim <= most_byte_dim) return of_bytes(query, weights, dim, docs, totals, threads, deadline, table.dot8);
     const BlockedQuery blocked(query, weights, dim, table.maxsim);
-    return each(docs, totals, threads, [&] {
+    return each(docs, totals, threads, deadline, [&] {
         return [&, scratch = std::vector<float>(table.maxsim.scratch_rows * dim + line)](std::size_t i, const DocTokens& following) mutable {
             return table.maxsim.score(blocked, type, docs[i], following.values, scratch.data(), &totals[i]);
         };

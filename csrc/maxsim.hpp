@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu.hpp"
+#include "deadline.hpp"
 
 namespace rerank {
 
@@ -22,9 +23,9 @@ struct DocTokens {
 // Adds to totals, one a document, the weighted maxima of a query, float32 [q, dim], token by token: what several calls add for parts of a query is
 // bit for bit what one adds for all of it. A document without tokens becomes -inf. `weights`: one for each query token.
 // Returns the first document with a product that is not finite, or docs.size(): that total means nothing then.
-// The totals depend neither on the number of threads nor on the other documents.
+// The totals depend neither on the number of threads nor on the other documents. Those of documents that the deadline left are NaN.
 std::size_t maxsim(std::span<const float> query, std::span<const float> weights, std::size_t dim, TokenType type,
-                   std::span<const DocTokens> docs, std::span<double> totals, int threads, Isa isa);
+                   std::span<const DocTokens> docs, std::span<double> totals, int threads, Isa isa, Deadline deadline = {});
 
 // The query as the kernels read it: blocks of up to `vectors * width` tokens, each [dim][tokens of the block], zeros after the last token.
 struct BlockedQuery {

@@ -152,10 +152,10 @@ private:
     std::size_t n_picked_ = 0, first_ = none, second_ = none;
 };
 
-std::vector<Hit> picks(Choice& choice, std::size_t want) {
+std::vector<Hit> picks(Choice& choice, std::size_t want, Deadline deadline) {
     std::vector<Hit> out;
     out.reserve(want);
-    while (out.size() < want) out.push_back(choice.next());
+    while (out.size() < want && !deadline.passed()) out.push_back(choice.next());
     return out;
 }
 
@@ -165,14 +165,14 @@ std::vector<Hit> mmr(std::span<const float> relevance, std::span<const float> ve
                      const Kernels& kernels) {
     Choice choice(relevance.size(), vectors, d, options, kernels);
     choice.start(relevance);
-    return picks(choice, std::min(options.k, relevance.size()));
+    return picks(choice, std::min(options.k, relevance.size()), options.deadline);
 }
 
 std::vector<Hit> mmr_for_query(std::span<const float> query, std::span<const float> vectors, std::size_t n, const MmrOptions& options,
                                const Kernels& kernels) {
     Choice choice(n, vectors, query.size(), options, kernels);
     choice.start_from(query);
-    return picks(choice, std::min(options.k, n));
+    return picks(choice, std::min(options.k, n), options.deadline);
 }
 
 }  // namespace rerank

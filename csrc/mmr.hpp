@@ -4,6 +4,7 @@
 #include <span>
 
 #include "cpu.hpp"
+#include "deadline.hpp"
 #include "topk.hpp"
 
 namespace rerank {
@@ -11,6 +12,7 @@ namespace rerank {
 struct MmrOptions {
     std::size_t k = 0;
     double lambda = 0.5;
+    Deadline deadline{};  // no further pick after it
 };
 
 // relevance [n], vectors [n, d] row-major: picks min(k, n) rows, each the best of those left, ties to the lower row. O(n d k) at most.

@@ -58,8 +58,10 @@ private:
 };
 
 template <class Id>
-void mark(const Id* ids, std::span<const TokenRange> docs, std::size_t n_centroids, std::vector<std::uint8_t>* touched) {
-    for (const TokenRange& doc : docs) {
+void mark(const Id* ids, std::span<const TokenRange> docs, std::size_t n_centroids, std::vector<std::uint8_t>* touched, Deadline deadline) {
+    for (std::size_t d = 0; d < docs.size(); ++d) {
+        if (deadline.passed(d, 1024)) return;  // and so it has for what would use them
+        const TokenRange doc = docs[d];
         std::size_t largest = 0;
         for (std::size_t i = doc.first; i < doc.first + doc.n; ++i) largest = std::max(largest, static_cast<std::size_t>(ids[i]));
         if (doc.n && largest >= n_centroids)  // a negative id is large without its sign
@@ -70,12 +72,12 @@ void mark(const Id* ids, std::span<const TokenRange> docs, std::size_t n_centroi
 }
 
 // Checks the ids of the documents; lists the distinct ones if asked to.
-std::vector<std::uint32_t> touched_centroids(const ResidualStore& store, std::span<const TokenRange> docs, bool list) {
+std::vector<std::uint32_t> touched_centroids(const ResidualStore& store, std::span<const TokenRange> docs, bool list, Deadline deadline) {
     std::vector<std::uint8_t> touched(list ? store.n_centroids : 0);
     if (store.wide_ids)
-        mark(static_cast<const std::int32_t*>(store.centroid_ids), docs, store.n_centroids, list ? &touched : nullptr);
+        mark(static_cast<const std::int32_t*>(store.centroid_ids), docs, store.n_centroids, list ? &touched : nullptr, deadline);
     else
-        mark(static_cast<const std::uint16_t*>(store.centroid_ids), docs, store.n_centroids, list ? &touched : nullptr);
+        mark(static_cast<const std::uint16_t*>(store.centroid_ids), docs, store.n_centroids, list ? &touched : nullptr, deadline);
     std::vector<std::uint32_t> out;
     for (std::size_t c = 0; c < touched.size(); ++c)
         if (touched[c]) out.push_back(static_cast<std::uint32_t>(c));
@@ -83,11 +85,12 @@ std::vector<std::uint32_t> touched_centroids(const ResidualStore& store, std::sp
 }
 
 void products(const ResidualKernel& kernel, std::span<const ResidualBlock> blocks, const ResidualStore& store, const std::vector<std::uint32_t>* list,
-              float* out, std::size_t stride, int threads) {
+              float* out, std::size_t stride, int threads, Deadline deadline = {}) {
     constexpr std::size_t piece = 480;  // centroids of a call: full tiles of any size up to 16
     const std::size_t n = list ? list->size() : store.n_centroids, pieces = (n + piece - 1) / piece;
     parallel_for(pieces, n < 4 * piece ? 1 : threads, [&] {
         return [&, scratch = std::vector<float>(kernel.scratch_rows * store.dim)](std::size_t p) mutable {
+            if (deadline.passed()) return;  // and so it has for what would use them
             const std::size_t from = p * piece, count = std::min(piece, n - from);
             for (const ResidualBlock& block : blocks)
                 kernel.products(block, store, list ? list->data() + from : nullptr, from, count, scratch.data(), out, stride);
@@ -152,6 +155,13 @@ ResidualPath cheapest(ResidualPath asked, std::size_t tokens, std::size_t centro
     return lookup < decode ? store.nbits == 4 ? ResidualPath::lookup8 : ResidualPath::lookup16 : ResidualPath::decode;
 }
 
+// Where the deadline has passed: the scores from i to `end` are those of documents that it left.
+bool left(const ResidualCall& call, std::span<float> scores, std::size_t begin, std::size_t i, std::size_t end) {
+    if (!call.deadline.passed(i - begin, documents_between_looks)) return false;
+    std::fill(scores.begin() + static_cast<std::ptrdiff_t>(i), scores.begin() + static_cast<std::ptrdiff_t>(end), std::numeric_limits<float>::quiet_NaN());
+    return true;
+}
+
 std::size_t decoded(const ResidualCall& call, const Kernels& table, std::span<float> scores) {
     const BlockedQuery blocked(call.query, call.weights, call.store.dim, table.maxsim);
     std::atomic<std::size_t> bad{call.docs.size()};
@@ -161,6 +171,7 @@ std::size_t decoded(const ResidualCall& call, const Kernels& table, std::span<fl
         const Aligned<float> tokens(longest * call.store.dim);
         std::vector<float> scratch(table.maxsim.scratch_rows * call.store.dim);
         for (std::size_t i = begin; i < end; ++i) {
+            if (left(call, scores, begin, i, end)) return;
             table.residual.decode(call.store, call.docs[i].first, call.docs[i].n, tokens.data());
             if (!call.docs[i].n) {
                 scores[i] = -std::numeric_limits<float>::infinity();
@@ -195,6 +206,7 @@ std::size_t scan_all(const ResidualCall& call, const std::vector<Block>& blocks,
         auto scan = make_scan();
         float maxima[residual_lanes], largest = 0;
         for (std::size_t i = begin; i < end; ++i) {
+            if (left(call, scores, begin, i, end)) return;
             if (!call.docs[i].n) {
                 scores[i] = -std::numeric_limits<float>::infinity();
                 continue;
@@ -275,7 +287,7 @@ std::size_t residual_maxsim(const ResidualCall& call, std::span<float> scores, s
     std::size_t tokens = 0;
     for (const TokenRange& doc : call.docs) tokens += doc.n;
     const bool all = tokens >= 4 * store.n_centroids, list = !call.centroid_scores && !all && call.path != ResidualPath::decode;
-    const std::vector<std::uint32_t> touched = touched_centroids(store, call.docs, list);
+    const std::vector<std::uint32_t> touched = touched_centroids(store, call.docs, list, call.deadline);
     const std::size_t n_products = call.centroid_scores ? 0 : list ? touched.size() : store.n_centroids;
     work = {call.path, tokens, n_products};
     if (work.path == ResidualPath::automatic || work.path == ResidualPath::automatic8)
@@ -292,7 +304,7 @@ std::size_t residual_maxsim(const ResidualCall& call, std::span<float> scores, s
     Blocks blocks(call.query, call.weights.size(), store.dim);
     const std::size_t stride = call.centroid_scores ? call.stride : blocks.blocks.size() * residual_lanes;
     const Aligned<float> computed(call.centroid_scores ? 0 : store.n_centroids * stride);
-    if (!call.centroid_scores) products(table.residual, blocks.blocks, store, list ? &touched : nullptr, computed.data(), stride, call.threads);
+    if (!call.centroid_scores) products(table.residual, blocks.blocks, store, list ? &touched : nullptr, computed.data(), stride, call.threads, call.deadline);
     const float* centroids = call.centroid_scores ? call.centroid_scores : computed.data();
     if (work.path == ResidualPath::dot8) return by_bytes(call, table.dot8, centroids, stride, scores, slack);
     const bool wide = work.path == ResidualPath::lookup16;

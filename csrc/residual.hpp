@@ -59,6 +59,7 @@ struct ResidualCall {
     ResidualPath path;
     int threads;
     Isa isa;
+    Deadline deadline{};  // scores of documents that it left are NaN
 };
 std::size_t residual_maxsim(const ResidualCall& call, std::span<float> scores, std::span<float> slack, ResidualWork& work);
 

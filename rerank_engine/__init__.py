@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .ops.tensors import DeviceTokens
     from .limits import limited
     from .packed import Packed
+    from .planning import Parts, Plan, plan  # type: ignore[no-redef]
     from .runtimes import load  # type: ignore[no-redef]
     from .stages import BM25, MMR, RM3, SPLADE, BiEncoder, CertifiedMaxSim, ColBERT, ColBERTPRF, CrossEncoder, Dedup, Dense, Fuse
     from .stages import Activate, Bound, Calibration, Cascade, LateInteraction, LostInTheMiddle, MaxSim, Rules, ScoreCache, Similarity
@@ -37,6 +38,7 @@ _HOME = {
     "ops.tensors": "DeviceTokens",
     "limits": "limited",
     "packed": "Packed",
+    "planning": "Parts Plan plan",
     "runtimes": "load",
     "stages": (
         "BM25 MMR RM3 SPLADE Activate BiEncoder Bound Calibration Cascade CertifiedMaxSim ColBERT ColBERTPRF CrossEncoder Dedup Dense Fuse "
@@ -48,12 +50,10 @@ __all__ = ["errors", "ops", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("errors", "ops"):
-        return importlib.import_module(f"{__name__}.{name}")
-    if name not in _WHERE:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
-    return value
+    module = importlib.import_module(f"{__name__}.{_WHERE.get(name, name)}")
+    return globals().setdefault(name, getattr(module, name) if name in _WHERE else module)
 
 
 def __dir__() -> list[str]:

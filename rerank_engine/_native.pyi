@@ -32,8 +32,10 @@ def fuse_explained(
     top: int,
     threads: int,
 ) -> tuple[NDArray[int64], NDArray[int64], NDArray[float32], NDArray[float64], NDArray[int32]]: ...
-def mmr(relevance: NDArray[float32], vectors: NDArray[float32], k: int, lambda_: float, isa: str = "") -> Hits: ...
-def mmr_for_query(query: NDArray[float32], vectors: NDArray[float32], k: int, lambda_: float, isa: str = "") -> Hits: ...
+def mmr(relevance: NDArray[float32], vectors: NDArray[float32], k: int, lambda_: float, isa: str = "", seconds: float = ...) -> Hits: ...
+def mmr_for_query(
+    query: NDArray[float32], vectors: NDArray[float32], k: int, lambda_: float, isa: str = "", seconds: float = ...
+) -> Hits: ...
 def maxsim(
     query: NDArray[float32],
     weights: NDArray[float32],
@@ -43,6 +45,7 @@ def maxsim(
     lengths: NDArray[int64],
     threads: int,
     isa: str = "",
+    seconds: float = ...,
 ) -> tuple[NDArray[float32], int]: ...
 def maxsim_more(
     query: NDArray[float32],
@@ -53,9 +56,10 @@ def maxsim_more(
     lengths: NDArray[int64],
     before: NDArray[float64],
     threads: int,
+    seconds: float = ...,
 ) -> tuple[NDArray[float64], int]: ...
 def maxsim_list(
-    query: NDArray[float32], weights: NDArray[float32], documents: list[NDArray[Any]], threads: int, isa: str = ""
+    query: NDArray[float32], weights: NDArray[float32], documents: list[NDArray[Any]], threads: int, isa: str = "", seconds: float = ...
 ) -> tuple[NDArray[float32], int]: ...
 def residual_maxsim(
     query: NDArray[float32],
@@ -72,6 +76,7 @@ def residual_maxsim(
     path: str,
     threads: int,
     isa: str = "",
+    seconds: float = ...,
 ) -> tuple[NDArray[float32], int, NDArray[float32], str, int, int]: ...
 def centroid_maxsim(
     table: NDArray[float32],
@@ -80,6 +85,7 @@ def centroid_maxsim(
     starts: NDArray[int64],
     lengths: NDArray[int64],
     threads: int,
+    seconds: float = ...,
 ) -> tuple[NDArray[float32], int]: ...
 def centroid_scores(query: NDArray[float32], centroids: NDArray[float32], threads: int, isa: str = "") -> NDArray[float32]: ...
 
@@ -130,7 +136,8 @@ class Searcher:
         filter: NDArray[uint8],
         k: int,
         threads: int,
-    ) -> PackedHits: ...
+        seconds: float = ...,
+    ) -> tuple[NDArray[int64], NDArray[int64], NDArray[float32], NDArray[int64]]: ...
 
 def write_segment(
     tokens: NDArray[int32],

@@ -10,7 +10,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, final
 
 import numpy as np
@@ -18,13 +17,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from .corpus import Corpus, Document
 from .errors import InputError, NonFiniteError
+from .limits import limited, limits, pieces
 from .ops.checks import count
 from .ops.topk import topk
+from .selection import Selection, mask_of
+from .trace import Step as Step
+from .trace import reach, wall
+from .trace import step_labels as step_labels
 
 LOWEST = float(np.finfo(np.float32).min)
-
-
-Selection = Collection[str] | NDArray[np.bool_] | NDArray[np.integer[Any]]
+WAVE = 8  # documents, of all queries together, that a scorer is asked for first where there is a deadline
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,58 +68,8 @@ class Query:
         """bool [rows]: what allow and deny leave of a corpus; None: all of it. Raises UnknownIdError for an id that `allow` makes up."""
         if self.allow is None and self.deny is None:
             return None
-        mask = np.ones(len(corpus), bool) if self.allow is None else _mask("Query: allow", self.allow, corpus, strict=True)
-        return mask if self.deny is None else mask & ~_mask("Query: deny", self.deny, corpus, strict=False)
-
-
-def _mask(name: str, chosen: Selection, corpus: Corpus, strict: bool) -> NDArray[np.bool_]:
-    n = len(corpus)
-    if not isinstance(chosen, np.ndarray) and not all(isinstance(entry, str) for entry in chosen):
-        if not all(isinstance(entry, (int, np.integer, np.bool_)) for entry in chosen):
-            raise InputError(name, got=f"{list(chosen)!r}", expected="ids, which are strings, rows, or a bool per row")
-        chosen = np.array(list(chosen))
-    if isinstance(chosen, np.ndarray) and chosen.dtype == bool:
-        if chosen.shape != (n,):
-            raise InputError(name, got=f"shape {list(chosen.shape)}", expected=f"a bool for each of the {n} rows")
-        return np.asarray(chosen, bool)
-    mask = np.zeros(n, bool)
-    if isinstance(chosen, np.ndarray) and not (chosen.dtype.kind == "U" and chosen.ndim == 1):
-        if chosen.dtype.kind not in "iu" or chosen.ndim != 1 or (chosen.size and not 0 <= int(chosen.min()) <= int(chosen.max()) < n):
-            raise InputError(name, got=f"{chosen.dtype} {list(chosen.shape)}", expected=f"rows from 0 to {n - 1}, a bool per row, or ids")
-        mask[chosen] = True
-        return mask
-    for doc_id in chosen:
-        if strict or doc_id in corpus:
-            mask[corpus.row(doc_id)] = True
-    return mask
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """What one stage did to one query's list. `ms` is wall time of the batch divided by its queries, without the steps inside the stage."""
-
-    stage: str  # repr
-    name: str
-    backend: str
-    n_in: int
-    n_out: int
-    ms: float
-    ids: NDArray[np.int64]  # rows after the stage, best first
-    notes: Mapping[int, str] = field(default_factory=dict)  # row -> what the stage did to that document, also to one it dropped
-    facts: Mapping[str, Any] = field(default_factory=dict)  # what the stage tells of its work: {"certified": True, ...}
-
-    def to_dict(self) -> dict[str, Any]:
-        notes = {"notes": {str(row): note for row, note in self.notes.items()}} if self.notes else {}
-        return {
-            "stage": self.stage,
-            "name": self.name,
-            "backend": self.backend,
-            "n_in": self.n_in,
-            "n_out": self.n_out,
-            "ms": round(self.ms, 3),
-            **notes,
-            **({"facts": dict(self.facts)} if self.facts else {}),
-        }
+        mask = np.ones(len(corpus), bool) if self.allow is None else mask_of("Query: allow", self.allow, corpus, strict=True)
+        return mask if self.deny is None else mask & ~mask_of("Query: deny", self.deny, corpus, strict=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -237,6 +189,11 @@ class Ranking:
         """What the stages noted of a document, also one that was dropped: {"Dedup": "duplicate of 'd4' (Jaccard 0.92)", ...}."""
         return {label: step.notes[row] for label, step in zip(step_labels(self.trace), self.trace) if row in step.notes}
 
+    @property
+    def unfinished(self) -> tuple[Step, ...]:
+        """The steps that a deadline cut short or skipped; none where all was done."""
+        return tuple(step for step in self.trace if not step.finished)
+
     def __repr__(self) -> str:
         best = f", best {self.doc_ids[0]!r} {self.scores[0]:.4g}" if len(self) else ""
         return f"Ranking({len(self)} of {len(self.corpus)} documents, {self.scale}{best})"
@@ -255,16 +212,6 @@ def _columns(what: str, columns: Mapping[str, ArrayLike], n: int) -> dict[str, N
         if column.shape != (n,):
             raise InputError(f"{what}: column '{name}'", got=f"shape {list(column.shape)}", expected=f"[{n}], an entry per document")
     return out
-
-
-def step_labels(trace: Sequence[Step]) -> list[str]:
-    """The names of the steps, told apart: BM25, BM25#2, ..."""
-    seen: dict[str, int] = {}
-    labels = []
-    for step in trace:
-        seen[step.name] = seen.get(step.name, 0) + 1
-        labels.append(step.name if seen[step.name] == 1 else f"{step.name}#{seen[step.name]}")
-    return labels
 
 
 def _check_answer(what: str, answer: object, kind: type, n: int, per: str) -> None:
@@ -288,9 +235,19 @@ class Stage(ABC):
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         """One ranking per query; `rankings` is None only where `retrieves`. The trace is the Pipeline's business."""
 
+    def late(self, rankings: Sequence[Ranking]) -> list[Ranking] | None:
+        """What passes where the deadline came before the stage's turn; None: it runs all the same, the answer's form depends on it."""
+        return None
+
     @final
-    def run(self, queries: Sequence[str | Query], rankings: Sequence[Ranking] | None = None) -> list[Ranking]:
-        """Ranks a batch. rankings: one list of candidates per query, not needed by stages that retrieve. Raises InputError."""
+    def run(
+        self, queries: Sequence[str | Query], rankings: Sequence[Ranking] | None = None, *, deadline_ms: float | None = None
+    ) -> list[Ranking]:
+        """Ranks a batch. rankings: one list of candidates per query, not needed by stages that retrieve. deadline_ms: from now on, as by
+        `rr.limited`; what was not done by then is told by the trace (`Ranking.unfinished`). Raises InputError."""
+        if deadline_ms is not None:
+            with limited(deadline_ms=deadline_ms):
+                return self.run(queries, rankings)
         if isinstance(queries, (str, Query)):
             raise InputError(
                 f"{self.name}.run: queries", got="one query", expected="a sequence of them", hint="For one query call the stage."
@@ -310,8 +267,13 @@ class Stage(ABC):
         return done
 
     @final
-    def __call__(self, query: str | Query, candidates: Ranking | Corpus | Sequence[str] | None = None) -> Ranking:
-        """One query. candidates: a Ranking, or a Corpus or texts that stand in their given order."""
+    def __call__(
+        self, query: str | Query, candidates: Ranking | Corpus | Sequence[str] | None = None, *, deadline_ms: float | None = None
+    ) -> Ranking:
+        """One query. candidates: a Ranking, or a Corpus or texts that stand in their given order. deadline_ms: as for `run`."""
+        if deadline_ms is not None:
+            with limited(deadline_ms=deadline_ms):
+                return self(query, candidates)
         if candidates is not None and not isinstance(candidates, Ranking):
             candidates = Ranking.in_order(candidates if isinstance(candidates, Corpus) else Corpus.from_texts(candidates))
         return Pipeline(self).run([query], None if candidates is None else [candidates])[0]
@@ -326,7 +288,7 @@ class Stage(ABC):
 
 @final
 class Pipeline(Stage):
-    """Stages one after the other; `a >> b >> c` is Pipeline(a, b, c). Writes the trace."""
+    """Stages one after the other; `a >> b >> c` is Pipeline(a, b, c). Writes the trace. `Stage.late`: after a deadline."""
 
     def __init__(self, *stages: Stage) -> None:
         self.stages: tuple[Stage, ...] = ()
@@ -350,7 +312,8 @@ class Pipeline(Stage):
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         for stage in self.stages:
             start = time.perf_counter()
-            done = stage.run(queries, rankings)
+            passed = stage.late(rankings) if rankings is not None and limits().out_of_time() else None
+            done = stage.run(queries, rankings) if passed is None else [one._with(facts=reach(0, 1), notes={}) for one in passed]
             ms = 1e3 * (time.perf_counter() - start) / len(queries)
             named = (repr(stage), stage.name, stage.backend)
             rankings = [_traced(named, None if rankings is None else rankings[i], out, ms) for i, out in enumerate(done)]
@@ -364,18 +327,9 @@ def _traced(named: tuple[str, str, str], before: Ranking | None, after: Ranking,
     """Appends the stage's step, behind the steps that ran inside it (the branches of a fusion). named: its repr, name and backend."""
     past = before.trace if before is not None else ()
     inside = after.trace[len(past) :] if after.trace[: len(past)] == past else after.trace
-    own = max(0.0, ms - _wall(inside, after.facts))
+    own = max(0.0, ms - wall(inside, after.facts))
     step = Step(*named, len(before) if before is not None else 0, len(after), own, after.ids, after.notes, after.facts)
     return Ranking._trusted(after.ids, after.scores, after.corpus, after.scale, after.columns, (*past, *inside, step))
-
-
-def _wall(inside: Sequence[Step], facts: Mapping[str, Any]) -> float:
-    """ms of the steps inside a stage: their sum, or that of the longest branch of a fusion whose branches ran side by side."""
-    counts = facts.get("branches", ()) if facts.get("concurrent") else ()
-    if not counts or sum(counts) != len(inside):
-        return sum(step.ms for step in inside)
-    ends = np.cumsum([0, *counts]).tolist()
-    return max(sum(step.ms for step in inside[start:end]) for start, end in pairwise(ends))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -398,11 +352,21 @@ class Scores:
             object.__setattr__(self, "values", values.astype(np.float32))
         object.__setattr__(self, "columns", _columns("Scores", self.columns, len(values)))
 
+    @classmethod
+    def in_time(cls, values: NDArray[np.float32], n: int, scale: str, columns: Mapping[str, NDArray[Any]]) -> Scores:
+        """Of a scorer that looks at `limits()`: values of the first of n documents, NaN where it did not get to one."""
+        if limits().deadline is None:
+            return cls(values, scale, columns)
+        whole = np.pad(values, (0, n - len(values)), constant_values=np.nan)
+        read = ~np.isnan(whole)
+        return cls(np.where(read, whole, -np.inf), scale, {**columns, "scored": read})
+
 
 class Scorer(ABC):
     """A pointwise model: a score for each (query, document) pair. `Rescore(scorer)` makes it a stage."""
 
     backend: str = "numpy"
+    timely: bool = False  # True: `score` looks at `limits()` itself, and its column `scored` says what it reached
 
     @property
     def name(self) -> str:
@@ -423,8 +387,10 @@ class Scorer(ABC):
 class Rescore(Stage):
     """Re-orders the first `depth` documents by the scorer; the rest keep their old order, with synthetic scores just below the head's.
 
-    A score of -inf (nothing to compare) becomes the lowest float32 and ranks last; NaN and +inf raise NonFiniteError. What a scorer did not
-    reach in time (`rr.limited`) keeps its old order behind what it did; the column `scored` tells them apart.
+    A score of -inf (nothing to compare) becomes the lowest float32 and ranks last; NaN and +inf raise NonFiniteError.
+
+    Under a deadline the head is read from the top, any scorer being asked for a few documents at a time (see limits.pieces). What it did
+    not reach keeps its old order behind what it did, and the column `scored` tells them apart; old scores stay where it reached nothing.
     """
 
     def __init__(self, scorer: Scorer, depth: int = 100) -> None:
@@ -443,14 +409,32 @@ class Rescore(Stage):
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         assert rankings is not None
         heads = [ranking.head(self.depth) for ranking in rankings]
-        scores = self.scorer.score(queries, heads)
-        _check_answer(f"{self.name}.score", scores, Scores, len(rankings), "rankings")
+        whole = self.scorer.timely or limits().deadline is None
+        scores = self._score(queries, heads) if whole else self._in_waves(queries, heads)
         return [self._merge(ranking, entry) for ranking, entry in zip(rankings, scores)]
+
+    def late(self, rankings: Sequence[Ranking]) -> list[Ranking]:
+        return [ranking._with(columns={**ranking.columns, "scored": np.zeros(len(ranking), bool)}) for ranking in rankings]
+
+    def _score(self, queries: Sequence[Query], heads: Sequence[Ranking]) -> list[Scores]:
+        scores = self.scorer.score(queries, heads)
+        _check_answer(f"{self.name}.score", scores, Scores, len(heads), "rankings")
+        for entry, head in zip(scores, heads):
+            if len(entry.values) != len(head):
+                raise InputError(f"{self.name}.score", got=f"{len(entry.values)} scores", expected=f"{len(head)}, one for each document")
+        return scores
+
+    def _in_waves(self, queries: Sequence[Query], heads: Sequence[Ranking]) -> list[Scores]:
+        told: list[list[Scores]] = [[] for _ in heads]
+        for part in pieces(max(map(len, heads), default=0), max(1, WAVE // len(heads))):
+            here = [i for i, head in enumerate(heads) if len(head) > part.start]
+            wave = self._score([queries[i] for i in here], [heads[i]._pick(part) for i in here])
+            for i, entry in zip(here, wave):
+                told[i].append(entry)
+        return [_joined(entries, len(head)) for entries, head in zip(told, heads)]
 
     def _merge(self, ranking: Ranking, scores: Scores) -> Ranking:
         n, values = min(len(ranking), self.depth), scores.values
-        if len(values) != n:
-            raise InputError(f"{self.name}.score", got=f"{len(values)} scores", expected=f"{n}, one for each document")
         if (bad := np.flatnonzero(np.isnan(values) | (values == np.inf))).size:
             doc = ranking.corpus[int(ranking.ids[bad[0]])].id
             raise NonFiniteError(f"{self.name}: score of document '{doc}'", got=f"{values[bad[0]]}", expected="a finite score")
@@ -458,9 +442,8 @@ class Rescore(Stage):
         scored = np.asarray(scores.columns.get("scored", np.ones(n, bool)), bool)  # False: time was up before its turn
         read, unread = np.flatnonzero(scored), np.flatnonzero(~scored)
         order = read[np.lexsort((ranking.ids[read], -values[read].astype(np.float64)))]
-        tail = len(ranking) - len(order)
-        floor = float(values[order[-1]]) if len(order) else 0.0
-        below = floor - (1 + np.arange(tail)) * max(abs(floor), 1.0) * 2.0**-20
+        if not len(order) and n:  # nothing was reached in time
+            return self.late([ranking])[0]._with(facts=reach(0, n))
         places = np.concatenate([order, unread, np.arange(n, len(ranking))])
         columns = {name: column[places] for name, column in ranking.columns.items()}
         for name, column in scores.columns.items():  # the rest keeps what was known of it, but not that another scorer had scored it
@@ -469,12 +452,35 @@ class Rescore(Stage):
             columns[name] = np.concatenate([column[places[:n]], known])
         if "scored" in columns and "scored" not in scores.columns:
             columns["scored"] = np.arange(len(ranking)) < n
-        scale = scores.scale if len(order) or not n else "rank"  # nothing was read in time: the scores only carry the old order
-        final_scores = np.concatenate([values[order], np.maximum(below, LOWEST).astype(np.float32)])
-        return ranking._with(ids=ranking.ids[places], scores=final_scores, scale=scale, columns=columns, facts=scores.facts)
+        made = with_tail(values[order], len(ranking) - len(order))
+        facts = {**scores.facts, **reach(len(order), n)}
+        return ranking._with(ids=ranking.ids[places], scores=made, scale=scores.scale, columns=columns, facts=facts)
 
     def __repr__(self) -> str:
         return f"Rescore({self.scorer!r}, depth={self.depth})"
+
+
+def _joined(entries: Sequence[Scores], n: int) -> Scores:
+    """What a scorer said of the first documents of n, wave by wave; numbers among its facts add up."""
+    read = sum(len(entry.values) for entry in entries)
+    columns = {"scored": np.arange(n) < read}
+    facts: dict[str, Any] = {}
+    for entry in entries:
+        for name, fact in entry.facts.items():
+            adds = name in facts and isinstance(fact, (int, float)) and not isinstance(fact, bool)
+            facts[name] = facts[name] + fact if adds else fact
+    for name, column in entries[0].columns.items() if entries else ():
+        known = [entry.columns[name] for entry in entries]
+        columns[name] = np.concatenate([*known, np.zeros(n - read, column.dtype)])
+    values = np.concatenate([*(entry.values for entry in entries), np.full(n - read, -np.inf, np.float32)])
+    return Scores(values, entries[0].scale if entries else "rank", columns, facts)
+
+
+def with_tail(head: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+    """Falling scores float32, and behind them n synthetic ones just below, for documents that only keep their order."""
+    floor = float(head[-1]) if len(head) else 0.0
+    below = floor - (1 + np.arange(n)) * max(abs(floor), 1.0) * 2.0**-20
+    return np.concatenate([head, np.maximum(below, LOWEST).astype(np.float32)])
 
 
 @final

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,11 +24,13 @@ def kmeans(
     seed: int = 0,
     backend: str = "auto",
     progress: Progress | None = None,
+    seconds: float = math.inf,
 ) -> NDArray[np.float32]:
     """Centroids float32 [k, dim] of unit length, which maximise the sum over points of the largest <point, centroid> (spherical k-means).
 
     points: float32 [n, dim], n >= k; of more than 256 k a sample is taken. The same seed gives the same centroids on the same machine.
-    Raises InputError, and BackendUnavailable for faiss where it is not installed.
+    seconds: how long backend "numpy" may take; it makes fewer iterations then. Raises InputError, and BackendUnavailable for faiss where it
+    is not installed.
     """
     if not 0 < k <= len(points):
         raise InputError("kmeans: k", got=k, expected=f"1 to {len(points)}, the number of points")
@@ -37,7 +42,7 @@ def kmeans(
     if len(points) > POINTS_PER_CENTROID * k:
         points = points[np.sort(generator.choice(len(points), POINTS_PER_CENTROID * k, replace=False))]
     if backend == "numpy" or missing:
-        return _lloyd(points, k, iterations, generator, progress)
+        return _lloyd(points, k, iterations, generator, progress, seconds)
     import faiss
 
     run = faiss.Kmeans(
@@ -48,11 +53,13 @@ def kmeans(
 
 
 def _lloyd(
-    points: NDArray[np.float32], k: int, iterations: int, generator: np.random.Generator, progress: Progress | None
+    points: NDArray[np.float32], k: int, iterations: int, generator: np.random.Generator, progress: Progress | None, seconds: float
 ) -> NDArray[np.float32]:
     centroids = _unit(points[np.sort(generator.choice(len(points), k, replace=False))])
-    step = max(1, (1 << 22) // k)
+    step, end = max(1, (1 << 22) // k), time.monotonic() + seconds
     for done in range(1, iterations + 1):
+        if time.monotonic() >= end:
+            break
         owner, closeness, sums = np.empty(len(points), np.int64), np.empty(len(points), np.float32), np.zeros_like(centroids)
         for at in range(0, len(points), step):
             products = points[at : at + step] @ centroids.T

@@ -1,13 +1,14 @@
 """How long work may take, and how it tells of itself, for everything that runs inside a `with`: pipelines, stages and models alike.
 
     with rr.limited(deadline_ms=150):
-        ranking = pipeline("a query")      # what was not scored in time stands behind what was, and `ranking.columns["scored"]` says so
+        ranking = pipeline("a query")     # what was not done in time is told by `ranking.unfinished`
 
 A context of the caller's, not a setting of the library: it ends with the `with`, and threads and tasks each have their own.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,10 @@ class Limits:
 
     def out_of_time(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def left(self) -> float:
+        """Seconds to the deadline, 0 once it has passed, infinity without one."""
+        return math.inf if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def check(self) -> None:
         """Raises Cancelled when the caller wants no answer any more."""
@@ -67,3 +72,22 @@ def limited(
         yield limits()
     finally:
         _CURRENT.reset(token)
+
+
+def pieces(n: int, first: int, most: int | None = None) -> Iterator[slice]:
+    """Slices of n things to work on in their order, for as long as time allows: all of them without a deadline.
+
+    first: things in the first piece under a deadline. Each further one has twice as many at most, and no more than what the one before took
+    says to be done in half of the time that is left, 1 at least: unless things cost twice as much as those before, the deadline is overrun
+    by one of them alone. most: in a piece, also without a deadline. Raises Cancelled.
+    """
+    most, at, size, now = n if most is None else most, 0, first, limits()
+    if now.deadline is None:
+        size = most
+    while at < n and not now.out_of_time():
+        now.check()
+        begin, end = now.left(), min(n, at + min(size, most))
+        yield slice(at, end)
+        spent, left, at = begin - now.left(), now.left(), end
+        if now.deadline is not None:
+            size = max(1, 2 * size if spent <= 0 else int(min(2 * size, size * left / spent / 2)))

@@ -29,7 +29,7 @@ def corpus(n: int) -> rr.Corpus:
 
 def ranked(index: BM25Index, queries: Sequence[Any] = QUERIES, k: int = 1000) -> list[tuple[list[str], bytes]]:
     """Ids and the scores' bits."""
-    hits, documents = index.retrieve(queries, k)
+    hits, documents, _ = index.retrieve(queries, k)
     return [([documents[row].id for row in rows.tolist()], scores.tobytes()) for rows, scores in hits]
 
 

@@ -10,8 +10,8 @@ import pytest
 import rerank_engine as rr
 from rerank_engine.codec import ResidualCodec, ResidualTokens
 
-torch = pytest.importorskip("torch", reason="torch, which colbert-ai runs on, is not installed (extra [late-peers])")
-residual = pytest.importorskip("colbert.indexing.codecs.residual", reason="colbert-ai is not installed (extra [late-peers])")
+torch = pytest.importorskip("torch", reason="torch, which colbert-ai runs on, is not installed")
+residual = pytest.importorskip("colbert.indexing.codecs.residual", reason="colbert-ai is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs are many
 
 

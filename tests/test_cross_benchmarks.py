@@ -118,9 +118,10 @@ def speed(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ben
         own = {"ours-float32": Fake("float32", "packed"), "ours-int8": Fake("int8"), "own-torch": Fake("float32", "packed"), **changes}
         models = cross_models.Models(tokenizer.parent, tokenizer.parent)
         exact = Fake("float32")
-        reference = {f"{bench.REFERENCE}{p}": cross.Side(lambda pairs: exact.predict(pairs).values, p, 0.0) for p in ("float32", "int8")}
+        make = lambda models: lambda pairs: exact.predict(pairs).values  # noqa: E731
+        entries = {p: bench.peers.Entry(f"{bench.REFERENCE}{p}", p, "", "") for p in ("float32", "int8")}
         monkeypatch.setattr(bench, "load", lambda models, name: own[name])
-        monkeypatch.setattr(bench.harness, "peer", lambda name: SimpleNamespace(sides=lambda models: reference))
+        monkeypatch.setattr(bench.peers, "installed", lambda kind: [(entries[kind], make)])
         monkeypatch.setattr(bench.peak, "fma", lambda flops: ("none", lambda: sum(range(20_000))))
         return bench.Speed(models, Namespace(rounds=2, quick=True, own=list(own), peers=None))
 

@@ -233,8 +233,15 @@ class ImpactIndex:
         queries: (term ids, weights float32) as the encoder gives them. filters: for each a Query, whose `allow` and `deny` hold, or None.
         Scores are float64 sums in the order of the terms, rounded once. Raises InputError, NonFiniteError.
         """
+        return self.search_reached(queries, k, filters=filters, threads=threads)[0]
+
+    def search_reached(
+        self, queries: Sequence[Sparse], k: int, *, filters: Sequence[Query | None] | None = None, threads: int | None = 1
+    ) -> tuple[list[Hits], list[int]]:
+        """`search`, and how many rows each query got to: all of them, but for the deadline of `rr.limited`."""
         checks.count("ImpactIndex.search: k", k)
-        return self._index.retrieve(self._queries(queries, filters), k, threads=threads)[0]
+        hits, _, reached = self._index.retrieve(self._queries(queries, filters), k, threads=threads)
+        return hits, reached
 
     @staticmethod
     def _queries(queries: Sequence[Sparse], filters: Sequence[Query | None] | None) -> list[Query]:

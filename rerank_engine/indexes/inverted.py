@@ -279,23 +279,29 @@ class BM25Index(SegmentedIndex):
     def search(self, queries: Sequence[str | Query | Sequence[Any]], k: int, *, threads: int | None = 1) -> list[Hits]:
         """Per query (rows int64 [m], scores float32 [m]) of `corpus`, m <= k, best first. A query: a text, a Query, or a sequence of terms.
 
-        A query without known terms finds nothing. Raises InputError.
+        A query without known terms finds nothing; at the deadline of `rr.limited` the hits are those of the rows it got to. Raises
+        InputError.
         """
         return self.retrieve(queries, k, threads=threads)[0]
 
-    def retrieve(self, queries: Sequence[str | Query | Sequence[Any]], k: int, *, threads: int | None = 1) -> tuple[list[Hits], Corpus]:
-        """`search`, and the corpus that its rows are of, which an update meanwhile does not change."""
+    def retrieve(
+        self, queries: Sequence[str | Query | Sequence[Any]], k: int, *, threads: int | None = 1
+    ) -> tuple[list[Hits], Corpus, list[int]]:
+        """`search`, the corpus that its rows are of, which an update meanwhile does not change, and how many of its rows each
+        query got to."""
         if isinstance(queries, (str, Query)):
             raise InputError(f"{self._name}.search: queries", got="one query", expected="a sequence of them", hint="Pass [query].")
         k, state = checks.count("BM25: k", k), self._state
         batch = [terms_of(query, self.analyzer) for query in queries]
         if not [query for query in queries if isinstance(query, Query) and not (query.allow is None and query.deny is None)]:
-            return run(state.members, state.searcher, batch, k, None, threads), state.corpus
+            found, reached = run(state.members, state.searcher, batch, k, None, threads)
+            return found, state.corpus, reached
         out: list[Hits] = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(batch)
+        reached = [0] * len(batch)
         for mask, places in filtered(queries, state.corpus):
-            for i, hits in zip(places, run(state.members, state.searcher, [batch[i] for i in places], k, mask, threads)):
-                out[i] = hits
-        return out, state.corpus
+            for i, hits, n in zip(places, *run(state.members, state.searcher, [batch[i] for i in places], k, mask, threads)):
+                out[i], reached[i] = hits, n
+        return out, state.corpus, reached
 
     def explain(self, query: str | Query, doc_id: str) -> dict[str, Any]:
         """Where a document's score comes from: {"score", "id", "length", "mean_length", "documents", "parameters", "terms": [{"term",

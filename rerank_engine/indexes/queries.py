@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..core import Query
 from ..corpus import Corpus
+from ..limits import limits
 from ..ops import checks
 from ..ops.bm25 import Searcher
 from ..ops.topk import Hits
@@ -53,7 +54,8 @@ def filtered(queries: Sequence[Any], corpus: Corpus) -> list[tuple[NDArray[np.bo
 
 def run(
     members: Sequence[Member], searcher: Searcher, batch: Sequence[Terms], k: int, mask: NDArray[np.bool_] | None, threads: int | None
-) -> list[Hits]:
+) -> tuple[list[Hits], list[int]]:
+    """What `Searcher.search_reached` finds in the time that `limits()` leaves."""
     flat, ends, weights, required, weighted, demanding = list[Any](), [0], None, None, False, False
     for terms, w, must in batch:
         flat += terms
@@ -64,4 +66,4 @@ def run(
     if demanding:
         required = np.array([x for terms, _, must in batch for x in (must or [False] * len(terms))], bool)
     offsets = np.array(ends, np.int64)
-    return searcher.search(lookup(members, flat), offsets, k, weights=weights, required=required, filter=mask, threads=threads)
+    return searcher.search_reached(lookup(members, flat), offsets, k, weights, required, mask, threads, limits().left())

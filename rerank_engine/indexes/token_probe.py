@@ -22,10 +22,12 @@ from numpy.typing import ArrayLike, NDArray
 from ..backends import choose
 from ..codec import ResidualCodec, ResidualTokens
 from ..errors import FileFormatError, InputError
+from ..limits import limits
 from ..ops import checks
 from ..ops.centroid import centroid_maxsim
 from ..ops.tokens import ranges
 from ..ops.topk import topk
+from ..trace import reach
 
 if TYPE_CHECKING:
     from .token_members import TokenMember
@@ -80,15 +82,17 @@ def lists_of(tokens: ResidualTokens) -> Lists:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How one query was searched: probe centroids a query token, None for every document; documents that these gave (found) and that were
-    scored exactly (candidates)."""
+    scored exactly (candidates). reached: how many of these a deadline left time for, None for all."""
 
     probe: int | None
     candidates: int
     found: int
+    reached: int | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"probe": self.probe, "found": self.found, "candidates": self.candidates, "exhaustive": self.probe is None}
+        told = {} if self.reached is None else reach(self.reached, self.reached + 1)
+        return {"probe": self.probe, "found": self.found, "candidates": self.candidates, "exhaustive": self.probe is None, **told}
 
 
 def require(what: str, storage: str, codec: ResidualCodec | None, k: int, probe: Probe, candidates: int | None) -> None:
@@ -153,8 +157,15 @@ def candidates_of(
     bases = np.cumsum([0, *(member.n_rows for member in members)])
     rows = np.concatenate([np.empty(0, np.int64), *(own + base for own, base in zip(found, bases.tolist()))])
     if n_found > n:
-        scores = [centroid_maxsim(table, member.tokens, own, num_threads=num_threads) for member, own in zip(members, found)]
-        rows = np.sort(topk(np.concatenate(scores), n, ids=rows)[0])
+        until = limits()
+        scores = np.concatenate(
+            [
+                centroid_maxsim(table, member.tokens, own, num_threads=num_threads, seconds=until.left())
+                for member, own in zip(members, found)
+            ]
+        )
+        there = ~np.isnan(scores)  # what time did not allow is no candidate
+        rows = np.sort(topk(scores[there], n, ids=rows[there])[0])
     return rows, Plan(probe, len(rows), n_found)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..backends import choose
 from ..codec import ResidualCodec, ResidualTokens
 from ..errors import FileFormatError, InputError, NonFiniteError
+from ..limits import limits
 from ..ops import checks
 from ..ops.certified import CertifiedTop, certified_top
 from ..ops.maxsim import maxsim
@@ -28,6 +29,7 @@ def score(
     members: Sequence[TokenMember], query: Any, rows: ArrayLike | None, *, precision: str = "auto", centroids: Any = None, **options: Any
 ) -> NDArray[np.float32]:
     """See TokenIndex.score. centroids: the query's products with all centroids, where they are known."""
+    until = limits()
     if batch_of(query) is not None:
         raise InputError("TokenIndex: query", got="a batch", expected="float [q, dim], one query")
     chosen = picked("TokenIndex.score", rows, sum(member.n_rows for member in members))
@@ -36,9 +38,9 @@ def score(
         tokens = member.tokens
         try:
             if isinstance(tokens, ResidualTokens):
-                found = residual_maxsim(query, tokens, own, precision=precision, centroid_scores=centroids, **options)
+                found = residual_maxsim(query, tokens, own, precision=precision, centroid_scores=centroids, seconds=until.left(), **options)
             else:
-                found = maxsim(query, tokens, own, **options)
+                found = maxsim(query, tokens, own, seconds=until.left(), **options)
         except NonFiniteError as error:
             raise _blamed(member, own, error) from error
         return cast(NDArray[np.float32], found)
@@ -84,6 +86,9 @@ def search(
     masks = _masks(what, queries, n, filters)
     live, out = live_rows(members), list[tuple[Hits, Plan]]()
     for query, mask in zip(queries, masks):
+        if limits().out_of_time():
+            out.append((topk(np.empty(0, np.float32), k), Plan(None, 0, 0, reached=0)))
+            continue
         wanted = live if mask is None else mask if live is None else mask & live
         rows = np.arange(n) if wanted is None else np.flatnonzero(wanted)
         shape = () if batch_of(query) is not None else array(f"{what}: query", query).shape
@@ -96,7 +101,10 @@ def search(
             table, plan = _centroids(members, query, len(rows), num_threads) if n_query else None, Plan(None, len(rows), len(rows))
         options: dict[str, Any] = {"num_threads": num_threads, "precision": precision, "centroids": table}
         scores = score(members, query, None if len(rows) == n else rows, **options)
-        found = scores > -np.inf
+        found = scores > -np.inf  # not those without tokens, nor, NaN, those that time did not allow
+        late = np.isnan(scores)
+        if late.any():
+            plan = replace(plan, reached=len(scores) - int(late.sum()))
         out.append((topk(scores[found], k, ids=rows[found]), plan))
     return out
 
@@ -154,7 +162,8 @@ def top(
         if chosen is not None:
             own = chosen[(chosen >= base) & (chosen < base + member.n_rows)] - base
         try:
-            found = certified_top(query, member.tokens, k, own, norms=None if member.codec is not None else member.norms, **options)
+            norms = None if member.codec is not None else member.norms
+            found = certified_top(query, member.tokens, k, own, norms=norms, seconds=limits().left(), **options)
         except NonFiniteError as error:
             raise _blamed(member, own, error) from error
         parts.append(replace(found, rows=found.rows + base))
@@ -164,4 +173,8 @@ def top(
     scores = np.concatenate([np.empty(0, np.float32), *(part.scores for part in parts)])
     saved = sum(part.work_saved * n for part, n in zip(parts, n_tokens)) / max(sum(n_tokens), 1)
     best = topk(scores, k, ids=ids)
-    return CertifiedTop(*best, any(part.certified for part in parts), saved, sum(part.approximated for part in parts))
+    late = [part.reached for part in parts if part.reached is not None]
+    certified = any(part.certified for part in parts) and not late
+    whole = len(scores) if late else None  # scored in full, of all members
+    return CertifiedTop(*(best if not late else topk(scores, max(len(scores), 1), ids=ids)), certified, saved,
+                        sum(part.approximated for part in parts), whole)  # fmt: skip

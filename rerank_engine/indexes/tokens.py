@@ -335,8 +335,8 @@ class TokenIndex(SegmentedIndex):
     ) -> NDArray[np.float32]:
         """MaxSim of a query float [q, dim] with rows of the corpus, float32 [m], in their order; None: with all. No token is copied.
 
-        precision: of residual codes, see rr.ops.residual_maxsim. Rows of deleted documents are scored as any. Raises InputError,
-        NonFiniteError.
+        precision: of residual codes, see rr.ops.residual_maxsim. Rows of deleted documents are scored as any; what the deadline of
+        `rr.limited` left has NaN. Raises InputError, NonFiniteError.
         """
         options: dict[str, Any] = {"query_mask": query_mask, "query_weights": query_weights, "num_threads": num_threads}
         return token_search.score(self._members, query, rows, precision=precision, backend=backend, **options)

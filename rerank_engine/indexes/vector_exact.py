@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..limits import limits
 from ..ops.topk import Hits, topk
 
 Vectors = NDArray[np.float32] | NDArray[np.float16]
@@ -42,15 +43,18 @@ def blocks(vectors: Vectors) -> Iterator[NDArray[np.float32]]:
 
 
 def products(vectors: Vectors, query: NDArray[np.float32], rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-    """float32 [m]: the inner product of each row (None: of all) with a query float32 [dim].
+    """float32 [m]: the inner product of each row (None: of all) with a query float32 [dim]; of the first of them, where the deadline of
+    `limits()` comes before it has multiplied all.
 
     One product a row, so that it depends neither on the batch nor on the row: a matrix product sums the last rows of a block in another
     order, and equal documents would not tie.
     """
     n, step = len(vectors) if rows is None else len(rows), max(1, BLOCK // max(1, vectors.shape[1]))
-    out = np.empty(n, np.float32)
+    out, until = np.empty(n, np.float32), limits()
     with np.errstate(over="ignore", invalid="ignore"):  # topk refuses what is not finite
         for at in range(0, n, step):
+            if until.out_of_time():
+                return out[:at]
             block = vectors[at : at + step] if rows is None else vectors[rows[at : at + step]]
             out[at : at + step] = np.matmul(block.astype(np.float32, copy=False)[:, None, :], query[:, None])[:, 0, 0]
     return out
@@ -73,27 +77,40 @@ def rounding(queries: NDArray[np.float32], vectors: Vectors, length: Callable[[]
 
 def search(
     vectors: Vectors, queries: NDArray[np.float32], k: int, rows: Sequence[NDArray[np.int64] | None], length: Callable[[], float]
-) -> list[Hits]:
-    """Per query the k best of its rows (None: of all) by `products`. length(): of the longest vector, asked for a batch alone.
+) -> tuple[list[Hits], list[int]]:
+    """Per query the k best of its rows (None: of all) by `products`, and how many rows it got to before the deadline of `limits()`: its
+    hits are of these. length(): of the longest vector, asked for a batch alone.
 
     A batch first takes one matrix product of all. What is further below the k-th best there than twice what rounding explains is not among
     the k best by `products`; only the others are multiplied again.
     """
     if len(queries) < _BATCH or not float(np.abs(queries).max()) * vectors.shape[1] * length() < 1e37:  # beyond, a sum may be infinite
-        return [topk(products(vectors, q, chosen), k, ids=chosen) for q, chosen in zip(queries, rows)]
+        found = [products(vectors, q, chosen) for q, chosen in zip(queries, rows)]
+        return [best_of(scores, k, chosen) for scores, chosen in zip(found, rows)], [len(scores) for scores in found]
     room, out, step = rounding(queries, vectors, length), list[Hits](), max(_BATCH, TABLE // len(vectors))
+    until, reached = limits(), list[int]()
     for first in range(0, len(queries), step):
         batch = queries[first : first + step]
         table = np.empty((len(batch), len(vectors)), np.float32)
         at = 0
         for block in blocks(vectors):
+            if until.out_of_time():
+                break
             np.matmul(batch, block.T, out=table[:, at : at + len(block)])
             at += len(block)
-        for i, near in enumerate(table, first):
+        for i, near in enumerate(table[:, :at], first):
             chosen = rows[i]
+            chosen = chosen if chosen is None or at == len(vectors) else chosen[chosen < at]
             near = near if chosen is None else near[chosen]
+            near = near[:0] if until.out_of_time() else near
+            reached.append(len(near))
             best = topk(near, k)[1]
             places = np.flatnonzero(near >= best[-1] - 2 * room[i]) if len(best) else np.empty(0, np.int64)
             left = places if chosen is None else chosen[places]
-            out.append(topk(products(vectors, queries[i], left), k, ids=left))
-    return out
+            out.append(best_of(products(vectors, queries[i], left), k, left))
+    return out, reached
+
+
+def best_of(scores: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None) -> Hits:
+    """The k best of the first rows, which have scores."""
+    return topk(scores, k, ids=None if rows is None else rows[: len(scores)])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..cpus import resolve_threads
 from ..errors import BackendUnavailable, FileFormatError, InputError, MissingDependency
+from ..limits import limits, pieces
 from ..ops import checks
 from ..ops.topk import Hits, topk
 
@@ -154,16 +155,16 @@ class Approximate:
         fetch: int = 1,
         spare: int = 0,
     ) -> list[Hits]:
-        """Per query up to fetch * k + spare documents among the rows (None: all) and faiss's scores, best first, ties by row."""
+        """Per query up to fetch * k + spare documents among the rows (None: all) and faiss's scores, best first, ties by row; for the first
+        queries alone, where the deadline of `limits()` comes before the others' turn. A call of faiss that has begun is finished."""
         faiss, out = require_faiss(), list[Hits]()
         most = self.n if rows is None else len(rows)
         if not most:
             return [topk(np.empty(0, np.float32), k) for _ in queries]
         parameters = self._parameters(faiss, self.effort(min(k, most), asked, most / self.n, fetch), rows)
         with threads_of(faiss, threads):
-            for at in range(0, len(queries), _TOGETHER):
-                part = np.ascontiguousarray(queries[at : at + _TOGETHER])
-                scores, ids = self.index.search(part, min(fetch * k + spare, most), params=parameters)
+            for part in pieces(len(queries), 1, _TOGETHER):
+                scores, ids = self.index.search(np.ascontiguousarray(queries[part]), min(fetch * k + spare, most), params=parameters)
                 out += [topk(s[i >= 0], fetch * k + spare, ids=i[i >= 0]) for s, i in zip(scores, ids)]
         return out
 
@@ -183,9 +184,14 @@ class Approximate:
         most = self.n if rows is None else len(rows)
         for i in range(0 if room is None else len(hits)):
             spare = _SPARE
-            while room is not None and len(hits[i][0]) < most and hits[i][1][-1] >= hits[i][1][k - 1] - 2 * room[i]:
+            while (
+                room is not None
+                and not limits().out_of_time()
+                and len(hits[i][0]) < most
+                and hits[i][1][-1] >= hits[i][1][k - 1] - 2 * room[i]
+            ):
                 spare *= 4
-                hits[i] = self.search(queries[i : i + 1], k, rows, asked, threads, fetch=fetch, spare=spare)[0]
+                hits[i : i + 1] = self.search(queries[i : i + 1], k, rows, asked, threads, fetch=fetch, spare=spare) or hits[i : i + 1]
         return [np.sort(ids) for ids, _ in hits]
 
     def _parameters(self, faiss: Any, effort: Mapping[str, int], rows: NDArray[np.int64] | None) -> Any:

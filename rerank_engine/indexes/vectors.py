@@ -22,7 +22,7 @@ from .files import require_sound
 from .token_build import maker_of, require_maker
 from .vector_build import AUTO, Journal, counts_of, cut_to, encoded, made, prepared, require, writable
 from .vector_encoder import TextEncoder, normalizes, require_encoder
-from .vector_exact import blocks, products, stored
+from .vector_exact import best_of, blocks, products, stored
 from .vector_faiss import FETCH, KINDS, Approximate, Asked
 from .vector_files import METRICS, Parts
 
@@ -293,27 +293,38 @@ class VectorIndex:
         exactly. threads: of faiss; None = what this process may use. A query's answer depends neither on the batch nor on threads. Raises
         InputError, NonFiniteError (products beyond float32).
         """
+        return self.search_reached(queries, k, filters=filters, threads=threads)[0]
+
+    def search_reached(
+        self, queries: ArrayLike, k: int, *, filters: Sequence[NDArray[np.bool_] | None] | None = None, threads: int | None = None
+    ) -> tuple[list[Hits], list[int]]:
+        """`search`, and how many rows each query got to before the deadline of `rr.limited`, of which its hits are: all that it may find,
+        but where time was short. A search by faiss that has begun is finished, so that it is all or none."""
         q, k = self.prepared(queries), checks.count("VectorIndex.search: k", k)
         rows, approximate = self._allowed(filters, len(q)), self._parts.approximate
         if approximate is None:
             return vector_exact.search(self.vectors, q, k, rows, self._longest)
-        free, out = [i for i, chosen in enumerate(rows) if chosen is None], dict[int, Hits]()
+        free, none = [i for i, chosen in enumerate(rows) if chosen is None], (topk(np.empty(0, np.float32), 1), 0)
+        out = dict.fromkeys(range(len(q)), none)
         for places in ([free] if free else []) + [[i] for i, chosen in enumerate(rows) if chosen is not None]:
-            out |= zip(places, self._approximately(approximate, q[places], k, rows[places[0]], threads))
-        return [out[i] for i in range(len(q))]
+            out |= zip(places, zip(*self._approximately(approximate, q[places], k, rows[places[0]], threads)))
+        return [hits for hits, _ in out.values()], [n for _, n in out.values()]
 
     def _approximately(
         self, approximate: Approximate, q: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None, threads: int | None
-    ) -> list[Hits]:
-        """Of queries with the same rows."""
+    ) -> tuple[list[Hits], list[int]]:
+        """Of queries with the same rows; of the first ones that time allows."""
         kept, fetch = self._parts.vectors, self._fetch
         if kept is None or not fetch:
-            return approximate.search(q, k, rows, self._asked, threads)
+            hits = approximate.search(q, k, rows, self._asked, threads)
+            return hits, [approximate.n if rows is None else len(rows)] * len(hits)
         if rows is not None and len(rows) <= AUTO:
             return vector_exact.search(kept, q, k, [rows] * len(q), self._longest)
         room = vector_exact.rounding(q, kept, self._longest) if approximate.kind == "flat" else None
         found = approximate.candidates(q, k, fetch, rows, self._asked, threads, room)
-        return [topk(products(kept, query, near), k, ids=near) for query, near in zip(q, found)]
+        scores = [products(kept, query, near) for query, near in zip(q, found)]
+        told = [len(own) if len(own) < len(near) else approximate.n if rows is None else len(rows) for own, near in zip(scores, found)]
+        return [best_of(own, k, near) for own, near in zip(scores, found)], told
 
     def _allowed(self, filters: Sequence[NDArray[np.bool_] | None] | None, n: int) -> list[NDArray[np.int64] | None]:
         masks = [None] * n if filters is None else list(filters)

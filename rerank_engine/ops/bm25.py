@@ -19,6 +19,7 @@ impact is no BM25 but an inner product with learned weights that are kept as cou
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,18 +124,34 @@ class Searcher:
         weights float32 [total], default 1. required bool [total]: documents without the term are left out. filter bool [n_rows]: rows that
         may be returned. Per query (rows int64 [m], scores float32 [m]). Raises NonFiniteError, FileFormatError for a damaged index.
         """
+        return self.search_reached(terms, offsets, k, weights, required, filter, threads)[0]
+
+    def search_reached(
+        self,
+        terms: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+        k: int,
+        weights: NDArray[np.float32] | None = None,
+        required: NDArray[np.bool_] | None = None,
+        filter: NDArray[np.bool_] | None = None,
+        threads: int | None = 1,
+        seconds: float = math.inf,
+    ) -> tuple[list[Hits], list[int]]:
+        """`search` for as many seconds, and how many rows each query got to: its hits are those of the first so many."""
         if filter is not None and filter.shape != (self.n_rows,):
             raise InputError("bm25: filter", got=f"shape {list(filter.shape)}", expected=f"a bool for each of the {self.n_rows} rows")
         if not self.parts:
-            return [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in offsets[1:]]
+            return [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in offsets[1:]], [0 for _ in offsets[1:]]
         threads = 1 if threads == 1 else resolve_threads(threads)
         try:
-            hits: list[Hits] = self._run(self, terms, offsets, weights, required, filter, min(k, max(self.n_rows, 1)), threads)
+            found: tuple[list[Hits], list[int]] = self._run(
+                self, terms, offsets, weights, required, filter, min(k, max(self.n_rows, 1)), threads, seconds
+            )
         except OverflowError as error:
             raise checks.overflow("bm25: scores") from error
         except RuntimeError as error:
             raise damaged(error) from error
-        return hits
+        return found
 
     def explain(self, terms: NDArray[np.int32], row: int) -> tuple[int, list[tuple[int, int, float, float]]]:
         """Of one row: its length, and per term (tf, df, idf, f(tf, length)). terms int32 [parts, n]."""
@@ -197,11 +214,13 @@ def bm25_cpp(
     filter: NDArray[np.bool_] | None,
     k: int,
     threads: int,
-) -> list[Hits]:
+    seconds: float = math.inf,
+) -> tuple[list[Hits], list[int]]:
     w = _NO_WEIGHTS if weights is None else weights
     must = _NOTHING if required is None else required.view(np.uint8)
     allowed = _NOTHING if filter is None else np.packbits(filter, bitorder="little")
-    return unpack(*searcher.native.search(terms.reshape(-1), w, must, offsets, allowed, k, threads))
+    *hits, reached = searcher.native.search(terms.reshape(-1), w, must, offsets, allowed, k, threads, seconds)
+    return unpack(*hits), reached.tolist()
 
 
 def bm25_reference(
@@ -213,15 +232,21 @@ def bm25_reference(
     filter: NDArray[np.bool_] | None,
     k: int,
     threads: int,
-) -> list[Hits]:
-    """Document by document in float64 from tf, df and lengths, with dicts and loops."""
+    seconds: float = math.inf,
+) -> tuple[list[Hits], list[int]]:
+    """Document by document in float64 from tf, df and lengths, with dicts and loops. The time is looked at before each query."""
+    end = time.monotonic() + seconds
     lists = [part.segment.postings() for part in searcher.parts]
     lengths = np.concatenate([part.segment.lengths for part in searcher.parts]).tolist()
     mean = searcher.n_tokens / searcher.n_docs if searcher.n_tokens else 1.0
-    out = []
-    for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist()):
+    out, reached = list[Hits](), list[int]()
+    for first, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist()):
+        reached.append(0 if time.monotonic() >= end else searcher.n_rows)
+        if not reached[-1]:
+            out.append((np.empty(0, np.int64), np.empty(0, np.float32)))
+            continue
         query: dict[tuple[int, ...], list[Any]] = {}  # a term by its ids -> [weight, required], repeats merged
-        for i in range(begin, end):
+        for i in range(first, stop):
             entry = query.setdefault(tuple(terms[:, i].tolist()), [0.0, False])
             entry[0] += 1.0 if weights is None else float(weights[i])
             entry[1] = entry[1] or (required is not None and bool(required[i]))
@@ -243,7 +268,7 @@ def bm25_reference(
             sums = {row: score for row, score in sums.items() if filter[row]}
         scores = checks.narrow([score + constant for score in sums.values()])
         out.append(topk_reference(scores, np.array(list(sums), np.int64), k))
-    return out
+    return out, reached
 
 
 def _documents_with(searcher: Searcher, lists: Sequence[Postings], ids: tuple[int, ...]) -> dict[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +26,7 @@ def centroid_maxsim(
     *,
     query_weights: ArrayLike | None = None,
     num_threads: int | None = None,
+    seconds: float = math.inf,
     backend: str = "auto",
 ) -> Any:
     """score(d) = sum over query tokens i of weight_i * max over the tokens j of d of table[centroid of j, i]
@@ -34,7 +37,8 @@ def centroid_maxsim(
     documents: ResidualTokens, of which the centroid ids are read; or DeviceCodes, whose table `centroid_scores(query, documents)` makes.
     rows: integers [m], as in `maxsim`.
     query_weights: float [q]; None counts every column 1 (those behind the query's last token are 0 and add nothing).
-    num_threads: as in `maxsim`. Returns float32 [m]. Raises InputError, NonFiniteError, FileFormatError (a centroid id out of range).
+    num_threads, seconds: as in `maxsim`.
+    Returns float32 [m]. Raises InputError, NonFiniteError, FileFormatError (a centroid id out of range).
     """
     from ..codec import ResidualTokens  # which needs this package
     from .device_codes import DeviceCodes, centroid_on_device, of_table
@@ -57,7 +61,7 @@ def centroid_maxsim(
     chosen = picked(name, rows, len(documents))
     run, threads = implementation("centroid", backend), resolve_threads(num_threads)
     try:
-        scores, bad = run(table, weights, documents, *ranges(documents.offsets, chosen), threads)
+        scores, bad = run(table, weights, documents, *ranges(documents.offsets, chosen), threads, seconds)
     except IndexError as error:
         raise FileFormatError(f"{name}: documents", got=str(error), expected="ids of the codec's centroids") from error
     if bad < len(scores):
@@ -73,10 +77,14 @@ def centroid_reference(
     starts: NDArray[np.int64],
     lengths: NDArray[np.int64],
     threads: int,
+    seconds: float = math.inf,
 ) -> tuple[NDArray[np.float32], int]:
     """(scores, the first document that is not finite, or how many there are)"""
-    scores = np.full(len(starts), -np.inf, np.float32)
+    scores, end = np.full(len(starts), -np.inf, np.float32), time.monotonic() + seconds
     for i, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist())):
+        if time.monotonic() >= end:
+            scores[i:] = np.nan
+            break
         if not length:
             continue
         ids = documents.centroid_ids[start : start + length].astype(np.int64)
@@ -97,7 +105,8 @@ def centroid_cpp(
     starts: NDArray[np.int64],
     lengths: NDArray[np.int64],
     threads: int,
+    seconds: float = math.inf,
 ) -> tuple[NDArray[np.float32], int]:
     from .. import _native
 
-    return _native.centroid_maxsim(table, weights, documents.centroid_ids, starts, lengths, threads)
+    return _native.centroid_maxsim(table, weights, documents.centroid_ids, starts, lengths, threads, seconds)

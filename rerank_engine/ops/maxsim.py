@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ def maxsim(
     query_mask: ArrayLike | None = None,
     query_weights: ArrayLike | None = None,
     num_threads: int | None = None,
+    seconds: float = math.inf,
     backend: str = "auto",
 ) -> Any:
     """score(d) = sum over query tokens i of weight_i * max over the tokens j of d of <query_i, token_j>
@@ -42,6 +45,7 @@ def maxsim(
         or a list with one for each.
     query_mask: bool [q], False: the token does not count. query_weights: float [q], 1 by default. Both of one query only.
     num_threads: None for what this process may use (affinity, cgroup quota); 1 starts no thread. The scores are the same bit by bit.
+    seconds: how long it may take, of one query over arrays on the CPU; the score of what it did not get to then is NaN.
     Returns float32 [m]; for a batch a list of them. Products and their maxima are float32, the sum over query tokens is rounded once.
     Of DeviceTokens, tensors on their device, where the query has their type first and the sum is float32 (docs/gpu.md).
     Raises InputError and NonFiniteError (NaN or infinity in the query or a scored document, products beyond float32).
@@ -57,18 +61,20 @@ def maxsim(
         if query_mask is not None or query_weights is not None:
             raise InputError("maxsim", got="a mask or weights for a batch of queries", expected="a batch of the query tokens that count")
         asked = of_queries("maxsim", rows, len(batch))
-        return [_one(run, q, docs, row, None, None, threads) for q, row in zip(batch, asked)]
-    return _one(run, query, docs, rows, query_mask, query_weights, threads)
+        return [_one(run, q, docs, row, None, None, threads, math.inf) for q, row in zip(batch, asked)]
+    return _one(run, query, docs, rows, query_mask, query_weights, threads, seconds)
 
 
-def _one(run: Any, query: Any, store: PackedTokens | TokenSpans, rows: Any, mask: Any, weights: Any, threads: int) -> NDArray[np.float32]:
+def _one(
+    run: Any, query: Any, store: PackedTokens | TokenSpans, rows: Any, mask: Any, weights: Any, threads: int, seconds: float
+) -> NDArray[np.float32]:
     q, w = query_tokens("maxsim", query, mask, weights)
     if store.dim and q.shape[1] != store.dim:
         raise InputError("maxsim: query", got=f"dimension {q.shape[1]}", expected=f"{store.dim}, as the documents have")
     docs = store.pick(chosen := picked("maxsim", rows, len(store)))
     if not docs.lengths.any():
         return np.full(len(docs), -np.inf, np.float32)
-    scores, bad = run(q, w, docs, threads)
+    scores, bad = run(q, w, docs, threads, seconds)
     if bad < len(docs):
         refuse_non_finite("maxsim", docs, int(bad), chosen)
     out: NDArray[np.float32] = scores
@@ -104,11 +110,14 @@ def quantize_int8(tokens: Any) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
 
 
 def maxsim_reference(
-    query: NDArray[np.float32], weights: NDArray[np.float32], docs: TokenSpans, threads: int
+    query: NDArray[np.float32], weights: NDArray[np.float32], docs: TokenSpans, threads: int, seconds: float = math.inf
 ) -> tuple[NDArray[np.float32], int]:
     """(scores, the first document that is not finite, or how many there are)"""
-    q, scores = query.astype(np.float64), np.full(len(docs), -np.inf, np.float32)
+    q, scores, end = query.astype(np.float64), np.full(len(docs), -np.inf, np.float32), time.monotonic() + seconds
     for i in range(len(docs)):
+        if time.monotonic() >= end:
+            scores[i:] = np.nan
+            break
         if docs.lengths[i]:
             with np.errstate(all="ignore"):  # found below
                 similarities = q @ docs.document(i).astype(np.float64).T
@@ -120,9 +129,11 @@ def maxsim_reference(
     return scores, len(docs)
 
 
-def maxsim_cpp(query: NDArray[np.float32], weights: NDArray[np.float32], docs: TokenSpans, threads: int) -> tuple[NDArray[np.float32], int]:
+def maxsim_cpp(
+    query: NDArray[np.float32], weights: NDArray[np.float32], docs: TokenSpans, threads: int, seconds: float = math.inf
+) -> tuple[NDArray[np.float32], int]:
     from .. import _native
 
     if isinstance(docs.values, list):
-        return _native.maxsim_list(query, weights, docs.values, threads)
-    return _native.maxsim(query, weights, docs.values, docs.scales, docs.starts, docs.lengths, threads)
+        return _native.maxsim_list(query, weights, docs.values, threads, seconds=seconds)
+    return _native.maxsim(query, weights, docs.values, docs.scales, docs.starts, docs.lengths, threads, seconds=seconds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ def mmr(
     *,
     query: ArrayLike | None = None,
     lambda_: float = 0.5,
+    seconds: float = math.inf,
     backend: str = "auto",
 ) -> Hits:
     """Picks min(k, n) documents one by one, each time the d that maximises, over those left,
@@ -30,6 +33,7 @@ def mmr(
 
     relevance: float32 [n], or None: then it is the product <query, vector(d)>, taken in the pass over the vectors that the first pick needs
     anyway. query: float32 [dim], or None. vectors: float32 [n, dim]; lambda_ from 0 (diversity only) to 1 (relevance only).
+    seconds: how long it may take; then it stops between two picks, with fewer of them.
     Returns (rows int64 [m] in the order picked, value float32 [m] of each at the moment it was picked; not necessarily falling).
     Raises InputError (shapes, relevance and query both or neither, k < 1, lambda_ outside [0, 1]) and NonFiniteError
     (also for a product beyond float32 that the choice depends on; at lambda_ = 1 it depends on none between documents).
@@ -52,7 +56,7 @@ def mmr(
         checks.all_finite("mmr: vectors", v)
     run = implementation("mmr", backend)
     try:
-        hits: Hits = run(r, v, min(k, max(len(v), 1)), lambda_, relevance is None)
+        hits: Hits = run(r, v, min(k, max(len(v), 1)), lambda_, relevance is None, seconds)
     except OverflowError as error:
         checks.all_finite(what, r)
         checks.all_finite("mmr: vectors", v)
@@ -60,14 +64,18 @@ def mmr(
     return hits
 
 
-def mmr_reference(given: NDArray[np.float32], vectors: NDArray[np.float32], k: int, lambda_: float, by_query: bool) -> Hits:
+def mmr_reference(
+    given: NDArray[np.float32], vectors: NDArray[np.float32], k: int, lambda_: float, by_query: bool, seconds: float = math.inf
+) -> Hits:
     """given: the query if `by_query`, else the relevance."""
-    v = vectors.astype(np.float64)
+    v, end = vectors.astype(np.float64), time.monotonic() + seconds
     with np.errstate(invalid="ignore"):  # refused by narrow
         r = np.array([float(row @ given.astype(np.float64)) for row in v]) if by_query else given.astype(np.float64)
         checks.narrow(r)
         left, picked, values = list(range(len(r))), list[int](), list[float]()
         for _ in range(min(k, len(r))):
+            if time.monotonic() >= end:
+                break
             products = [[float(v[d] @ v[s]) for s in picked] if lambda_ < 1 else [] for d in left]
             checks.narrow([product for row in products for product in row])  # a float32 backend could not hold them
             value = [lambda_ * r[d] - (1 - lambda_) * max(row, default=0.0) for d, row in zip(left, products)]
@@ -77,7 +85,9 @@ def mmr_reference(given: NDArray[np.float32], vectors: NDArray[np.float32], k: i
     return np.array(picked, np.int64), np.array(values, np.float32)
 
 
-def mmr_cpp(given: NDArray[np.float32], vectors: NDArray[np.float32], k: int, lambda_: float, by_query: bool) -> Any:
+def mmr_cpp(
+    given: NDArray[np.float32], vectors: NDArray[np.float32], k: int, lambda_: float, by_query: bool, seconds: float = math.inf
+) -> Any:
     from .. import _native
 
-    return (_native.mmr_for_query if by_query else _native.mmr)(given, vectors, k, lambda_)
+    return (_native.mmr_for_query if by_query else _native.mmr)(given, vectors, k, lambda_, seconds=seconds)

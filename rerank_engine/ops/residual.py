@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,7 @@ def residual_maxsim(
     query_mask: ArrayLike | None = None,
     query_weights: ArrayLike | None = None,
     num_threads: int | None = None,
+    seconds: float = math.inf,
     backend: str = "auto",
 ) -> Any:
     """`maxsim` over compressed documents: token = (centroid + residual) / |centroid + residual|, so that
@@ -61,6 +64,7 @@ def residual_maxsim(
     precision: "int16" sums tables of int16, "uint8" may sum bytes (faster for 4-bit codes), "float32" decodes. "auto" is "int16". A
         short list is decoded where that is cheaper. `residual_maxsim_explained` says which path ran and how far each score may be off.
         On a device "auto" and "int16" are float16 products, "uint8" may multiply bytes; "float32" is the backend torch.
+    seconds: as in `maxsim`.
     Returns float32 [m]; for a batch a list of them. Raises InputError, NonFiniteError, FileFormatError (a centroid id out of range).
     """
     from .device_codes import DeviceCodes, of_table, residual_on_device
@@ -78,7 +82,7 @@ def residual_maxsim(
         asked = of_queries("residual_maxsim", rows, len(batch))
         return [residual_maxsim_explained(q, documents, row, **options).scores for q, row in zip(batch, asked)]  # type: ignore[arg-type]
     told = {"centroid_scores": centroid_scores, "query_mask": query_mask, "query_weights": query_weights}
-    return residual_maxsim_explained(query, documents, rows, **told, **options).scores  # type: ignore[arg-type]
+    return residual_maxsim_explained(query, documents, rows, seconds=seconds, **told, **options).scores  # type: ignore[arg-type]
 
 
 def residual_maxsim_explained(
@@ -91,6 +95,7 @@ def residual_maxsim_explained(
     query_mask: ArrayLike | None = None,
     query_weights: ArrayLike | None = None,
     num_threads: int | None = None,
+    seconds: float = math.inf,
     backend: str = "auto",
 ) -> ResidualScores:
     """`residual_maxsim` of one query, and how its scores came about."""
@@ -114,7 +119,7 @@ def residual_maxsim_explained(
     spans = ranges(documents.offsets, chosen)
     try:
         done: ResidualScores
-        done, bad = implementation("residual", backend)(q, w, documents, *spans, given, path, threads)
+        done, bad = implementation("residual", backend)(q, w, documents, *spans, given, path, threads, seconds)
     except IndexError as error:
         raise FileFormatError("residual_maxsim: documents", got=str(error), expected="ids of the codec's centroids") from error
     if bad < len(spans[0]):
@@ -159,11 +164,15 @@ def residual_reference(
     given: NDArray[np.float32] | None,
     path: str,
     threads: int,
+    seconds: float = math.inf,
 ) -> tuple[ResidualScores, int]:
     """Decodes in float64. (what was scored, the first document that is not finite, or how many there are)"""
-    codec, q, w = documents.codec, query.astype(np.float64), weights.astype(np.float64)
+    codec, q, w, end = documents.codec, query.astype(np.float64), weights.astype(np.float64), time.monotonic() + seconds
     scores, bad = np.full(len(starts), -np.inf, np.float32), len(starts)
     for i, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist())):
+        if time.monotonic() >= end:
+            scores[i:] = np.nan
+            break
         if not length:
             continue
         ids = documents.centroid_ids[start : start + length].astype(np.int64)
@@ -193,12 +202,13 @@ def residual_cpp(
     given: NDArray[np.float32] | None,
     path: str,
     threads: int,
+    seconds: float = math.inf,
 ) -> tuple[ResidualScores, int]:
     from .. import _native
 
     codec = documents.codec
     scores, bad, bounds, ran, tokens, centroids = _native.residual_maxsim(
         query, weights, codec.centroids, codec.bucket_weights, codec.radius, documents.centroid_ids, documents.residuals,
-        documents.inverse_norms, starts, lengths, given, path, threads,
+        documents.inverse_norms, starts, lengths, given, path, threads, seconds=seconds,
     )  # fmt: skip
     return ResidualScores(scores, bounds, ran, tokens, centroids), bad

@@ -23,7 +23,7 @@ from .base import Runtime, cost_of, workers_of
 from .cost import COSTS, Cost, cheapest, default_cost
 from .tokenize import Tokens
 
-__all__ = ["COSTS", "Cost", "default_cost", "run_batched", "run_rows", "run_tokens", "run_until"]
+__all__ = ["COSTS", "Cost", "default_cost", "run_batched", "run_rows", "run_tokens", "run_tokens_until", "run_until"]
 
 Row = TypeVar("Row")
 Reduce = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
@@ -123,15 +123,45 @@ def run_tokens(
 
     attended: see Runtime.run. The rest as for `run_batched`.
     """
+    rows = _token_rows(runtime, tokens, output, transform, replace(limits(), deadline=None), None, attended, budget, progress)
+    return [row for row in rows if row is not None]
+
+
+def run_tokens_until(
+    runtime: Runtime,
+    tokens: Tokens,
+    output: str,
+    transform: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    priority: NDArray[np.int64],
+) -> list[NDArray[np.float32] | None]:
+    """`run_tokens` until the deadline of `limits()`, as `run_until`: None for sequences that were not run."""
+    now = limits()
+    if now.out_of_time():
+        return [None] * len(tokens.ids)
+    return _token_rows(runtime, tokens, output, transform, now, None if now.deadline is None else priority)
+
+
+def _token_rows(
+    runtime: Runtime,
+    tokens: Tokens,
+    output: str,
+    transform: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    until: Limits,
+    priority: NDArray[np.int64] | None,
+    attended: NDArray[np.int64] | None = None,
+    budget: int | None = None,
+    progress: Progress | None = None,
+) -> list[NDArray[np.float32] | None]:
     if len(tokens.ids) == 0:
         return []
-    work, rows = _Calls(runtime, tokens, attended, budget), list[NDArray[np.float32]]()
+    work = _Calls(runtime, tokens, attended, budget, priority)
+    rows: list[NDArray[np.float32] | None] = [None] * work.distinct
 
     def cut(out: NDArray[np.float32], lengths: NDArray[np.int64]) -> list[NDArray[np.float32]]:
         return [transform(out[i, :length]) for i, length in enumerate(lengths.tolist())]
 
-    for _, states in work.run(output, cut, replace(limits(), deadline=None), progress):
-        rows += states
+    for (start, end), states in work.run(output, cut, until, progress):
+        rows[start:end] = states
     return [rows[place] for place in work.places.tolist()]
 
 

@@ -15,7 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core import Query, Ranking, Stage
 from ..errors import FileFormatError, InputError, MissingDependency
+from ..limits import limits
 from ..ops.checks import one_of
+from ..trace import reach
 
 METHODS = ("isotonic", "platt")
 LARGEST_FILE = 16 << 20  # bytes: an isotonic fit has two numbers a step
@@ -173,7 +175,8 @@ class Activate(Stage):
     """Maps logits to probabilities, last: "sigmoid" (the scale "probability") or a Calibration (the scale "calibrated").
 
     The order is that of the logits, also where the mapped float32 scores tie; the column `logit` float32 keeps them. The lowest float32, of
-    a document with nothing to compare, becomes what the mapping gives at its lower end.
+    a document with nothing to compare, becomes what the mapping gives at its lower end. After a deadline a list without
+    logits passes as it is.
     """
 
     def __init__(self, activation: str | Calibration = "sigmoid") -> None:
@@ -186,6 +189,9 @@ class Activate(Stage):
         function, scale = (self.activation, "calibrated") if isinstance(self.activation, Calibration) else (sigmoid, "probability")
         out = []
         for ranking in rankings:
+            if ranking.scale != "logit" and limits().out_of_time():  # no logit was computed in time
+                out.append(ranking._with(facts=reach(0, len(ranking)), notes={}))
+                continue
             if ranking.scale != "logit" and len(ranking):
                 raise InputError("Activate", got=f"scores on the scale '{ranking.scale}'", expected="logits")
             scores = np.minimum.accumulate(function(ranking.scores)).astype(np.float32)  # exp is not monotone to the last bit

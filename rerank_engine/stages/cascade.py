@@ -9,10 +9,11 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core import LOWEST, Query, Ranking, Rescore, Scorer, Stage
+from ..core import LOWEST, Query, Ranking, Rescore, Scorer, Stage, with_tail
 from ..errors import InputError
 from ..limits import limits
 from ..ops.checks import count, finite_number, instance
+from ..trace import reach
 from .bound import Bound
 
 Keep = int | float | None
@@ -34,6 +35,7 @@ class _Work:
     scale: str = "rank"
     settled: bool | None = None
     stopped: bool = False
+    late: bool = False  # stopped by a deadline
 
 
 @final
@@ -71,6 +73,9 @@ class Cascade(Stage):
         while active := [work for work in works if not work.stopped]:
             self._wave(active)
         return [self._merged(work, ranking) for work, ranking in zip(works, rankings)]
+
+    def late(self, rankings: Sequence[Ranking]) -> list[Ranking]:
+        return Rescore(self.scorers[-1], self.depth).late(rankings)
 
     def fit(self, queries: Sequence[str | Query], rankings: Sequence[Ranking], **options: Any) -> Cascade:
         """This cascade with a bound that is learnt from queries whose candidates are all scored here; no judgments are needed.
@@ -128,11 +133,12 @@ class Cascade(Stage):
 
     def _judge(self, work: _Work, end: int) -> None:
         if np.isnan(work.scores).any():
-            work.settled, work.stopped = False, True
+            work.settled, work.stopped, work.late = False, True, True
         elif end == len(work.order) or (self.bound is not None and self.bound.settled(work.cheap, np.array(work.scores))):
             work.settled, work.stopped = True, True
         elif end >= work.most or limits().out_of_time():
             work.settled, work.stopped = (None if self.bound is None and end >= work.most else False), True
+            work.late = end < work.most
 
     def _merged(self, work: _Work, ranking: Ranking) -> Ranking:
         values = np.array(work.scores, np.float64)
@@ -140,9 +146,7 @@ class Cascade(Stage):
         best = read[np.lexsort((work.head.ids[work.order[read]], -values[read]))]
         rest = np.setdiff1d(np.arange(len(work.order)), read)
         places = np.concatenate([work.order[best], work.order[rest], np.arange(len(work.order), len(ranking))])
-        floor = float(values[best[-1]]) if len(best) else 0.0
-        below = floor - (1 + np.arange(len(places) - len(best))) * max(abs(floor), 1.0) * 2.0**-20
-        scores = np.concatenate([values[best], np.maximum(below, LOWEST)]).astype(np.float32)
+        scores = with_tail(values[best].astype(np.float32), len(places) - len(best))
         columns = {name: column[places] for name, column in ranking.columns.items()}
         for name, parts in work.columns.items():
             column = np.concatenate(parts)
@@ -152,6 +156,8 @@ class Cascade(Stage):
         facts: dict[str, Any] = {"settled": work.settled if len(work.order) else True, "scored": len(best), "of": len(work.order)}
         if work.tokens:
             facts["tokens"] = work.tokens
+        if work.late:
+            facts |= reach(len(best), len(best) + 1)
         scale = work.scale if len(best) or not len(work.order) else "rank"  # nothing was read in time
         return ranking._with(ids=ranking.ids[places], scores=scores, scale=scale, columns=columns, facts=facts, notes={})
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from itertools import chain
 from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..backends import choose
-from ..core import LOWEST, Query, Ranking, Scorer, Scores
+from ..core import LOWEST, WAVE, Query, Ranking, Scorer, Scores
 from ..corpus import Document
 from ..errors import InputError, NonFiniteError, UnknownIdError, UnsupportedModelError
+from ..limits import pieces
 from ..ops.maxsim import maxsim
 from ..packed import Packed
 from ..progress import Progress
 from ..runtimes.base import Runtime, describe
-from ..runtimes.batching import run_tokens
+from ..runtimes.batching import run_tokens, run_tokens_until
 from ..runtimes.late_config import LateConfig
 from ..runtimes.projection import Projection
 from ..runtimes.tokenize import Tokenizer, Tokens
@@ -54,10 +56,13 @@ class ColBERT(Scorer):
     count as query tokens; a document leaves out the tokens of the skip-list and is cut at document_length, which the column
     truncated_tokens counts. A query is never cut: one longer than query_length, which is the budget of the filling and not the model's
     limit, is not filled up (colbert-ai and PyLate cut it). Blank documents have nothing to compare: no vectors, the lowest float32.
+    Under a deadline texts are encoded from each list's top.
     config: how texts are read; projections: what is put behind the network, in turn; dim: of the vectors. Made by `rr.load`.
 
     Source: Khattab and Zaharia, SIGIR 2020; Santhanam et al., NAACL 2022; as colbert-ai and PyLate encode.
     """
+
+    timely = True
 
     def __init__(
         self,
@@ -137,17 +142,29 @@ class ColBERT(Scorer):
         A blank text has no tokens. progress(done, total) counts distinct texts. Raises InputError, NonFiniteError.
         """
         _require_texts("ColBERT.encode_documents", texts)
+        run = partial(run_tokens, progress=progress)
+        rows, dropped = self._document_rows(texts, lambda tokens: run(self.runtime, tokens, self.output, self._vectors))
+        return self._packed(rows), dropped
+
+    def _packed(self, rows: Sequence[NDArray[np.float32] | None]) -> Packed:
+        """None counts as no tokens."""
         nothing = np.empty((0, self.dim), np.float32)
-        rows, dropped = [nothing] * len(texts), np.zeros(len(texts), np.int32)
-        there = [i for i, text in enumerate(texts) if text.strip()]
+        return Packed.from_rows([nothing if row is None else row for row in rows]) if rows else Packed(nothing, np.zeros(1, np.int64))
+
+    def _document_rows(
+        self, texts: Sequence[str], run: Callable[[Tokens], Sequence[NDArray[np.float32] | None]]
+    ) -> tuple[list[NDArray[np.float32] | None], NDArray[np.int32]]:
+        """(vectors of each text, None for those that `run` left; tokens cut off)"""
+        rows: list[NDArray[np.float32] | None] = [np.empty((0, self.dim), np.float32)] * len(texts)
+        dropped, there = np.zeros(len(texts), np.int32), [i for i, text in enumerate(texts) if text.strip()]
         if there:
             tokens = self._document_tokens([texts[i] for i in there])
-            vectors = run_tokens(self.runtime, tokens, self.output, self._vectors, progress=progress)
+            vectors = run(tokens)
             self._check_finite(vectors, there)
             for i, ids, row in zip(there, tokens.ids, vectors):
-                rows[i] = row[~np.isin(ids, self._skipped)]
+                rows[i] = None if row is None else row[~np.isin(ids, self._skipped)]
             dropped[there] = tokens.dropped
-        return (Packed.from_rows(rows) if rows else Packed(nothing, np.zeros(1, np.int64))), dropped
+        return rows, dropped
 
     def _document_tokens(self, texts: Sequence[str]) -> Tokens:
         inputs = [self._read(text) for text in texts]
@@ -163,27 +180,48 @@ class ColBERT(Scorer):
             norms = np.sqrt(np.einsum("td,td->t", states, states))[:, None]
             return np.ascontiguousarray(states / np.maximum(norms, np.float32(1e-12)), np.float32)
 
-    def _check_finite(self, vectors: Sequence[NDArray[np.float32]], places: Sequence[int] | None = None) -> None:
+    def _check_finite(self, vectors: Sequence[NDArray[np.float32] | None], places: Sequence[int] | None = None) -> None:
         for i, row in enumerate(vectors):
-            if not np.isfinite(row).all():
+            if row is not None and not np.isfinite(row).all():
                 hint = "The model's weights or its precision are at fault; try the float32 file."
                 what = f"{self.model}: output of input {i if places is None else places[i]}"
                 raise NonFiniteError(what, got="NaN or infinity", expected="finite numbers", hint=hint)
 
     def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
         require_queries("ColBERT", queries)
-        asked, texts = self.encode_queries([query.text for query in queries]), [r.corpus.texts(r.ids) for r in rankings]
-        numbers = {text: i for i, text in enumerate(dict.fromkeys(text for row in texts for text in row))}
+        asked = [vectors for part in pieces(len(queries), 1) for vectors in self.encode_queries([query.text for query in queries[part]])]
+        values = [np.full(len(ranking), np.nan, np.float32) for ranking in rankings]
+        truncated = [np.zeros(len(ranking), np.int32) for ranking in rankings]
+        for part in pieces(max(map(len, rankings[: len(asked)]), default=0), max(1, WAVE // max(len(rankings), 1))):
+            wave = self._scored(asked, [ranking._pick(part) for ranking in rankings])
+            for scores, cut, (found, dropped) in zip(values, truncated, wave):
+                scores[part], cut[part] = found, dropped
+        told = zip(rankings, values, truncated)
+        return [Scores.in_time(scores, len(ranking), "maxsim", {"truncated_tokens": cut}) for ranking, scores, cut in told]
+
+    def _scored(
+        self, asked: Sequence[NDArray[np.float32]], rankings: Sequence[Ranking]
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+        """(scores, NaN for texts that were not encoded in time; tokens cut off) of each ranking that has a query."""
+        texts = [ranking.corpus.texts(ranking.ids) for ranking in rankings[: len(asked)]]
+        numbers = {text: i for i, text in enumerate(dict.fromkeys(chain.from_iterable(_by_place(texts))))}
         own = [np.array([numbers[text] for text in row], np.int64) for row in texts]
         values = [np.empty(len(row), np.float32) for row in texts]
         truncated, distinct = np.zeros(len(numbers), np.int32), list(numbers)
         for at in range(0, len(distinct), _DOCUMENTS):  # each text is encoded once, and no more than these are held
-            documents, truncated[at : at + _DOCUMENTS] = self.encode_documents(distinct[at : at + _DOCUMENTS])
+            rows, truncated[at : at + _DOCUMENTS] = self._document_rows(distinct[at : at + _DOCUMENTS], self._run_until)
+            documents, late = self._packed(rows), np.array([row is None for row in rows])
             for query, numbered, scores in zip(asked, own, values):
                 here = np.flatnonzero((numbered >= at) & (numbered < at + _DOCUMENTS))
                 if len(here):
                     scores[here] = np.maximum(maxsim(query, documents, numbered[here] - at), np.float32(LOWEST))
-        return [Scores(scores, "maxsim", {"truncated_tokens": truncated[row]}) for row, scores in zip(own, values)]
+                    scores[here[late[numbered[here] - at]]] = np.nan
+        return [(scores, truncated[row]) for row, scores in zip(own, values)]
+
+    def _run_until(self, tokens: Tokens) -> list[NDArray[np.float32] | None]:
+        """In time, and in this order where time is short: a text after the other, or as many as make a good call."""
+        wave = 1 if self.runtime.batch_sensitive else WAVE
+        return run_tokens_until(self.runtime, tokens, self.output, self._vectors, np.arange(len(tokens.ids)) // wave)
 
     def explain(self, query: str, document: str | Document | Ranking, row: int | None = None, *, special: bool = False) -> Explanation:
         """Which document token each query token met, where it stands in the text, and what that adds to the score.
@@ -240,6 +278,11 @@ def chosen(what: str, document: str | Document | Ranking, row: int | None) -> st
     if isinstance(row, bool) or not isinstance(row, (int, np.integer)) or not (document.ids == row).any():
         raise UnknownIdError(f"{what}: row", got=row, expected="a row that the ranking holds")
     return document.corpus[int(row)]
+
+
+def _by_place(rows: Sequence[Sequence[str]]) -> Iterator[list[str]]:
+    """The first of each row, then the second, and so on."""
+    return ([row[place] for row in rows if place < len(row)] for place in range(max(map(len, rows), default=0)))
 
 
 def _require_texts(what: str, texts: Sequence[str]) -> None:

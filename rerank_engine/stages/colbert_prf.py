@@ -15,9 +15,12 @@ from ..errors import InputError
 from ..indexes.token_search import live_rows
 from ..indexes.tokens import TokenIndex
 from ..kmeans import kmeans
+from ..limits import limits
 from ..ops import checks
 from ..ops.topk import topk
+from ..trace import reach
 from .colbert import ColBERT
+from .feedback import or_first
 from .late import LateInteraction, rows_of
 
 _NEAREST = 10  # tokens that tell what a cluster is of, as in pyterrier_colbert
@@ -61,7 +64,8 @@ class ColBERTPRF(Stage):
     retriever: asked twice; its k is what comes out. rerank=True: its first list is scored again instead of a second search. incoming=True:
     the list that comes in gives the feedback in place of the first search, `... >> ColBERTPRF(late, incoming=True)`, and with rerank=True
     is what is scored again; documents of another corpus are found by their ids. A query whose list is empty is searched as it is. The facts
-    of its step: those of the search, and {"added": vectors}.
+    of its step: those of the search, and {"added": vectors}. Where a deadline comes before that is done, the list that gave the feedback is
+    the answer.
     """
 
     def __init__(
@@ -88,21 +92,26 @@ class ColBERTPRF(Stage):
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         retriever = self.retriever.of(self.retriever.index.snapshot(), self.retriever.k)  # the same for both searches
-        asked = [query.text for query in queries if query.text.strip()]
-        encoded = iter(retriever.encoder.encode_queries(asked) if asked else [])
-        vectors = [next(encoded) if query.text.strip() else None for query in queries]
-        first = rankings
+        vectors, first = retriever.encode(queries), rankings
         if first is None or not self.incoming:
-            head = retriever if self.rerank else retriever.of(retriever.index, self.fb_docs)
+            head = retriever if self.rerank or limits().deadline is not None else retriever.of(retriever.index, self.fb_docs)
             first = head.search(queries, vectors)
-        added = [self._expanded(retriever.index, ranking) if own is not None else None for own, ranking in zip(vectors, first)]
+        added = [
+            self._expanded(retriever.index, ranking) if own is not None and not limits().out_of_time() else None
+            for own, ranking in zip(vectors, first)
+        ]
+        if limits().out_of_time():
+            return or_first(None, first)
         new = [None if own is None or more is None else with_expansion(own, more) for own, more in zip(vectors, added)]
         if self.rerank:
             done = [self._rescored(retriever, ranking, own) for ranking, own in zip(first, new)]
         else:
             done = retriever.search(queries, new)
         told = [0 if more is None else len(more.weights) for more in added]
-        return [ranking._with(facts={**ranking.facts, "added": n}) for ranking, n in zip(done, told)]
+        return or_first([ranking._with(facts={**ranking.facts, "added": n}) for ranking, n in zip(done, told)], first)
+
+    def late(self, rankings: Sequence[Ranking]) -> list[Ranking] | None:
+        return list(rankings) if self.incoming else None
 
     def expand(self, rankings: Sequence[Ranking]) -> list[Expansion]:
         """What each list's best documents would add to its query. Raises UnknownIdError for documents that the index lacks."""
@@ -116,9 +125,12 @@ class ColBERTPRF(Stage):
         if len(ids) != len(vectors):
             hint = "Was the index built with this model and these settings, and are the texts with it?"
             raise InputError("ColBERTPRF", got=f"{len(vectors)} vectors for {len(ids)} tokens", expected="one a token", hint=hint)
-        if not len(ids):
-            return Expansion(vectors, ids, np.empty(0, np.float32))
+        nothing = Expansion(vectors[:0], ids[:0], np.empty(0, np.float32))
+        if not len(ids) or limits().out_of_time():
+            return nothing
         means = means_of(vectors, min(self.clusters, len(vectors)))
+        if limits().out_of_time():
+            return nothing
         sigma = self._sigma(index, ids)
         telling = np.flatnonzero(sigma > 0)
         chosen = telling[[voted(ids[telling], vectors[telling] @ mean) for mean in means]] if len(telling) else telling
@@ -135,8 +147,10 @@ class ColBERTPRF(Stage):
             rows = np.flatnonzero(there if live is None else there & live)
             n = min(self.df_documents, len(rows))
             rows, counts = rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)], np.zeros(encoder.tokenizer.vocabulary_size)
-            for at in range(0, n, 256):
-                for own in token_ids(encoder, index.corpus.texts(rows[at : at + 256])):
+            for at in range(0, n, 8):
+                if limits().out_of_time():  # nobody uses it: `apply` looks again
+                    return np.zeros(len(ids))
+                for own in token_ids(encoder, index.corpus.texts(rows[at : at + 8])):
                     counts[np.unique(own)] += 1
             known = self._known = members, np.log((n + 1) / (counts + 1))
         return known[1][ids]
@@ -146,6 +160,8 @@ class ColBERTPRF(Stage):
             return ranking.head(0)
         rows = rows_of(retriever.index, ranking)
         scores = np.maximum(retriever.index.score(vectors, rows, **retriever.options), np.float32(LOWEST))
+        if np.isnan(scores).any():
+            return ranking._with(facts=reach(0, 1))  # for the first list to take its place
         order = np.lexsort((ranking.ids, -scores.astype(np.float64)))[: retriever.k]
         columns = {name: column[order] for name, column in ranking.columns.items()}
         columns["truncated_tokens"] = retriever.index.truncated_tokens[rows[order]]
@@ -172,8 +188,11 @@ def token_ids(encoder: ColBERT, texts: Sequence[str]) -> list[NDArray[np.int64]]
 
 
 def means_of(vectors: NDArray[np.float32], k: int) -> NDArray[np.float32]:
-    """float32 [at most k, dim]: the means of the clusters of vectors float32 [n, dim], always the same for the same vectors."""
-    owner = nearest(vectors, kmeans(vectors, k, iterations=20, backend="numpy"))
+    """float32 [at most k, dim]: the means of the clusters of vectors float32 [n, dim], always the same for the same vectors, in time."""
+    centroids = kmeans(vectors, k, iterations=20, backend="numpy", seconds=limits().left())
+    if limits().out_of_time():  # nobody uses them: `apply` looks again
+        return centroids
+    owner = nearest(vectors, centroids)
     groups = [vectors[owner == cluster] for cluster in np.unique(owner)]
     return np.array([group.astype(np.float64).mean(0) for group in groups]).astype(np.float32)
 

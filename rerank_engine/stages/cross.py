@@ -13,10 +13,10 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core import LOWEST, Query, Ranking, Scorer, Scores
+from ..core import LOWEST, WAVE, Query, Ranking, Scorer, Scores
 from ..corpus import Corpus
 from ..errors import InputError, UnsupportedModelError
-from ..limits import limits
+from ..limits import limits, pieces
 from ..ops.checks import count
 from ..progress import Progress
 from ..runtimes.base import Runtime, check_finite, describe, weights_of
@@ -29,7 +29,6 @@ from .calibration import sigmoid as sigmoid
 from .passages import aggregate_of, aggregated, first_passages, require_policy
 from .score_cache import ScoreCache, fingerprint_of, keys_of
 
-WAVE = 8  # places of a list that go before the next ones when time is short
 CALIBRATION = "calibration.json"  # beside the model
 
 
@@ -63,6 +62,8 @@ class CrossEncoder(Scorer):
     Made by `rr.load`. folder: the model's, where `calibration` is found. pairs: what makes tokens of pairs, by default the
     tokenizer's template.
     """
+
+    timely = True
 
     def __init__(
         self,
@@ -107,11 +108,16 @@ class CrossEncoder(Scorer):
         return self._scores(read, slice(None))
 
     def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
-        pairs = _pairs_of(queries, rankings)
-        wave = 1 if self.runtime.batch_sensitive else WAVE  # calls of one pair have nothing to gain from equal lengths
-        waves = [np.arange(len(row)) // wave for row in pairs]
-        read = self._read(list(chain.from_iterable(pairs)), np.concatenate([*waves, np.empty(0, np.int64)]).astype(np.int64), None)
-        ends = np.cumsum([0, *(len(row) for row in pairs)]).tolist()
+        sizes, parts = [len(ranking) for ranking in rankings], list[_Read]()
+        places = np.concatenate([np.empty(0, np.int64), *map(np.arange, sizes)])
+        order, wave = list[NDArray[np.int64]](), max(1, WAVE // max(len(sizes), 1))
+        for part in pieces(max(sizes, default=0), wave):  # which become tokens together
+            pairs = _pairs_of(queries, [ranking._pick(part) for ranking in rankings])
+            order.append(np.flatnonzero((places >= part.start) & (places < part.stop)))
+            # Calls of one pair have nothing to gain from equal lengths.
+            ahead = places[order[-1]] // (1 if self.runtime.batch_sensitive else wave)
+            parts.append(self._read(list(chain.from_iterable(pairs)), ahead, None))
+        read, ends = _whole(parts, order, len(places)), np.cumsum([0, *sizes]).tolist()
         return [self._scores(read, slice(a, b)) for a, b in pairwise(ends)]
 
     def count_tokens(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[NDArray[np.int64]]:
@@ -265,6 +271,18 @@ class CrossEncoder(Scorer):
     def __repr__(self) -> str:
         how = f", {self.aggregate} of {self.window or 'full'} tokens" if self.long == "chunk" else ""
         return f"CrossEncoder({self.model}, {self.backend}{how})"
+
+
+def _whole(parts: Sequence[_Read], order: Sequence[NDArray[np.int64]], n: int) -> _Read:
+    """What was read of n pairs, part by part; order: which ones each part is of."""
+    if len(parts) == 1 and len(order[0]) == n:
+        return parts[0]
+    small, wide = np.zeros(n, np.int32), np.zeros(n, np.int64)
+    whole = _Read(np.full(n, -np.inf, np.float32), np.zeros(n, bool), small, small.copy(), wide, wide.copy())
+    for part, at in zip(parts, order):
+        for name in _Read.__dataclass_fields__:
+            getattr(whole, name)[at] = getattr(part, name)
+    return whole
 
 
 def judged_rankings(queries: Sequence[Query], corpus: Corpus, qrels: Mapping[str, Mapping[str, int]]) -> list[Ranking]:

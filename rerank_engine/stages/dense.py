@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,13 @@ from ..corpus import rows_in
 from ..errors import InputError, UnsupportedModelError
 from ..indexes.vector_encoder import TextEncoder, backend_of, encode, name_of, normalizes, require_encoder
 from ..indexes.vectors import VectorIndex
+from ..limits import pieces
 from ..ops import checks
-from ..ops.topk import Hits
 from ..progress import Progress
 from ..runtimes.base import Runtime, check_finite, describe, weights_of
 from ..runtimes.batching import run_batched
 from ..runtimes.tokenize import Tokenizer
+from ..trace import reach
 
 POOLED, TOKENS = ("sentence_embedding", "pooled_embedding"), ("last_hidden_state", "token_embeddings")
 
@@ -137,25 +138,35 @@ class Dense(Stage):
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         asked = [query for query in queries if query.text.strip()]
-        found = iter(self.search(asked, self.encode(asked), self.k))
-        nothing = np.empty(0, np.int64), np.empty(0, np.float32)
-        return [self.ranking(*(next(found) if query.text.strip() else nothing)) for query in queries]
+        found = iter(self.found(asked, self.encode(asked), self.k))
+        nothing = self.ranking(np.empty(0, np.int64), np.empty(0, np.float32))
+        return [next(found) if query.text.strip() else nothing for query in queries]
 
     def encode(self, queries: Sequence[Query]) -> NDArray[np.float32]:
-        """float32 [queries, dim of the index]: their vectors as they are compared with documents."""
-        if not queries:
-            return np.empty((0, self.index.dim), np.float32)
-        return self.index.prepared(encode("Dense", self.encoder, [query.text for query in queries], queries=True))
+        """float32 [queries, dim of the index]: their vectors as they are compared with documents; of the first ones that time allows."""
+        rows = [np.empty((0, self.index.dim), np.float32)]
+        for part in pieces(len(queries), 1):
+            texts = [query.text for query in queries[part]]
+            rows.append(self.index.prepared(encode("Dense", self.encoder, texts, queries=True)))
+        return rows[1] if len(rows) == 2 else np.concatenate(rows)
 
-    def search(self, queries: Sequence[Query], vectors: NDArray[np.float32], k: int) -> list[Hits]:
-        """The k best for each vector float32 [queries, dim] among the documents that its query allows."""
-        return self.index.search(vectors, k, filters=[query.allowed(self.index.corpus) for query in queries])
+    def found(self, queries: Sequence[Query], vectors: NDArray[np.float32], k: int, *, scale: str | None = None) -> list[Ranking]:
+        """The k best for each vector float32 [queries or fewer, dim] among the documents that its query allows; queries without one were
+        not encoded in time. scale: as of `ranking`."""
+        filters = [query.allowed(self.index.corpus) for query in queries[: len(vectors)]]
+        hits, reached = self.index.search_reached(vectors, k, filters=filters)
+        most = [len(self.index.corpus) if mask is None else int(mask.sum()) for mask in filters]
+        out = [self.ranking(*one, scale=scale, told=reach(n, of)) for one, n, of in zip(hits, reached, most)]
+        late = self.ranking(np.empty(0, np.int64), np.empty(0, np.float32), scale=scale, told=reach(0, 1))
+        return [*out, *[late] * (len(queries) - len(out))]
 
-    def ranking(self, rows: NDArray[np.int64], scores: NDArray[np.float32], *, scale: str | None = None) -> Ranking:
-        """What the index found. scale: for vectors that are not the encoder's."""
+    def ranking(
+        self, rows: NDArray[np.int64], scores: NDArray[np.float32], *, scale: str | None = None, told: Mapping[str, Any] | None = None
+    ) -> Ranking:
+        """What the index found. scale: for vectors that are not the encoder's. told: facts beside those of the index."""
         index = self.index
         scale = index.scale.replace(index.metric, metric_of(index, self.encoder)) if scale is None else scale
-        columns, facts = {"truncated_tokens": index.truncated_tokens[rows]}, {"index": index.kind, **index.effort(self.k)}
+        columns, facts = {"truncated_tokens": index.truncated_tokens[rows]}, {"index": index.kind, **index.effort(self.k), **(told or {})}
         return Ranking._trusted(rows, scores, index.corpus, scale, columns, facts=facts)
 
     def __repr__(self) -> str:

@@ -12,7 +12,9 @@ import numpy as np
 from ..core import Query, Ranking, Stage
 from ..errors import InputError
 from ..indexes.inverted import BM25Index
+from ..limits import limits, pieces
 from ..ops import checks
+from ..trace import reach
 from .lexical import BM25
 
 TermFilter = Callable[[str, int, int], bool]
@@ -37,7 +39,8 @@ class RM3(Stage):
         P(t | R)    sum over the fb_docs best documents of score(D) * P(t | D); the fb_terms largest, scaled to sum to 1
         weight(t)   original_weight * (tf of t in the query / its length) + (1 - original_weight) * P(t | R)
 
-    It helps where a need has many relevant documents, and hurts where a question has one (docs/lexical-quality.md).
+    It helps where a need has many relevant documents, and hurts where a question has one (docs/lexical-quality.md). Where a deadline comes
+    before the second search is done, the first one's list, or the one that came in, is the answer.
     retriever: the BM25 stage that is asked twice; its k is what comes out. incoming=True: the list that comes in gives the feedback, not a
     first search: `... >> RM3(bm25, incoming=True)`. term_filter(term, df, n_docs) -> bool. Terms that tie go by the term, ascending
     (Anserini leaves it to a hash table). An index built with forward=True has the terms at hand; otherwise texts are analysed again.
@@ -70,9 +73,18 @@ class RM3(Stage):
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         retriever = BM25(self.retriever.index.snapshot(), self.retriever.k, threads=self.retriever.threads)  # the same for both searches
-        first = retriever.with_k(self.fb_docs).run(queries) if rankings is None or not self.incoming else rankings
-        terms = [self._expanded(retriever.index, query, ranking) for query, ranking in zip(queries, first)]
-        return retriever.run([replace(query, terms=weights) for query, weights in zip(queries, terms)])
+        if rankings is None or not self.incoming:
+            first = (retriever if limits().deadline is not None else retriever.with_k(self.fb_docs)).run(queries)
+        else:
+            first = list(rankings)
+        expanded = list[Query]()
+        for part in pieces(len(queries), 1):
+            for query, ranking in zip(queries[part], first[part]):
+                expanded.append(replace(query, terms=self._expanded(retriever.index, query, ranking)))
+        return or_first(retriever.run(expanded) if len(expanded) == len(queries) else None, first)
+
+    def late(self, rankings: Sequence[Ranking]) -> list[Ranking] | None:
+        return list(rankings) if self.incoming else None
 
     def expand(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[dict[str, float]]:
         """The new query of each: analysed terms with their weights, heaviest first."""
@@ -118,6 +130,16 @@ class RM3(Stage):
         return (
             f"RM3({self.retriever!r}, fb_docs={self.fb_docs}, fb_terms={self.fb_terms}, original_weight={self.original_weight:g}{incoming})"
         )
+
+
+def or_first(second: Sequence[Ranking] | None, first: Sequence[Ranking]) -> list[Ranking]:
+    """What a second search found; where a deadline cut it short, or there was none, the list that gave the feedback."""
+    if second is None:
+        return [ranking._with(facts=reach(0, 1), notes={}) for ranking in first]
+    return [
+        after if after.facts.get("finished", True) else before._with(facts={**reach(0, 1), "reached": after.facts["reached"]}, notes={})
+        for before, after in zip(first, second)
+    ]
 
 
 def _heaviest(weights: Mapping[str, float], n: int) -> dict[str, float]:

@@ -8,11 +8,15 @@ from typing import final
 from ..core import Query, Ranking, Stage
 from ..indexes.inverted import BM25Index
 from ..ops import checks
+from ..trace import reach
 
 
 @final
 class BM25(Stage):
-    """The k best documents by BM25. Documents without any of the query's terms are left out, so a list may be shorter than k, or empty."""
+    """The k best documents by BM25. Documents without any of the query's terms are left out, so a list may be shorter than k, or empty.
+
+    At a deadline: those of the rows that it got to, which facts["reached"] counts.
+    """
 
     retrieves = True
 
@@ -25,8 +29,9 @@ class BM25(Stage):
         return BM25(self.index, k, threads=self.threads)
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
-        hits, corpus = self.index.retrieve(queries, self.k, threads=self.threads)
-        return [Ranking._trusted(ids, scores, corpus, "bm25") for ids, scores in hits]
+        hits, corpus, reached = self.index.retrieve(queries, self.k, threads=self.threads)
+        facts = [reach(n, len(corpus)) for n in reached]
+        return [Ranking._trusted(ids, scores, corpus, "bm25", facts=told) for (ids, scores), told in zip(hits, facts)]
 
     def __repr__(self) -> str:
         return f"BM25(k={self.k}, {self.index.parameters}, {self.backend})"

@@ -13,8 +13,11 @@ from ..core import Query, Ranking, Stage
 from ..errors import InputError
 from ..indexes.vector_encoder import TextEncoder, encode, require_encoder
 from ..indexes.vectors import VectorIndex
+from ..limits import limits, pieces
 from ..ops import checks
 from ..ops.mmr import mmr
+from ..ops.topk import Hits
+from ..trace import reach
 from .dense import rows_of
 
 RELEVANCE = ("min-max", "score", "query")
@@ -42,7 +45,8 @@ class MMR(Stage):
         min-max  the scores that came in, stretched to 0..1; all 1 where they are equal (default: fits any stage in front)
         score    the scores that came in, as they are
         query    the product with the encoded query; needs `encoder`, unless `vectors` is one
-    The answer carries an order: synthetic scores, scale "rank". Column mmr float32: each document's value when it was picked.
+    The answer carries an order: synthetic scores, scale "rank". Column mmr float32: each document's value when it was picked. After a
+    deadline the rest follows in its old order, with 0 in that column; documents are then encoded from the top, and those alone picked from.
     """
 
     def __init__(
@@ -79,17 +83,38 @@ class MMR(Stage):
             if len(ranking) == 0:
                 out.append(reordered(ranking, [], mmr=np.empty(0, np.float32)))
                 continue
-            relevance, asked = self._relevance(query, ranking)
-            picks, values = mmr(
-                relevance, self._encode(ranking), self.n or len(ranking), query=asked, lambda_=self.lambda_, backend=self.backend
-            )
-            out.append(reordered(ranking, picks, mmr=values))
+            picks, values = self._picks(query, ranking)
+            wanted = min(self.n or len(ranking), len(ranking))
+            rest = np.setdiff1d(np.arange(len(ranking)), picks)[: wanted - len(picks)] if len(picks) < wanted else picks[:0]
+            made = reordered(ranking, np.concatenate([picks, rest]), mmr=np.pad(values, (0, len(rest))))
+            out.append(made._with(facts=reach(len(picks), wanted)))
         return out
 
+    def late(self, rankings: Sequence[Ranking]) -> list[Ranking]:
+        heads = [ranking.head(self.n or len(ranking)) for ranking in rankings]
+        return [reordered(head, np.arange(len(head)), mmr=np.zeros(len(head), np.float32)) for head in heads]
+
+    def _picks(self, query: Query, ranking: Ranking) -> Hits:
+        """(places int64 [m], values float32 [m]), as many as time allows."""
+        nothing = np.empty(0, np.int64), np.empty(0, np.float32)
+        if limits().out_of_time():
+            return nothing
+        relevance, asked = self._relevance(query, ranking)
+        vectors = self._encode(ranking)
+        if not len(vectors):
+            return nothing
+        relevance = None if relevance is None else relevance[: len(vectors)]
+        options: dict[str, Any] = {"query": asked, "lambda_": self.lambda_, "backend": self.backend, "seconds": limits().left()}
+        return mmr(relevance, vectors, self.n or len(ranking), **options)
+
     def _encode(self, ranking: Ranking) -> NDArray[np.float32]:
+        """float32 [m, dim] of the first documents, of all but for a deadline."""
         if isinstance(self.vectors, VectorIndex):
             return vectors_of("MMR", ranking, self.vectors)
-        return encode("MMR", self.vectors, ranking.corpus.texts(ranking.ids))
+        texts, rows = ranking.corpus.texts(ranking.ids), list[NDArray[np.float32]]()
+        for part in pieces(len(texts), 1):
+            rows.append(encode("MMR", self.vectors, texts[part]))
+        return np.concatenate(rows) if rows else np.empty((0, 1), np.float32)
 
     def _relevance(self, query: Query, ranking: Ranking) -> tuple[NDArray[Any] | None, NDArray[np.float32] | None]:
         """(relevance of each document, None), or (None, the query's vector)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import final
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..errors import InputError, NonFiniteError
 from ..indexes.vector_encoder import TextEncoder, backend_of, encode, name_of, require_encoder
 from ..indexes.vector_exact import products
 from ..indexes.vectors import VectorIndex
+from ..limits import pieces
 from ..ops import checks
 from .dense import metric_of, rows_of
 
@@ -25,6 +27,8 @@ class Similarity(Scorer):
     NonFiniteError.
     """
 
+    timely = True
+
     def __init__(self, index: VectorIndex, encoder: TextEncoder) -> None:
         checks.instance("Similarity: index", index, VectorIndex)
         require_encoder("Similarity", encoder)
@@ -37,16 +41,17 @@ class Similarity(Scorer):
         asked = [query.text for query, ranking in zip(queries, rankings) if len(ranking)]
         if any(not text.strip() for text in asked):
             raise InputError("Similarity: query", got="an empty text", expected="a query to compare with")
-        vectors = iter(index.prepared(encode("Similarity", self.encoder, asked, queries=True)) if asked else ())
+        encoded = [index.prepared(encode("Similarity", self.encoder, asked[part], queries=True)) for part in pieces(len(asked), 1)]
+        vectors = chain.from_iterable(encoded)
         scale = metric_of(index, self.encoder)
         for ranking in rankings:
             rows = rows_of("Similarity", index, ranking)
             values = np.zeros(0, np.float32)
-            if len(rows):
-                values = products(index.vectors, next(vectors), rows)
+            if len(rows) and (query := next(vectors, None)) is not None:
+                values = products(index.vectors, query, rows)
                 if not np.isfinite(values).all():
                     raise NonFiniteError("Similarity", got="a product beyond float32", expected="finite ones")
-            out.append(Scores(values, scale, {"truncated_tokens": index.truncated_tokens[rows]}))
+            out.append(Scores.in_time(values, len(rows), scale, {"truncated_tokens": index.truncated_tokens[rows]}))
         return out
 
     def __repr__(self) -> str:

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from ..core import Query, Ranking, Stage
 from ..errors import InputError, UnsupportedModelError
+from ..limits import pieces
 from ..ops import checks
 from ..progress import Progress
 from ..runtimes.base import Runtime, check_finite, describe, weights_of
 from ..runtimes.batching import run_rows
 from ..runtimes.tokenize import Tokenizer
+from ..trace import reach
 
 if TYPE_CHECKING:
     from ..indexes.impacts import ImpactIndex
@@ -136,13 +138,20 @@ class SPLADE(Stage):
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         asked = [query for query in queries if query.text.strip()]
-        encoded = iter(self.encoder.encode([query.text for query in asked], queries=True, top_terms=self.top_terms))
+        texts, encoded = [query.text for query in asked], list[Sparse]()
+        for part in pieces(len(texts), 1):
+            encoded += self.encoder.encode(texts[part], queries=True, top_terms=self.top_terms)
+        late, given = len(asked) - len(encoded), iter(encoded)
         nothing = np.empty(0, np.int32), np.empty(0, np.float32)
-        weighted = [next(encoded) if query.text.strip() else nothing for query in queries]
+        weighted = [next(given, nothing) if query.text.strip() else nothing for query in queries]
         index = self.index.snapshot()  # what is cut off stands in the rows that were searched
-        hits = index.search(weighted, self.k, filters=queries, threads=self.threads)
-        cut = index.truncated_tokens
-        return [Ranking._trusted(ids, scores, index.corpus, "splade", {"truncated_tokens": cut[ids]}) for ids, scores in hits]
+        hits, reached = index.search_reached(weighted, self.k, filters=queries, threads=self.threads)
+        cut, n, out = index.truncated_tokens, len(index.corpus), list[Ranking]()
+        for (ids, scores), rows in zip(hits, reached):
+            out.append(Ranking._trusted(ids, scores, index.corpus, "splade", {"truncated_tokens": cut[ids]}, facts=reach(rows, n)))
+        for i in [i for i, query in enumerate(queries) if query.text.strip()][len(asked) - late :]:
+            out[i] = out[i]._with(facts=reach(0, n))  # not encoded in time
+        return out
 
     def explain(self, query: str | Query, doc_id: str) -> dict[str, Any]:
         """Where a document's score comes from: {"id", "score", "terms": [{"term", "query", "document", "score"}, ...]}: the words in both,

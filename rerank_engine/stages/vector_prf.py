@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from ..core import Query, Ranking, Stage
 from ..errors import NonFiniteError
 from ..indexes.vector_encoder import TextEncoder, encode, name_of, require_encoder
+from ..limits import limits, pieces
 from ..ops import checks
 from .dense import Dense, rows_of
+from .feedback import or_first
 
 METHODS = ("rocchio", "average")
 
@@ -32,8 +34,10 @@ class VectorPRF(Stage):
     incoming=True: the list that comes in gives the feedback, not a first search: `... >> VectorPRF(dense, incoming=True)`; documents of
     another corpus are found by their ids (UnknownIdError). Scores are on the index's scale: inner products with the new vector, which has
     no unit length unless the index sees to it. A query that finds nothing, and with incoming=True one whose list is empty, is searched as
-    it is. Source: Li, Mourad, Zhuang, Koopman and Zuccon, "Pseudo Relevance Feedback with Deep Language Models and Dense Retrievers", TOIS
-    2023, equations 1 to 3; the defaults are pyterrier_dr's.
+    it is. Where a deadline comes before the second search is done, the first list, or the one that came in, is the answer.
+
+    Source: Li, Mourad, Zhuang, Koopman and Zuccon, "Pseudo Relevance Feedback with Deep Language Models and Dense Retrievers", TOIS 2023,
+    equations 1 to 3; the defaults are pyterrier_dr's.
     """
 
     def __init__(
@@ -61,25 +65,38 @@ class VectorPRF(Stage):
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         dense = self.retriever
-        asked = [i for i, query in enumerate(queries) if query.text.strip()]
-        own = dense.encode([queries[i] for i in asked])
-        if rankings is None or not self.incoming:
-            feedback = [rows[: self.fb_docs] for rows, _ in dense.search([queries[i] for i in asked], own, self.fb_docs)]
+        places = [i for i, query in enumerate(queries) if query.text.strip()]
+        nothing = dense.ranking(np.empty(0, np.int64), np.empty(0, np.float32), scale=dense.index.scale)
+        found = dict(zip(places, self._found([queries[i] for i in places], None if rankings is None else [rankings[i] for i in places])))
+        return [found.get(i, nothing) for i in range(len(queries))]
+
+    def _found(self, asked: Sequence[Query], incoming: Sequence[Ranking] | None) -> list[Ranking]:
+        """For queries that are not blank."""
+        dense, own = self.retriever, self.retriever.encode(asked)
+        if incoming is None or not self.incoming:
+            first = dense.found(asked, own, self.fb_docs if limits().deadline is None else dense.k)
         else:
-            feedback = [rows_of("VectorPRF", dense.index, rankings[i].head(self.fb_docs)) for i in asked]
-        moved = self._moved([queries[i] for i in asked], own, feedback)
-        found = dict(zip(asked, dense.search([queries[i] for i in asked], moved, dense.k)))
-        nothing = np.empty(0, np.int64), np.empty(0, np.float32)
-        return [dense.ranking(*found.get(i, nothing), scale=dense.index.scale) for i in range(len(queries))]
+            first = list(incoming)
+        if limits().out_of_time():
+            return or_first(None, first)
+        feedback = [rows_of("VectorPRF", dense.index, ranking.head(self.fb_docs)) for ranking in first]
+        moved = self._moved(asked, own, feedback)
+        return or_first(dense.found(asked, moved, dense.k, scale=dense.index.scale), first)
+
+    def late(self, rankings: Sequence[Ranking]) -> list[Ranking] | None:
+        return list(rankings) if self.incoming else None
 
     def _moved(self, queries: Sequence[Query], own: NDArray[np.float32], feedback: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """float32 [queries, dim]"""
+        """float32 [queries, dim]; none where time was up before the encoder had read the feedback."""
         index, out = self.retriever.index, own.copy()
         fed = [i for i, rows in enumerate(feedback) if len(rows)]
         if self.encoder is not None:
             texts = [self.separator.join([queries[i].text, *index.corpus.texts(feedback[i])]) for i in fed]
             if fed:
-                out[fed] = index.prepared(encode("VectorPRF", self.encoder, texts))
+                parts = [encode("VectorPRF", self.encoder, texts[part]) for part in pieces(len(fed), 1)]
+                if sum(map(len, parts)) < len(fed):
+                    return out[:0]  # time is up
+                out[fed] = index.prepared(np.concatenate(parts))
             return out
         for i in fed:
             documents = index.vectors_of(feedback[i]).astype(np.float64)

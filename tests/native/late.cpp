@@ -72,6 +72,13 @@ void check_maxsim(Random& random, Isa isa) {
                 for (std::size_t i = 0; right && i < one.size(); ++i)
                     right = close(one[i], want[i], type == TokenType::i8 ? 4e-4 * static_cast<double>(dim * q) : 1e-4);
                 expect(right, "maxsim dim=" + std::to_string(dim) + " q=" + std::to_string(q));
+                for (const double seconds : {0.0, 1e-6, 1e9}) {
+                    std::vector<double> cut(docs.size());
+                    bool told = maxsim(query, weights, dim, type, docs, cut, 4, isa, Deadline(seconds)) == docs.size();
+                    for (std::size_t i = 0; told && i < cut.size(); ++i)
+                        told = std::isnan(cut[i]) ? seconds < 1 : seconds > 0 && cut[i] == one[i];
+                    expect(told, "maxsim: a deadline leaves whole documents");
+                }
             }
         }
     std::vector<float> tokens(10 * 8, 1.0f);
@@ -127,6 +134,13 @@ void check_residual(Random& random, Isa isa) {
                         std::vector<float> again(docs.size());
                         residual_maxsim(more, four, again, work);
                         bool right = same_bits(one, four);
+                        for (const double seconds : {0.0, 1e-6, 1e9}) {
+                            more.deadline = Deadline(seconds);
+                            bool told = residual_maxsim(more, four, again, work) == docs.size();
+                            for (std::size_t d = 0; told && d < docs.size(); ++d)
+                                told = std::isnan(four[d]) ? seconds < 1 : seconds > 0 && four[d] == one[d];
+                            expect(told, "residual: a deadline leaves whole documents");
+                        }
                         for (std::size_t d = 0; right && d < docs.size(); ++d)
                             right = close(one[d], brute(query, weights, decoded.data() + docs[d].first * dim, docs[d].n, dim), slack[d] + 1e-3);
                         expect(right, "residual dim=" + std::to_string(dim) + " bits=" + std::to_string(nbits) + " q=" + std::to_string(q));

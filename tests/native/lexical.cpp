@@ -208,6 +208,17 @@ void check_search(Random& random) {
                 expect(matches(list(got, q), want, k, 1.2e-7, scale), "bm25 round " + std::to_string(round) + " query " + std::to_string(q));
             }
             expect(searcher.search(queries.batch(queries.terms), 0, 1).ids.empty(), "bm25: k = 0");
+            for (const double seconds : {0.0, 1e-6, 1e9}) {
+                Searcher::Batch batch = queries.batch(queries.terms);
+                batch.deadline = Deadline(seconds);
+                std::vector<std::int64_t> reached(queries.offsets.size() - 1, -1);
+                const PackedHits cut = searcher.search(batch, k, 4, reached);
+                bool told = seconds < 1 || same_bits(cut, got);
+                for (std::size_t q = 0; q < reached.size(); ++q)
+                    for (const Hit& hit : list(cut, q)) told = told && hit.id < reached[q];
+                for (const std::int64_t rows : reached) told = told && (seconds < 1 ? rows >= 0 && rows <= searcher.n_rows() : rows == searcher.n_rows());
+                expect(told, "bm25: a deadline leaves rows from one on");
+            }
         }
     }
     const Documents one{{0}, {0, 1}, 1};

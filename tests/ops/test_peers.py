@@ -111,7 +111,7 @@ def test_mmr_equals_langchain():
             assert mmr(vectors @ query, vectors, 30, lambda_=lambda_)[0].tolist() == theirs
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant != "impact"])  # which is no BM25, and ours alone
 @pytest.mark.parametrize(("k1", "b", "delta"), [(1.2, 0.75, None), (1.5, 0.5, 0.5), (0.9, 0.0, 1.0), (2.0, 1.0, 0.1)])
 @pytest.mark.parametrize("n_docs", [2, 30, 1000])
 def test_bm25_equals_bm25s(n_docs, k1, b, delta, variant):

@@ -194,10 +194,8 @@ def test_texts_are_encoded_once_and_a_bounded_number_at_a_time(model, monkeypatc
     rankings = [rr.Ranking.in_order(corpus, np.arange(first, first + 12)) for first in (0, 6, 20, 28, 0)]
     queries = [rr.Query(text) for text in QUERIES]
     whole, sizes = model.score(queries, rankings), []
-    encode = ColBERT.encode_documents
-    monkeypatch.setattr(
-        ColBERT, "encode_documents", lambda self, texts, **options: sizes.append(len(texts)) or encode(self, texts, **options)
-    )
+    encode = ColBERT._document_rows
+    monkeypatch.setattr(ColBERT, "_document_rows", lambda self, texts, run: sizes.append(len(texts)) or encode(self, texts, run))
     monkeypatch.setattr(colbert, "_DOCUMENTS", 20)
     assert [scores.values.tobytes() for scores in model.score(queries, rankings)] == [scores.values.tobytes() for scores in whole]
     assert sizes == [20, 18], "38 distinct texts in five rankings"

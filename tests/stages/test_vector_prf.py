@@ -142,13 +142,13 @@ def test_the_new_vector_is_pyterrier_s(options: dict, theirs: list[float], monke
     index = rr.VectorIndex(rr.Corpus.from_texts(list("abcdef")), documents)
     assert index.search([query], 6)[0][0].tolist() == [5, 3, 0, 4, 2, 1]
     dense, made = Dense(index, Given({"q": query})), []
-    search = Dense.search
+    found = Dense.found
 
-    def watched(self: Dense, queries: list, vectors: np.ndarray, k: int) -> list:
+    def watched(self: Dense, queries: list, vectors: np.ndarray, k: int, **options: object) -> list:
         made.append(vectors)
-        return search(self, queries, vectors, k)
+        return found(self, queries, vectors, k, **options)
 
-    monkeypatch.setattr(Dense, "search", watched)
+    monkeypatch.setattr(Dense, "found", watched)
     VectorPRF(dense, **options)("q")
     assert np.abs(made[-1] - np.array([theirs])).max() <= 2e-7
 

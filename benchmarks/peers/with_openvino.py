@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import openvino
+from numpy.typing import NDArray
 
-from benchmarks.cross import Pairs, Side
+from benchmarks.cross import Pairs, Score
 from benchmarks.cross_models import Models
-from benchmarks.peers.cross_onnxruntime import padded, read_tokenizer
+from benchmarks.peers.with_onnxruntime import padded, read_tokenizer
 
 BATCH = 4
 
 
-def sides(models: Models) -> dict[str, Side]:
+def float32(models: Models) -> Score:
     settings = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     request = openvino.Core().compile_model(models.graph("float32"), "CPU", settings).create_infer_request()
     tokenizer = read_tokenizer(models.tokenizer)
 
-    def score(pairs: Pairs) -> np.ndarray:
+    def score(pairs: Pairs) -> NDArray[np.float32]:
         encodings = tokenizer.encode_batch(pairs)
         order = np.argsort([len(encoding.ids) for encoding in encodings], kind="stable")
         out = np.empty(len(pairs), np.float32)
@@ -25,4 +26,4 @@ def sides(models: Models) -> dict[str, Side]:
             out[rows] = request.infer(padded([encodings[row] for row in rows]))[0].reshape(-1)
         return out
 
-    return {"openvino-sorted4": Side(score, "float32", 1e-3)}
+    return score

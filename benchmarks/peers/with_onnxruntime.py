@@ -1,4 +1,4 @@
-"""onnxruntime by itself: one pair a call, and all pairs in one padded batch as FlashRank's Ranker runs them."""
+"""onnxruntime by itself: one pair a call, which is what others' scores are held against."""
 
 from __future__ import annotations
 
@@ -10,18 +10,29 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from benchmarks.cross import MOST, Pairs, Side
+from benchmarks.cross import MOST, Pairs, Score
 from benchmarks.cross_models import Models
 
 
-def sides(models: Models) -> dict[str, Side]:
-    """int8 scores of a padded batch differ from those of single pairs: they share one scale of activations."""
-    found = {}
-    for precision, apart in (("float32", 1e-3), ("int8", 3.0)):
-        session, tokenizer = open_session(models.graph(precision)), read_tokenizer(models.tokenizer)
-        for name, batch, error in (("onnxruntime-1by1", 1, 0.0), ("flashrank-style", None, apart)):
-            found[f"{name}-{precision}"] = Side(lambda p, t=tokenizer, s=session, b=batch: score(t, s, p, b), precision, error)
-    return found
+def float32(models: Models, batch: int | None = 1) -> Score:
+    """batch: pairs a call; None: all of them."""
+    return _score(models, "float32", batch)
+
+
+def int8(models: Models, batch: int | None = 1) -> Score:
+    return _score(models, "int8", batch)
+
+
+def _score(models: Models, precision: str, batch: int | None) -> Score:
+    session, tokenizer = open_session(models.graph(precision)), read_tokenizer(models.tokenizer)
+
+    def score(pairs: Pairs) -> NDArray[np.float32]:
+        encodings = tokenizer.encode_batch(pairs)
+        size = batch or len(pairs)
+        parts = [encodings[at : at + size] for at in range(0, len(encodings), size)]
+        return np.concatenate([session.run(None, padded(part))[0].reshape(-1) for part in parts])
+
+    return score
 
 
 def open_session(path: Path) -> Any:
@@ -36,13 +47,6 @@ def read_tokenizer(path: Path) -> Any:
     tokenizer.no_padding()
     tokenizer.enable_truncation(MOST)
     return tokenizer
-
-
-def score(tokenizer: Any, session: Any, pairs: Pairs, batch: int | None) -> NDArray[np.float32]:
-    encodings = tokenizer.encode_batch(pairs)
-    size = batch or len(pairs)
-    parts = [encodings[at : at + size] for at in range(0, len(encodings), size)]
-    return np.concatenate([session.run(None, padded(part))[0].reshape(-1) for part in parts])
 
 
 def padded(encodings: list[Any]) -> dict[str, NDArray[np.int64]]:

@@ -1,0 +1,100 @@
+"""The latency table of README.md and docs/latency.md, and its picture, of what `rerank-engine bench --out` or `make bench` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rerank_engine.latency.results import place
+from rerank_engine.latency.rows import MEASURED, NOT_SAID
+
+
+def overview(data: Any, about: str) -> str:
+    """A row each: the published range, ours, and what ran."""
+    lines = ["| | published | ours, p50 / p95 | | documents | what ran | threads |", "|---|---|---|---|---|---|---|"]
+    for row in data["rows"]:
+        low, high = row["published_ms"]
+        head = f"| {row['label']} | {ms(low)} to {ms(high)}{published_on(row)} "
+        if row["verdict"] in MEASURED:
+            ran = f"{row['model']}, {row['backend']} on {row['device']}"
+            lines.append(
+                f"{head}| {ms(row['p50_ms'])} / {ms(row['p95_ms'])} | {row['verdict']} | {row['documents']:,} | {ran} | {row['threads']} |"
+            )
+        else:
+            lines.append(f"{head}| | {row['verdict']} | {row['documents']:,} | {row['why']} | |")
+    return "\n".join([*lines, "", f"One query at a time, text in, ranked list out; passages of 100 to 200 tokens. {source(data)}"])
+
+
+def details(data: Any, about: str) -> str:
+    """Every way that was measured, with its parts."""
+    lines = [
+        "| way | p50 | rounds' medians | p95 | p99 | CPU time | calls | parts, p50 | with |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in data["rows"]:
+        if row["verdict"] not in MEASURED:
+            lines.append(f"| {row['row']} | {row['verdict']}: {row['why']} | | | | | | | |")
+            continue
+        for way in (row, *row.get("variants", ())):
+            spread = " to ".join(ms(x) for x in way["spread_ms"])
+            parts = ", ".join(f"{name} {ms(part['p50_ms'])}" for name, part in way["parts"].items())
+            settings = ", ".join(
+                f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in way["settings"].items()
+            )
+            numbers = f"{ms(way['p95_ms'])} | {ms(way['p99_ms'])} | {ms(way['cpu_ms'])} | {way['calls']:,}"
+            lines.append(f"| {way['way']} | {ms(way['p50_ms'])} | {spread} | {numbers} | {parts} | {settings} |")
+    picture = f"![published ranges, and p50 to p95 here](../benchmarks/results/{place('', data['facts']).parent.name}/latency.png)"
+    return "\n".join([*lines, "", source(data), "", picture])
+
+
+def published_on(row: Any) -> str:
+    return "" if row["published_on"] == NOT_SAID else f" ({row['published_on']})"
+
+
+def source(data: Any) -> str:
+    facts, machine = data["facts"], data["facts"]["machine"]
+    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("onnxruntime", "faiss-cpu") if name in facts["versions"])
+    load = f"load {data['load_before']} before and {data['load_after']} after"
+    where = f"{machine.get('gpu') or machine['processor']}, {data['threads']} threads, {load}"
+    command = "rerank-engine bench" + (" --quick" if data["quick"] else "")
+    return f"`{command}`, {facts['date']}, {', '.join(filter(None, (facts['git'], versions)))}, {where}."
+
+
+def ms(value: float) -> str:
+    """Three digits, in ms or s."""
+    return f"{value / 1e3:.3g} s" if value >= 1e3 else f"{value:.3g} ms"
+
+
+def plot(data: Any, path: Path) -> None:
+    """Published ranges as bars and ours as lines from p50 to p95, ms on a log axis. Raises ModuleNotFoundError without matplotlib."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = data["rows"][::-1]
+    figure = Figure(figsize=(8, 0.55 * len(rows) + 1.2), layout="constrained")
+    axes = figure.add_subplot(xscale="log", xlabel="ms a query, end to end", title=machine_of(data))
+    for at, row in enumerate(rows):
+        low, high = row["published_ms"]
+        axes.barh(at, high - low, left=low, height=0.55, color="#c8d3e0", label="published" if at == 0 else None)
+        if row["verdict"] in MEASURED:
+            ends = [row["p50_ms"], row["p95_ms"]]
+            axes.plot(
+                ends, [at, at], color="#b3361b", linewidth=2, solid_capstyle="butt", label="ours, p50 to p95" if _first(rows, at) else None
+            )
+            axes.plot(ends[:1], [at], "o", color="#b3361b", markersize=6)
+        else:
+            axes.annotate("not measured", (low, at), (4, 0), textcoords="offset points", va="center", fontsize=8, color="#555555")
+    axes.set_yticks(range(len(rows)), [row["label"] + published_on(row) for row in rows], fontsize=8)
+    axes.grid(axis="x", which="major", color="#dddddd")
+    axes.set_axisbelow(True)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.08), ncols=2, frameon=False, fontsize=8)
+    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+
+
+def machine_of(data: Any) -> str:
+    machine = data["facts"]["machine"]
+    return f"{machine.get('gpu') or machine['processor']}, {data['threads']} threads, {data['facts']['date']}"
+
+
+def _first(rows: Any, at: int) -> bool:
+    return all(row["verdict"] not in MEASURED for row in rows[:at])

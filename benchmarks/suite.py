@@ -1,0 +1,86 @@
+"""All that `make bench` measures, into benchmarks/results/<machine>/<date>.json: `python -m benchmarks.suite [--quick] [--parts a,b]`.
+
+table    the latency table end to end, as `rerank-engine bench` measures it (rows)
+peers    the work of its rows by ours and by every peer that is installed (micro; rows.py)
+micro    single ops against their references, by pytest-benchmark (micro)
+scaling  curves and fitted cost models (scaling)
+
+The file is written after each part. A part that fails is named under "failed", with why, and the others go on; then the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import harness
+from rerank_engine.latency import facts, results
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = {"table": "", "peers": "benchmarks.rows", "micro": "benchmarks.micro", "scaling": "benchmarks.scaling_curves"}
+
+
+def told_by(command: list[str]) -> tuple[list[dict[str, Any]], int]:
+    """(the rows that a process prints, its exit status). Each part has a process of its own: what it loads is no burden of the next."""
+    done = subprocess.run([sys.executable, "-m", *command, "--json"], cwd=ROOT, stdout=subprocess.PIPE)
+    return json.loads(done.stdout or "[]"), done.returncode
+
+
+def table(path: Path, quick: bool) -> tuple[dict[str, Any], int]:
+    """(rows and threads of what the command measures, which writes its results itself; its exit status)."""
+    command = [sys.executable, "-m", "rerank_engine.cli", "bench", "--out", str(path), *(["--quick"] * quick)]
+    status = subprocess.run(command, cwd=ROOT, stdout=sys.stderr).returncode
+    if status:
+        return {}, status
+    found = results.load(path)
+    path.unlink()
+    return {name: found[name] for name in ("rows", "threads")}, status
+
+
+def environments() -> dict[str, dict[str, str]]:
+    """The versions of what is timed in each environment besides this one."""
+    code = "from importlib.metadata import distributions as d; import json; print(json.dumps({x.name.lower(): x.version for x in d()}))"
+    found = {}
+    for folder in sorted(path for path in ROOT.glob(".venv-*") if (path / "bin" / "python").exists()):
+        told = json.loads(subprocess.run([folder / "bin" / "python", "-c", code], stdout=subprocess.PIPE, check=True).stdout)
+        found[folder.name] = {name: told[name] for name in facts.VERSIONS if name in told}
+    return found
+
+
+def measure(parts: list[str], quick: bool, out: Path | None) -> int:
+    about = facts.facts()
+    path = out or results.place(ROOT / "benchmarks" / "results", about)
+    result: dict[str, Any] = {"schema": results.SCHEMA, "facts": about, "load_before": facts.load(), "threads": about["machine"]["threads"]}
+    result |= {"quick": quick, "rows": [], "micro": [], "scaling": [], "environments": environments(), "failed": {}}
+    for part in parts:
+        harness.note(f"== {part}")
+        if part == "table":
+            found, status = table(path.with_name(f".{path.name}.table"), quick)
+            result |= found
+        else:
+            rows, status = told_by([PARTS[part], *(["--quick"] * quick)])
+            result["scaling" if part == "scaling" else "micro"] += rows  # what was measured before a failure is not lost with it
+        if status:
+            result["failed"][part] = f"exit status {status}"
+        results.save(path, {**result, "load_after": facts.load()})
+    harness.note(f"written: {path}; into the documents: python -m benchmarks.render {path.parent}")
+    return 1 if result["failed"] else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="less data and fewer rounds")
+    parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the file to write, in place of results/<machine>/<date>.json")
+    args = parser.parse_args()
+    if wrong := sorted(set(args.parts) - set(PARTS)):
+        parser.error(f"no {', '.join(wrong)}; there are {', '.join(PARTS)}")
+    return measure(args.parts, args.quick, args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

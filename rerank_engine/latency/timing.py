@@ -1,0 +1,117 @@
+"""Calls timed one by one: wall and processor time, their percentiles, and how far these move from round to round."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..ops.checks import count
+from ..progress import Progress
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Seconds. cpu: of all threads of this process."""
+
+    wall: Callable[[], float] = time.perf_counter
+    cpu: Callable[[], float] = time.process_time
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """float64 [rounds, inputs] of each call, in ms. cpu_ms: processor time of all threads, which may exceed wall time."""
+
+    wall_ms: NDArray[np.float64]
+    cpu_ms: NDArray[np.float64]
+
+    @property
+    def p50(self) -> float:
+        return float(np.percentile(self.wall_ms, 50))
+
+    @property
+    def p95(self) -> float:
+        return float(np.percentile(self.wall_ms, 95))
+
+    @property
+    def p99(self) -> float:
+        return float(np.percentile(self.wall_ms, 99))
+
+    @property
+    def cpu(self) -> float:
+        """Median of processor time."""
+        return float(np.percentile(self.cpu_ms, 50))
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The lowest and the highest median of a round, ms."""
+        return _spread(self.wall_ms)
+
+    @property
+    def cpu_spread(self) -> tuple[float, float]:
+        return _spread(self.cpu_ms)
+
+    @property
+    def n(self) -> int:
+        """Calls timed."""
+        return self.wall_ms.size
+
+
+def _spread(ms: NDArray[np.float64]) -> tuple[float, float]:
+    medians = np.median(ms, axis=1)
+    return float(medians.min()), float(medians.max())
+
+
+def timed(
+    call: Callable[[T], object],
+    inputs: Sequence[T],
+    rounds: int = 3,
+    warm_up: int = 1,
+    *,
+    clock: Clock | None = None,
+    progress: Progress | None = None,
+) -> Samples:
+    """Each input once a round, one after the other. warm_up: calls before, not timed. The garbage collector rests meanwhile.
+
+    Raises InputError for no inputs or no round.
+    """
+    if not len(inputs):
+        raise InputError("timed: inputs", got="none", expected="at least one")
+    clock, ms = Clock() if clock is None else clock, np.empty((2, count("timed: rounds", rounds), len(inputs)))
+    for i in range(warm_up):
+        call(inputs[i % len(inputs)])
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for at in np.ndindex(rounds, len(inputs)):
+            wall, cpu = clock.wall(), clock.cpu()
+            call(inputs[at[1]])
+            ms[(1, *at)] = 1e3 * (clock.cpu() - cpu)
+            ms[(0, *at)] = 1e3 * (clock.wall() - wall)
+            if progress:
+                progress(at[0] * len(inputs) + at[1] + 1, rounds * len(inputs))
+    finally:
+        if collecting:
+            gc.enable()
+    return Samples(ms[0], ms[1])
+
+
+def percentiles(samples: Samples) -> dict[str, Any]:
+    """What a row of results says of samples: the keys p50_ms, p95_ms, p99_ms, cpu_ms, spread_ms, cpu_spread_ms and calls."""
+    return {
+        "p50_ms": round(samples.p50, 4),
+        "p95_ms": round(samples.p95, 4),
+        "p99_ms": round(samples.p99, 4),
+        "cpu_ms": round(samples.cpu, 4),
+        "spread_ms": [round(x, 4) for x in samples.spread],
+        "cpu_spread_ms": [round(x, 4) for x in samples.cpu_spread],
+        "calls": samples.n,
+    }

@@ -1,0 +1,129 @@
+"""How many machines a plan needs for so many queries a second, by simulation.
+
+Queries arrive at random (a Poisson process) into one queue. A machine that is free takes the waiting ones in their order, as many as its
+token budget holds, at least one, and answers them together when all are done; a batch pays what a query costs beside its fixed part for
+each of its queries, and the fixed part once. A query's time is the plan's p50 with a lognormal factor whose 95th percentile is p95 / p50.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..ops.checks import count, finite_number
+from .work import TAIL
+
+BATCH_TOKENS = 16_384  # by default
+QUERIES = 20_000  # simulated, after as many again of a tenth to fill the queue
+MOST = 4096  # machines
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One query's demand on a machine. p50_ms, p95_ms; fixed_ms: the part of p50 that a batch pays once; tokens: that its models read."""
+
+    p50_ms: float
+    p95_ms: float
+    fixed_ms: float
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """machines: the fewest whose responses, waiting included, keep to the target at p95; what the simulation of that many gave. enough:
+    False where no number does, as the plan's own p95 is beyond it: then the fewest with which waiting adds less than 1 %."""
+
+    machines: int
+    enough: bool
+    qps: float
+    target_ms: float
+    response_p50_ms: float
+    response_p95_ms: float
+    utilisation: float
+    mean_batch: float
+    assumptions: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        rounded = {name: round(getattr(self, name), 3) for name in ("response_p50_ms", "response_p95_ms", "utilisation", "mean_batch")}
+        return {
+            "machines": self.machines,
+            "enough": self.enough,
+            "qps": self.qps,
+            "target_p95_ms": self.target_ms,
+            **rounded,
+            "assumptions": list(self.assumptions),
+        }
+
+
+def capacity(service: Service, *, qps: float, target_ms: float, batch_tokens: int = BATCH_TOKENS, seed: int = 0) -> Capacity:
+    """By bisection over the number of machines: more never answer later. Raises InputError."""
+    if finite_number("capacity: qps", qps) <= 0 or finite_number("capacity: target_ms", target_ms) <= 0:
+        raise InputError("capacity", got=f"{qps:g} queries a second, {target_ms:g} ms", expected="numbers above 0")
+    count("capacity: batch_tokens", batch_tokens)
+    rng = np.random.default_rng(seed)
+    n = QUERIES + QUERIES // 10
+    arrivals = np.cumsum(rng.exponential(1e3 / qps, n))
+    factors = _factors(service, rng, n)
+    batch = max(1, int(batch_tokens // service.tokens)) if service.tokens else n
+
+    def run(machines: int) -> tuple[float, float, float, float]:
+        return simulate(arrivals, factors, service, machines, batch)
+
+    floor = float(np.percentile(service.p50_ms * factors, 95))
+    goal = target_ms if floor <= target_ms else 1.01 * floor
+    low, high = 0, 1
+    while run(high)[1] > goal:
+        low, high = high, 2 * high
+        if high > MOST:
+            raise InputError("capacity", got=f"{qps:g} queries a second", expected=f"what {MOST} machines of this plan can answer")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if run(middle)[1] <= goal else (middle, high)
+    told = run(high)
+    return Capacity(high, floor <= target_ms, qps, target_ms, *told, _assumptions(service, qps, batch_tokens, batch))
+
+
+def _factors(service: Service, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
+    sigma = np.log(max(service.p95_ms / service.p50_ms, 1.0)) / TAIL
+    return np.asarray(np.exp(sigma * rng.standard_normal(n)), np.float64)
+
+
+def simulate(
+    arrivals: NDArray[np.float64], factors: NDArray[np.float64], service: Service, machines: int, batch: int
+) -> tuple[float, float, float, float]:
+    """(response p50, p95, ms; utilisation; mean batch) of one queue. arrivals, factors float64 [n]: ms, rising, and of the typical time.
+    The first eleventh is left out: the queue has to fill."""
+    free = [0.0] * machines
+    heapq.heapify(free)
+    n, at, busy, batches = len(arrivals), 0, 0.0, 0
+    done = np.empty(n)
+    variable = service.p50_ms - service.fixed_ms
+    while at < n:
+        start = max(heapq.heappop(free), float(arrivals[at]))
+        end = at + max(1, min(batch, int(np.searchsorted(arrivals, start, side="right")) - at))
+        own = factors[at:end]
+        takes = float(service.fixed_ms * own.max() + variable * own.sum())
+        done[at:end] = start + takes
+        heapq.heappush(free, start + takes)
+        busy, batches, at = busy + takes, batches + 1, end
+    kept = slice(n // 11, None)
+    p50, p95 = np.percentile((done - arrivals)[kept], [50, 95])
+    span = max(float(done.max()) - float(arrivals[0]), 1e-9)
+    return float(p50), float(p95), min(1.0, busy / (machines * span)), n / batches
+
+
+def _assumptions(service: Service, qps: float, batch_tokens: int, batch: int) -> tuple[str, ...]:
+    return (
+        f"arrivals: Poisson, {qps:g} queries a second on average, no bursts beyond it",
+        "one queue in the order of arrival before all machines, no network between",
+        f"a query alone: {service.p50_ms:.4g} ms at p50, {service.p95_ms:.4g} ms at p95, lognormal; one batch at a time on a machine",
+        f"a batch: at most {batch_tokens:,} tokens of models, here {batch:,} queries, of those that wait; nobody waits for it to fill",
+        f"of a query's time {service.fixed_ms:.4g} ms are paid once a batch, all else for each of its queries",
+        "answers of a batch leave together; no query fails, is repeated or found in a cache; no machine fails",
+        f"{QUERIES:,} queries simulated",
+    )

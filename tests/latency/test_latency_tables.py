@@ -1,0 +1,78 @@
+"""The latency table reaches the documents from the newest file of results, and its picture is the same every time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+if importlib.util.find_spec("benchmarks") is None:
+    sys.path.append(str(ROOT))
+
+from benchmarks import latency_tables, render  # noqa: E402
+
+NUMBERS = {"p50_ms": 1.234, "p95_ms": 1500.0, "p99_ms": 2000.0, "cpu_ms": 0.5, "spread_ms": [1.2, 1.3], "cpu_spread_ms": [0.4, 0.6]}
+WAY = {**NUMBERS, "calls": 1000, "parts": {"search": {"p50_ms": 1.1}}, "settings": {"k": 1000, "recall": 0.97}}
+FACTS = {
+    "date": "2026-11-27",
+    "git": "abc1234",
+    "machine": {"processor": "AMD EPYC (avx2)", "threads": 2},
+    "versions": {"faiss-cpu": "1.9"},
+}
+ABOUT = {"label": "BM25", "published_ms": [1, 10], "published_on": "not said", "verdict": "in range", "way": "bm25, k = 100", **WAY}
+RAN = {"documents": 1_000_000, "model": "lucene", "backend": "cpp", "device": "cpu", "threads": 1}
+RANGE = {"published_ms": [2000, 10_000], "published_on": "GPT-4", "documents": 20}
+FOUND: dict[str, Any] = {
+    **{"schema": 1, "facts": FACTS, "load_before": 0.1, "load_after": 1.0, "threads": 2, "quick": False, "micro": []},
+    "rows": [
+        {"row": "bm25", **ABOUT, **RAN, "variants": [{**WAY, "way": "bm25, k = 1000"}]},
+        {"row": "llm-listwise@20", "label": "LLM", **RANGE, "verdict": "not measured", "why": "no model"},
+    ],
+}
+
+
+def test_a_row_has_the_published_range_ours_and_what_ran() -> None:
+    text = latency_tables.overview(FOUND, "")
+    assert "| BM25 | 1 ms to 10 ms | 1.23 ms / 1.5 s | in range | 1,000,000 | lucene, cpp on cpu | 1 |" in text
+    assert "| LLM | 2 s to 10 s (GPT-4) | | not measured | 20 | no model | |" in text
+    assert "`rerank-engine bench`, 2026-11-27, abc1234, faiss-cpu 1.9, AMD EPYC (avx2), 2 threads, load 0.1 before and 1.0 after." in text
+
+
+def test_details_have_a_line_for_each_way_and_the_picture_of_this_machine() -> None:
+    text = latency_tables.details(FOUND, "")
+    line = "1.23 ms | 1.2 ms to 1.3 ms | 1.5 s | 2 s | 0.5 ms | 1,000 | search 1.1 ms | k 1,000, recall 0.97 |"
+    assert f"| bm25, k = 100 | {line}" in text
+    assert f"| bm25, k = 1000 | {line}" in text
+    assert "not measured: no model" in text
+    assert "results/amd-epyc-avx2-2core/latency.png" in text
+
+
+def test_the_newest_results_are_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(render, "ROOT", tmp_path)
+    monkeypatch.setattr(render, "PLACES", {name: render.PLACES[name] for name in ("latency", "latency-details")})
+    monkeypatch.setattr(render, "PLOTS", {"latency.png": render.PLOTS["latency.png"]})
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("a\n<!-- BEGIN latency -->\nold\n<!-- END latency -->\nb\n")
+    (tmp_path / "docs" / "latency.md").write_text("<!-- BEGIN latency-details -->\n<!-- END latency-details -->\n")
+    folder = tmp_path / "results"
+    folder.mkdir()
+    for day, label in (("2026-11-27", "older"), ("2026-12-01", "newer")):
+        found = {**FOUND, "rows": [{**FOUND["rows"][0], "label": label}, FOUND["rows"][1]]}
+        (folder / f"{day}.json").write_text(json.dumps(found))
+    written = []
+    for _ in range(2):
+        assert render.main(str(folder), plots=True) == 0
+        written.append(((tmp_path / "README.md").read_text(), (folder / "latency.png").read_bytes()))
+    text, picture = written[0]
+    assert written[1] == written[0]
+    assert "| newer |" in text
+    assert "older" not in text
+    assert text.startswith("a\n")
+    assert text.endswith("b\n")
+    assert picture.startswith(b"\x89PNG")

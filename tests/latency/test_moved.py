@@ -1,0 +1,68 @@
+"""What moved beyond noise, and what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from rerank_engine.latency.moved import compare
+
+NUMBERS = {"p50_ms": 1.0, "cpu_ms": 0.9, "spread_ms": [0.9, 1.1], "cpu_spread_ms": [0.85, 0.95]}
+WAY = {"way": "bm25", **NUMBERS, "parts": {"search": dict(NUMBERS), "the rest": {"p50_ms": 0.1}}, "documents": 1000, "threads": 1}
+MICRO = {"bench": "mmr", "case": "1000x384", "peer": "langchain", "metric": "cpu_ms", "ratio": 4.0, "spread": [3.8, 4.2], "verified": True}
+ABSENT = {"bench": "mmr", "case": "1000x384", "peer": "other", "metric": "cpu_ms", "ratio": None, "spread": None, "verified": False}
+FOUND: dict[str, Any] = {
+    "facts": {"date": "2026-11-27", "machine": {"processor": "AMD EPYC", "threads": 2}},
+    **{"load_before": 0.5, "threads": 2},
+    "rows": [
+        {"row": "bm25", "verdict": "in range", **WAY, "variants": [{**WAY, "way": "bm25, k = 1000"}]},
+        {"row": "llm-listwise@20", "verdict": "not measured", "why": "no model"},
+    ],
+    "micro": [MICRO, ABSENT],
+}
+
+
+def scaled(way: dict[str, Any], by: float, keys: tuple[str, ...] = ("p50_ms", "spread_ms")) -> None:
+    for key in keys:
+        way[key] = [x * by for x in way[key]] if isinstance(way[key], list) else way[key] * by
+
+
+def test_nothing_moved_between_equal_results() -> None:
+    assert compare(FOUND, FOUND) == {"moved": [], "compared": 2 * 4 + 1, "unlike": []}
+
+
+@pytest.mark.parametrize(("by", "change"), [(1.3, None), (1.4, "slower"), (1 / 1.3, None), (1 / 1.4, "faster")])
+def test_a_number_moves_when_the_spreads_are_a_tenth_apart(by: float, change: str | None) -> None:
+    """The spreads reach from 0.9 to 1.1, a factor of 1.22, and the tenth makes it 1.34."""
+    other = json.loads(json.dumps(FOUND))
+    scaled(other["rows"][0]["variants"][0]["parts"]["search"], by)
+    found = compare(FOUND, other)["moved"]
+    assert [(m["what"], m["metric"], m["change"]) for m in found] == ([("bm25, k = 1000: search", "p50_ms", change)] if change else [])
+
+
+def test_a_ratio_that_falls_is_slower() -> None:
+    other = json.loads(json.dumps(FOUND))
+    scaled(other["micro"][0], 0.5, ("ratio", "spread"))
+    (found,) = compare(FOUND, other)["moved"]
+    assert (found["what"], found["change"], found["ratio"]) == ("mmr 1000x384 against langchain", "slower", 0.5)
+    (found,) = compare(other, FOUND)["moved"]
+    assert found["change"] == "faster"
+
+
+def test_what_is_unlike_is_said_and_not_compared() -> None:
+    other = json.loads(json.dumps(FOUND))
+    other["rows"][0]["documents"] = 5
+    scaled(other["rows"][0], 10)
+    other["rows"][0]["variants"][0]["way"] = "bm25, k = 7"
+    other["facts"]["machine"]["processor"] = "Xeon"
+    found = compare(FOUND, other)
+    assert (found["moved"], found["compared"]) == ([], 1)
+    assert [line.split(":")[0] for line in found["unlike"]] == ["the machines differ", *["not compared"] * 3]
+    assert "documents 1000 and 5" in found["unlike"][-1]
+
+
+def test_a_busy_machine_is_said() -> None:
+    (line,) = compare(FOUND, {**FOUND, "load_before": 3.5})["unlike"]
+    assert "a load of 3.5" in line
