@@ -50,12 +50,12 @@ format: .venv/.dev ## let ruff mend what it can
 peers: .venv/.peers ## the [peers] extra into .venv, then the tests against them
 	$(BIN)/python -m pytest tests -k peers $(ARGS)
 
-bench: .venv/.dev ## the latency table, ops, scaling curves and all peers that can be installed, into benchmarks/results/; ARGS=--quick: a look
+bench: .venv/.dev ## the latency table, ops, scaling curves and all peers that can be installed, into benchmarks/results/; ARGS=--quick: a look, into build/bench/
 	@# A peer that cannot be installed has a row that says so.
 	-@$(MAKE) --no-print-directory .venv/.peers
 	-@$(MAKE) --no-print-directory .venv-late/.made
 	-@$(MAKE) --no-print-directory .venv-cross/.made
-	$(BIN)/python -m benchmarks.suite $(ARGS)
+	$(BIN)/python -m benchmarks.suite $(if $(findstring --,$(ARGS)),--out build/bench/look.json) $(ARGS)
 
 bench-ops: .venv/.peers ## the benchmarks of all ops and the measures against their peers, one after the other
 	@for op in topk fuse mmr bm25 maxsim residual centroid measures; do $(BIN)/python -m benchmarks.bench_$$op $(ARGS) || exit 1; done

@@ -1,11 +1,11 @@
 """Does a plan hold what it says? `python -m benchmarks.bench_plan FOLDER [--quick] [--json]`, FOLDER a judged collection in BEIR's layout.
 
-Quality is measured as quality_table does, over this collection's own first stages, costs are calibrated (or read: --costs), the lengths of
-the collection's queries and lists are counted, and for each of 12 budgets from 5 ms to 20 s the plan is made and its pipeline run, one
-query at a time. A row a budget: {"case": "p95<=50", "ours": the realised p95, "theirs": the budget, "ratio": budget / realised, "verified":
-within it, "plan", "predicted_p50_ms", "predicted_p95_ms", "realised_p50_ms", "p50_off": realised / predicted - 1, "expected",
-"ndcg@10", ...}. Budgets with one pipeline share its run. --cpu: processor time of one thread in place of wall time, for a machine that is
-busy.
+Quality is measured as quality_table does, over this collection's own first stages and on the very queries that are run; costs are
+calibrated (or read: --costs), the lengths of the collection's queries and lists are counted, and for each of 12 budgets from 5 ms to 20 s
+the plan is made and its pipeline run, one query at a time. A row a budget: {"case": "p95<=50", "ours": the realised p95, "theirs": the
+budget, "ratio": budget / realised, "verified": within it, "plan", "predicted_p50_ms", "predicted_p95_ms", "realised_p50_ms", "p50_off":
+realised / predicted - 1, "expected", "ndcg@10", ...}. Budgets with one pipeline share its run. --cpu: processor time of one thread in
+place of wall time, for a machine that is busy.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import rerank_engine as rr
 from benchmarks import harness
 from benchmarks.quality_table import METHODS, Bench, Models, measure, values_of
+from rerank_engine.core import Pipeline, Ranking
 from rerank_engine.cpus import available_cpus
+from rerank_engine.errors import InputError
 from rerank_engine.evaluation.compare import bootstrap
 from rerank_engine.latency.timing import Clock
 from rerank_engine.planning import Chain, Costs, Curves, Parts, Plan, calibrate, plan, shape_of
@@ -30,6 +31,7 @@ from rerank_engine.planning.quality import parse
 
 BUDGETS = [float(f"{ms:.3g}") for ms in np.geomspace(5, 20_000, 12)]
 QUICK = 10  # queries
+SOON = 50  # ms
 
 
 def planned_methods() -> list[str]:
@@ -51,15 +53,22 @@ def parts_of(bench: Bench) -> Parts:
     )
 
 
-def realised(bench: Bench, pipeline: rr.Pipeline, clock: Clock) -> tuple[list[float], list[rr.Ranking]]:
-    """(ms of each query, its list), after three that are not timed."""
-    for query in bench.queries[:3]:
-        pipeline.run([query])
-    ms, rankings = [], []
-    for query in bench.queries:
-        start = clock.wall()
-        rankings += pipeline.run([query])
-        ms.append(1e3 * (clock.wall() - start))
+def realised(bench: Bench, pipeline: Pipeline, clock: Clock) -> tuple[list[float], list[Ranking]]:
+    """(ms of each query, its list). Three queries are not timed; a pipeline that then turns out to be quick is asked all of them three
+    times more, and these count: a service has read its index before, and the noise of a fraction of a millisecond averages out."""
+
+    def once() -> tuple[list[float], list[Ranking]]:
+        ms, rankings = [], []
+        for query in bench.queries:
+            start = clock.wall()
+            rankings += pipeline.run([query])
+            ms.append(1e3 * (clock.wall() - start))
+        return ms, rankings
+
+    pipeline.run(bench.queries[:3])
+    ms, rankings = once()
+    if np.median(ms) < SOON:
+        ms = [value for _ in range(3) for value in once()[0]]
     return ms, rankings
 
 
@@ -92,7 +101,11 @@ def rows(folder: Path, queries: int, threads: int | None, costs: Costs, clock: C
     found: list[dict[str, Any]] = []
     runs: dict[Chain, tuple[list[float], np.ndarray]] = {}
     for budget in budgets:
-        made = plan(parts, p95_ms=budget, shape=shape, quality=curves, costs=costs)
+        try:
+            made = plan(parts, p95_ms=budget, shape=shape, quality=curves, costs=costs)
+        except InputError as error:
+            found.append({"bench": "plan", "case": f"p95<={budget:g}", "peer": "budget", "verified": False, "why": str(error), **facts})
+            continue
         chain = made.chosen.chain
         if chain not in runs:
             ms, rankings = realised(bench, made.pipeline(), clock)
@@ -104,13 +117,18 @@ def rows(folder: Path, queries: int, threads: int | None, costs: Costs, clock: C
 
 
 def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Over all budgets: how many are kept, how far p50 is off, and whether quality falls anywhere by more than its interval."""
-    falls = [(a, b) for a, b in pairwise(found) if b["ndcg@10"] < a["ndcg@10_95"][0]]
-    off = [abs(row["p50_off"]) for row in found]
+    """Over all budgets: how many are kept (all but one have to be), how far p50 is off (20 % at most), and whether quality falls anywhere
+    below the interval of the best that a smaller budget had."""
+    planned = [row for row in found if "plan" in row]
+    best = list(accumulate(planned, lambda a, b: a if a["ndcg@10"] >= b["ndcg@10"] else b))
+    falls = [(a, b) for a, b in zip(best, planned[1:]) if b["ndcg@10"] < a["ndcg@10_95"][0]]
+    off, kept = [abs(row["p50_off"]) for row in planned], sum(row["verified"] for row in found)
     return {
-        "bench": "plan", "case": "all", "peer": "budget", "metric": "within", "ours": sum(row["verified"] for row in found),
-        "theirs": len(found), "ratio": round(sum(row["verified"] for row in found) / len(found), 4), "spread": [],
-        "verified": not falls, "within_20_percent": sum(each <= 0.2 for each in off), "largest_p50_off": round(max(off), 4),
+        "bench": "plan", "case": "all", "peer": "budget", "metric": "within", "ours": kept,
+        "theirs": len(found), "ratio": round(kept / len(found), 4), "spread": [],
+        "verified": kept >= len(found) - 1 and not falls and max(off, default=0) <= 0.2,
+        "within_20_percent": sum(each <= 0.2 for each in off),
+        "largest_p50_off": round(max(off, default=0), 4),
         "quality_falls": len(falls),
     }  # fmt: skip
 

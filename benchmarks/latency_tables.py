@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank_engine.latency.results import place
-from rerank_engine.latency.rows import MEASURED, NOT_SAID
+from rerank_engine.latency.rows import FEW, MEASURED, NOT_SAID
 
 
 def overview(data: Any, about: str) -> str:
@@ -17,9 +17,8 @@ def overview(data: Any, about: str) -> str:
         head = f"| {row['label']} | {ms(low)} to {ms(high)}{published_on(row)} "
         if row["verdict"] in MEASURED:
             ran = f"{row['model']}, {row['backend']} on {row['device']}"
-            lines.append(
-                f"{head}| {ms(row['p50_ms'])} / {ms(row['p95_ms'])} | {row['verdict']} | {row['documents']:,} | {ran} | {row['threads']} |"
-            )
+            numbers = " / ".join(filter(None, (ms(row["p50_ms"]), tail(row, "p95_ms"))))
+            lines.append(f"{head}| {numbers} | {row['verdict']} | {row['documents']:,} | {ran} | {row['threads']} |")
         else:
             lines.append(f"{head}| | {row['verdict']} | {row['documents']:,} | {row['why']} | |")
     return "\n".join([*lines, "", f"One query at a time, text in, ranked list out; passages of 100 to 200 tokens. {source(data)}"])
@@ -28,7 +27,7 @@ def overview(data: Any, about: str) -> str:
 def details(data: Any, about: str) -> str:
     """Every way that was measured, with its parts."""
     lines = [
-        "| way | p50 | rounds' medians | p95 | p99 | CPU time | calls | parts, p50 | with |",
+        "| way | p50 | rounds' medians, quartiles | p95 | p99 | CPU time | calls | parts, p50 | with |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in data["rows"]:
@@ -36,15 +35,45 @@ def details(data: Any, about: str) -> str:
             lines.append(f"| {row['row']} | {row['verdict']}: {row['why']} | | | | | | | |")
             continue
         for way in (row, *row.get("variants", ())):
-            spread = " to ".join(ms(x) for x in way["spread_ms"])
+            spread = " to ".join(ms(x) for x in way["spread_ms"]) if way["rounds"] > 1 else "one round"
             parts = ", ".join(f"{name} {ms(part['p50_ms'])}" for name, part in way["parts"].items())
             settings = ", ".join(
                 f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in way["settings"].items()
             )
-            numbers = f"{ms(way['p95_ms'])} | {ms(way['p99_ms'])} | {ms(way['cpu_ms'])} | {way['calls']:,}"
+            numbers = f"{tail(way, 'p95_ms')} | {tail(way, 'p99_ms')} | {ms(way['cpu_ms'])} | {way['calls']:,}"
             lines.append(f"| {way['way']} | {ms(way['p50_ms'])} | {spread} | {numbers} | {parts} | {settings} |")
+        if "why" in row:
+            lines.append(f"| {row['row']}, further ways | not measured: {row['why']} | | | | | | | |")
+    few = f"p95 and p99 of fewer than {FEW} calls say nothing, and are left out."
     picture = f"![published ranges, and p50 to p95 here](../benchmarks/results/{place('', data['facts']).parent.name}/latency.png)"
-    return "\n".join([*lines, "", source(data), "", picture])
+    return "\n".join([*lines, "", f"{few} {source(data)}", "", picture])
+
+
+def plan(data: Any, about: str) -> str:
+    """Budgets of bench_plan: what was planned, what came of it, and how many were kept."""
+    *rows, whole = data
+    lines = [
+        "| budget, p95 | plan | predicted p50 / p95 | realised p50 / p95 | p50 off | nDCG@10 expected / reached |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        if "plan" not in r:
+            lines.append(f"| {ms(float(r['case'].partition('<=')[2]))} | none: {r['why']} | | | | |")
+            continue
+        predicted = f"{ms(r['predicted_p50_ms'])} / {ms(r['predicted_p95_ms'])}"
+        reached = f"{r['expected']:.4f} / {r['ndcg@10']:.4f}"
+        realised = f"{ms(r['realised_p50_ms'])} / {ms(r['ours'])}"
+        lines.append(f"| {ms(r['theirs'])} | {r['plan']} | {predicted} | {realised} | {100 * r['p50_off']:+.0f} % | {reached} |")
+    near = f"{whole['within_20_percent']} of {sum('plan' in r for r in rows)} p50 lie within 20 % of the predicted one"
+    kept = f"{whole['ours']} of {whole['theirs']} budgets were kept at p95; {near}"
+    first = rows[0]
+    how = f"{first['collection']}, {first['queries']} queries one at a time, {first['threads']} threads (`python -m benchmarks.bench_plan`)"
+    return "\n".join([*lines, "", f"{kept}. {how}, {about}."])
+
+
+def tail(way: Any, key: str) -> str:
+    """A far percentile, "" where there were too few calls for it."""
+    return ms(way[key]) if way["calls"] >= FEW else ""
 
 
 def published_on(row: Any) -> str:
@@ -77,7 +106,7 @@ def plot(data: Any, path: Path) -> None:
         low, high = row["published_ms"]
         axes.barh(at, high - low, left=low, height=0.55, color="#c8d3e0", label="published" if at == 0 else None)
         if row["verdict"] in MEASURED:
-            ends = [row["p50_ms"], row["p95_ms"]]
+            ends = [row["p50_ms"], row["p95_ms" if row["calls"] >= FEW else "p50_ms"]]
             axes.plot(
                 ends, [at, at], color="#b3361b", linewidth=2, solid_capstyle="butt", label="ours, p50 to p95" if _first(rows, at) else None
             )

@@ -7,7 +7,7 @@ of 4,096 centroids), splade-tiny. At most --queries queries of a collection, of 
 shuffle, the same for all its rows. gain: against the first stage on the same queries; intervals and p are rr.compare's. ms: CPU time of a
 query, one at a time.
 
---quick: collections of up to 1,400 documents, 25 queries. Everything is kept under build/bench/quality: a run that was stopped goes on.
+--quick: collections of up to 1,400 documents, 20 queries. Everything is kept under build/bench/quality: a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NAMES = {
     "late": "answerai-colbert-small-v1",
     "sparse": "splade-tiny",
 }
-DEPTHS, SMALL, QUICK = (20, 50, 100), 1400, 25
+DEPTHS, SMALL, QUICK = (20, 50, 100), 1400, 20
 CENTROIDS, SAMPLE = 4096, 200_000  # of the 2-bit codes; tokens that they are trained on
 
 

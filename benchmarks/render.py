@@ -1,9 +1,10 @@
 """Writes measured figures into the documents: `python -m benchmarks.render benchmarks/results/<machine>`.
 
-A folder need not hold every file of results: what it holds is written, and `machine.json` (or quality.json) says what was measured on.
+A folder need not hold every file of results: what it holds is written, and `machine.json` (or quality.json, or the newest whole run of the
+latency table) says what was measured on. Of several runs of that the newest whole one is written; a folder with looks alone is an error.
 In results/kernels nothing is: it holds what was compiled and what is predicted.
 A table stands between `<!-- BEGIN name -->` and `<!-- END name -->`; pictures, for which it takes matplotlib, lie beside the results. A
-second run changes nothing; a missing marker is an error (exit 1).
+second run changes nothing; a missing marker is an error (exit 1), and then nothing is written.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from benchmarks import cross_tables, latency_tables, peer_tables, quality_tables, roofline
 
 ROOT = Path(__file__).resolve().parents[1]
-DATED = "20??-??-??.json"  # of the latency table: rerank_engine.latency.results
+DATED = "20??-??-??*.json"  # of the latency table: benchmarks.suite
 
 
 def demo_table(data: Any, about: str) -> str:
@@ -41,7 +42,8 @@ def source(quality: dict[str, Any]) -> str:
         names = ("torch", "triton", "late-interaction-kernels", "flash-maxsim")
         used = ", ".join(f"{name} {held[name]}" for name in names if name in held)
         return f"{quality['date']}, {used}, {quality['machine']['gpu']}"
-    return f"{quality['date']}, onnxruntime {quality['versions']['onnxruntime']}, {quality['machine']['processor']}"
+    used = [f"{name} {quality['versions'][name]}" for name in ("onnxruntime",) if name in quality["versions"]]
+    return ", ".join([quality["date"], *used, quality["machine"]["processor"]])
 
 
 def speed_table(data: Any, about: str) -> str:
@@ -245,6 +247,7 @@ PLACES = {
     "latency-details": ("docs/latency.md", DATED, latency_tables.details),
     "latency-peers": ("docs/latency.md", DATED, peer_tables.peers),
     "scaling": ("docs/latency.md", DATED, peer_tables.scaling),
+    "plan": ("docs/planning.md", "plan.json", latency_tables.plan),
     "demo": ("README.md", "quality.json", demo_table),
     "deadlines": ("docs/deadlines.md", "deadline.json", deadline_table),
     "bm25-speed": ("README.md", "bm25.json", speed_table),
@@ -272,22 +275,12 @@ PLOTS = {"latency.png": (DATED, latency_tables.plot), "scaling.png": (DATED, pee
 
 
 def main(folder: str, plots: bool = False) -> int:
-    machines = [path for path in (Path(folder) / "machine.json", Path(folder) / "quality.json") if path.exists()]
-    about = source(json.loads(machines[0].read_text())) if machines else "nothing measured"
-    for name, (document, file, render) in PLACES.items():
-        if (newest := last(folder, file)) is None:
-            continue
-        data = json.loads(newest.read_text())
-        path = ROOT / document
-        text, found = re.subn(
-            rf"(<!-- BEGIN {name} -->\n).*?(<!-- END {name} -->)",
-            lambda m, r=render, d=data: m[1] + r(d, about) + "\n" + m[2],
-            path.read_text(),
-            flags=re.S,
-        )
-        if found != 1:
-            print(f"{document}: expected the marker '{name}' once, found it {found} times", file=sys.stderr)
-            return 1
+    try:
+        texts = documents(folder)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for path, text in texts.items():
         path.write_text(text)
     for name, (file, draw) in PLOTS.items():
         if plots and (newest := last(folder, file)) is not None:
@@ -295,8 +288,42 @@ def main(folder: str, plots: bool = False) -> int:
     return 0
 
 
+def documents(folder: str) -> dict[Path, str]:
+    """The documents as they are to be. Raises ValueError for a marker that is not there once, and for looks in place of whole runs."""
+    about, texts = machine(folder), dict[Path, str]()
+    for name, (document, file, render) in PLACES.items():
+        if (newest := last(folder, file)) is None:
+            continue
+        data, path = json.loads(newest.read_text()), ROOT / document
+        texts[path], found = re.subn(
+            rf"(<!-- BEGIN {name} -->\n).*?(<!-- END {name} -->)",
+            lambda m, r=render, d=data: m[1] + r(d, about) + "\n" + m[2],
+            texts[path] if path in texts else path.read_text(),
+            flags=re.S,
+        )
+        if found != 1:
+            raise ValueError(f"{document}: expected the marker '{name}' once, found it {found} times")
+    return texts
+
+
+def machine(folder: str) -> str:
+    """What was measured on, of the first file that says it."""
+    named = [path for path in (Path(folder) / "machine.json", Path(folder) / "quality.json") if path.exists()]
+    if named:
+        return source(json.loads(named[0].read_text()))
+    newest = last(folder, DATED)
+    return "nothing measured" if newest is None else source(json.loads(newest.read_text())["facts"])
+
+
 def last(folder: str, file: str) -> Path | None:
-    return max(Path(folder).glob(file), default=None)
+    """The file; of dated ones the newest that holds a whole run. Raises ValueError where there are none but looks and runs without rows."""
+    if file != DATED:
+        return next(iter(Path(folder).glob(file)), None)
+    dated = sorted(Path(folder).glob(file), key=lambda path: [int(number) for number in path.stem.split("-")])
+    whole = [path for path in dated if (data := json.loads(path.read_text()))["rows"] and not data["quick"]]
+    if dated and not whole:
+        raise ValueError(f"{folder}: {dated[-1].name} is a look (--quick), or has no rows")
+    return whole[-1] if whole else None
 
 
 if __name__ == "__main__":

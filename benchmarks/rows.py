@@ -8,12 +8,13 @@ spread: the middle half of the ratios, input by input.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import harness
 from benchmarks.jobs import CrossEncoder, Fuse, Job, Lexical, MaxSim, Mmr, Residual, Vectors
-from benchmarks.peers.turns import measured, unmeasured
+from benchmarks.peers.turns import measured, not_measured, unmeasured
 from rerank_engine.latency import ROWS
 
 # Stages that no row of the table names, beside those that it does.
@@ -48,14 +49,23 @@ def jobs_of(name: str, quick: bool) -> list[Job]:
     return found.get(name, [])
 
 
-def rows(names: Sequence[str], quick: bool, peers: Sequence[str] | None = None) -> Iterator[harness.Row]:
+def rows(names: Sequence[str], quick: bool, peers: Sequence[str] | None, failed: list[str]) -> Iterator[harness.Row]:
     """Of each row by name, with the key "row"."""
     for name in names:
         if name in WITHOUT:
             yield {**unmeasured(*WITHOUT[name]), "row": name}
         for job in jobs_of(name, quick):
-            for found in measured(job, peers, budget_s=15 if quick else 120):
+            for found in done(job, peers, 15 if quick else 120, failed):
                 yield {**found, "row": name}
+
+
+def done(job: Job, peers: Sequence[str] | None, budget_s: float, failed: list[str]) -> Iterator[harness.Row]:
+    """Its rows. A job that fails has one that says so, and its case is put into `failed`: the others go on."""
+    try:
+        yield from measured(job, peers, budget_s)
+    except Exception as error:  # whatever: a missing model, too little memory, ours that is wrong
+        failed.append(job.case)
+        yield not_measured(job, "all", f"{type(error).__name__}: {error}")
 
 
 def main() -> None:
@@ -65,7 +75,9 @@ def main() -> None:
     args = parser.parse_args()
     if wrong := sorted(set(args.rows) - set(NAMES)):
         parser.error(f"no {', '.join(wrong)}; there are {', '.join(NAMES)}")
-    harness.report(lambda: rows(args.rows, args.quick, args.peers), args.json, harness.ONE_THREAD)
+    failed = list[str]()
+    harness.report(lambda: rows(args.rows, args.quick, args.peers, failed), args.json, harness.ONE_THREAD)
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":

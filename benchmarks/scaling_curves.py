@@ -21,6 +21,7 @@ from rerank_engine.cpus import available_cpus
 from rerank_engine.errors import MissingDependency
 from rerank_engine.indexes.documents import NumberedCorpus
 from rerank_engine.latency import workload
+from rerank_engine.latency.prepare import forgetful
 from rerank_engine.packed import Packed
 from rerank_engine.planning.costs import StageCost, Work, fit
 
@@ -97,7 +98,7 @@ def cross_encoder(threads: int = 1) -> CrossEncoder | None:
         harness.note(f"skipped: the cross-encoder ({error})")
         return None
     assert isinstance(found, CrossEncoder)
-    return found
+    return forgetful(found)
 
 
 def candidates(most: int, encoder: CrossEncoder | None, most_pairs: int) -> Iterator[Curve]:

@@ -5,12 +5,14 @@ peers    the work of its rows by ours and by every peer that is installed (micro
 micro    single ops against their references, by pytest-benchmark (micro)
 scaling  curves and fitted cost models (scaling)
 
+A second run of a day goes to <date>-2.json. A look, with --quick or of some parts, needs --out: it is no result of the machine's.
 The file is written after each part. A part that fails is named under "failed", with why, and the others go on; then the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -51,9 +53,15 @@ def environments() -> dict[str, dict[str, str]]:
     return found
 
 
+def unused(path: Path) -> Path:
+    """It, or the first of <stem>-2, <stem>-3, ... that is not there."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not each.exists())
+
+
 def measure(parts: list[str], quick: bool, out: Path | None) -> int:
     about = facts.facts()
-    path = out or results.place(ROOT / "benchmarks" / "results", about)
+    path = results.require_place(out or unused(results.place(ROOT / "benchmarks" / "results", about)))
     result: dict[str, Any] = {"schema": results.SCHEMA, "facts": about, "load_before": facts.load(), "threads": about["machine"]["threads"]}
     result |= {"quick": quick, "rows": [], "micro": [], "scaling": [], "environments": environments(), "failed": {}}
     for part in parts:
@@ -75,10 +83,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="less data and fewer rounds")
     parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS), help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the file to write, in place of results/<machine>/<date>.json")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the file to write, in place of results/<machine>/<date>.json; overwritten"
+    )
     args = parser.parse_args()
     if wrong := sorted(set(args.parts) - set(PARTS)):
         parser.error(f"no {', '.join(wrong)}; there are {', '.join(PARTS)}")
+    if args.out is None and (args.quick or set(args.parts) != set(PARTS)):
+        parser.error("--quick and --parts take --out FILE: results/ holds whole runs")
     return measure(args.parts, args.quick, args.out)
 
 

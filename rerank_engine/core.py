@@ -53,10 +53,8 @@ class Query:
         if not isinstance(self.must, (tuple, list)) or not all(isinstance(text, str) for text in self.must):
             raise InputError("Query: must", got=self.must, expected="a tuple of strings")
         object.__setattr__(self, "must", tuple(self.must))
-        numbers = (int, float, np.integer, np.floating)
-        if self.terms is not None and not (
-            isinstance(self.terms, Mapping) and all(isinstance(weight, numbers) for weight in self.terms.values())
-        ):
+        terms, numbers = {} if self.terms is None else self.terms, (int, float, np.integer, np.floating)
+        if not isinstance(terms, Mapping) or not all(isinstance(weight, numbers) for weight in terms.values()):
             raise InputError("Query: terms", got=self.terms, expected="a mapping from terms to weights")
         for name in ("allow", "deny"):
             chosen = getattr(self, name)
@@ -236,7 +234,7 @@ class Stage(ABC):
         """One ranking per query; `rankings` is None only where `retrieves`. The trace is the Pipeline's business."""
 
     def late(self, rankings: Sequence[Ranking]) -> list[Ranking] | None:
-        """What passes where the deadline came before the stage's turn; None: it runs all the same, the answer's form depends on it."""
+        """What passes, with its facts, where the deadline came before the stage's turn; None: it runs all the same, the form needs it."""
         return None
 
     @final
@@ -249,17 +247,12 @@ class Stage(ABC):
             with limited(deadline_ms=deadline_ms):
                 return self.run(queries, rankings)
         if isinstance(queries, (str, Query)):
-            raise InputError(
-                f"{self.name}.run: queries", got="one query", expected="a sequence of them", hint="For one query call the stage."
-            )
+            hint = "For one query call the stage."
+            raise InputError(f"{self.name}.run: queries", got="one query", expected="a sequence of them", hint=hint)
         batch = [q if isinstance(q, Query) else Query(q) for q in queries]
         if rankings is None and not self.retrieves:
-            raise InputError(
-                f"{self.name} re-orders candidates",
-                got="none",
-                expected="one Ranking per query",
-                hint="Put a retriever in front, or pass rankings.",
-            )
+            hint = "Put a retriever in front, or pass rankings."
+            raise InputError(f"{self.name} re-orders candidates", got="none", expected="one Ranking per query", hint=hint)
         if rankings is not None and len(rankings) != len(batch):
             raise InputError(f"{self.name}.run", got=f"{len(batch)} queries and {len(rankings)} rankings", expected="one ranking per query")
         done = self.apply(batch, rankings) if batch else []
@@ -312,8 +305,12 @@ class Pipeline(Stage):
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         for stage in self.stages:
             start = time.perf_counter()
-            passed = stage.late(rankings) if rankings is not None and limits().out_of_time() else None
-            done = stage.run(queries, rankings) if passed is None else [one._with(facts=reach(0, 1), notes={}) for one in passed]
+            passed = stage.late([one._with(facts={}, notes={}) for one in rankings]) if rankings and limits().out_of_time() else None
+            if passed is None:
+                done = stage.run(queries, rankings)
+            else:
+                _check_answer(f"{stage.name}.late", passed, Ranking, len(queries), "queries")
+                done = [one._with(facts={**one.facts, **reach(0, 1)}) for one in passed]
             ms = 1e3 * (time.perf_counter() - start) / len(queries)
             named = (repr(stage), stage.name, stage.backend)
             rankings = [_traced(named, None if rankings is None else rankings[i], out, ms) for i, out in enumerate(done)]
@@ -426,12 +423,12 @@ class Rescore(Stage):
 
     def _in_waves(self, queries: Sequence[Query], heads: Sequence[Ranking]) -> list[Scores]:
         told: list[list[Scores]] = [[] for _ in heads]
-        for part in pieces(max(map(len, heads), default=0), max(1, WAVE // len(heads))):
-            here = [i for i, head in enumerate(heads) if len(head) > part.start]
+        for part in pieces(max([1, *map(len, heads)]), max(1, WAVE // max(1, len(heads)))):  # an empty head tells its scale and columns
+            here = [i for i, head in enumerate(heads) if len(head) > part.start or not part.start]
             wave = self._score([queries[i] for i in here], [heads[i]._pick(part) for i in here])
             for i, entry in zip(here, wave):
                 told[i].append(entry)
-        return [_joined(entries, len(head)) for entries, head in zip(told, heads)]
+        return [_joined(entries, head) for entries, head in zip(told, heads)]
 
     def _merge(self, ranking: Ranking, scores: Scores) -> Ranking:
         n, values = min(len(ranking), self.depth), scores.values
@@ -448,8 +445,8 @@ class Rescore(Stage):
         columns = {name: column[places] for name, column in ranking.columns.items()}
         for name, column in scores.columns.items():  # the rest keeps what was known of it, but not that another scorer had scored it
             keeps = name in columns and name != "scored"
-            known = columns[name][n:] if keeps else np.zeros(len(ranking) - n, column.dtype)
-            columns[name] = np.concatenate([column[places[:n]], known])
+            known = columns[name][len(order) :] if keeps else np.zeros(len(ranking) - n, column.dtype)
+            columns[name] = np.concatenate([column[places[: len(ranking) - len(known)]], known])
         if "scored" in columns and "scored" not in scores.columns:
             columns["scored"] = np.arange(len(ranking)) < n
         made = with_tail(values[order], len(ranking) - len(order))
@@ -460,20 +457,24 @@ class Rescore(Stage):
         return f"Rescore({self.scorer!r}, depth={self.depth})"
 
 
-def _joined(entries: Sequence[Scores], n: int) -> Scores:
-    """What a scorer said of the first documents of n, wave by wave; numbers among its facts add up."""
-    read = sum(len(entry.values) for entry in entries)
-    columns = {"scored": np.arange(n) < read}
+def _joined(entries: Sequence[Scores], head: Ranking) -> Scores:
+    """What a scorer said of the first documents of a head, wave by wave; numbers among its facts add up."""
+    rest = len(head) - sum(len(entry.values) for entry in entries)
     facts: dict[str, Any] = {}
     for entry in entries:
         for name, fact in entry.facts.items():
             adds = name in facts and isinstance(fact, (int, float)) and not isinstance(fact, bool)
             facts[name] = facts[name] + fact if adds else fact
-    for name, column in entries[0].columns.items() if entries else ():
-        known = [entry.columns[name] for entry in entries]
-        columns[name] = np.concatenate([*known, np.zeros(n - read, column.dtype)])
-    values = np.concatenate([*(entry.values for entry in entries), np.full(n - read, -np.inf, np.float32)])
-    return Scores(values, entries[0].scale if entries else "rank", columns, facts)
+    waves = [*((len(entry.values), entry.columns) for entry in entries), (rest, {})]
+    columns = {"scored": np.arange(len(head)) < len(head) - rest, **stacked(waves)}
+    values = np.concatenate([*(entry.values for entry in entries), np.full(rest, -np.inf, np.float32)])
+    return Scores(values, entries[0].scale if entries else head.scale, columns, facts)
+
+
+def stacked(waves: Sequence[tuple[int, Mapping[str, NDArray[Any]]]]) -> dict[str, NDArray[Any]]:
+    """The columns of waves of so many documents, one behind the other; zeros for a wave that has not got one."""
+    kinds = {name: column.dtype for _, columns in waves for name, column in columns.items()}
+    return {name: np.concatenate([columns.get(name, np.zeros(n, kind)) for n, columns in waves]) for name, kind in kinds.items()}
 
 
 def with_tail(head: NDArray[np.float32], n: int) -> NDArray[np.float32]:

@@ -22,6 +22,11 @@ environment() { "$python" -m venv "$work/$1" && "$work/$1/bin/python" -m pip ins
 environment wheel .
 "$work/wheel/bin/python" -m pip install -q --disable-pip-version-check --force-reinstall --no-deps . # a second build in the same folder
 check wheel
+(cd / && "$work/wheel/bin/rerank-engine" bench --quick --rows bm25,llm-listwise@20 --json | "$work/wheel/bin/python" -c "
+import json, sys
+bm25, llm = json.load(sys.stdin)
+assert bm25['p50_ms'] > 0 and llm['verdict'] == 'not measured', (bm25, llm)
+print('wheel: bench', bm25['p50_ms'], 'ms')")
 environment editable -e .
 "$work/editable/bin/python" -m pip install -q --disable-pip-version-check -e .
 check editable

@@ -25,7 +25,9 @@ from sparse_models import sparse_encoder
 
 import rerank_engine as rr
 from rerank_engine.errors import Cancelled, InputError
-from rerank_engine.limits import limited, pieces
+from rerank_engine.indexes import vector_exact
+from rerank_engine.limits import Limits, limited, pieces
+from rerank_engine.stages.bound import Bound
 from rerank_engine.trace import reach
 
 N, STEP = 70, 1e-6
@@ -85,21 +87,33 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], r
         "codes": lambda: rr.ColBERTPRF(probed, rerank=True) >> rr.Rescore(rr.MaxSim(codes, bare), 40) >> rr.CertifiedMaxSim(codes, bare, 5),
         "sparse": lambda: splade >> rr.Cascade([similarity, Odd(), reader], keep=[0.8, 0.5], depth=30) >> rr.Activate() >> rr.Top(9),
         "fused": lambda: rr.Fuse(bm25 >> rr.Rescore(Odd(), 20), dense, late, concurrent=False) >> rr.Rescore(reader, 10) >> rr.Activate(),
+        "probed": lambda: probed >> rr.Top(10),
+        "expanded": lambda: rr.ColBERTPRF(probed) >> rr.Top(10),
+        "scanned": lambda: rr.ColBERTPRF(late) >> rr.Top(40),
+        "moved": lambda: rr.VectorPRF(dense) >> rr.Top(40),
+        "encoded": lambda: dense >> rr.MMR(encoder, 15),
         "threads": lambda: rr.Fuse(bm25, dense, probed) >> rr.Rules({"when": {"field": "_id", "in": ["1", "3"]}, "pin": 1}) >> rr.Top(20),
     }
     if rr.indexes.vector_faiss.has_faiss():
         flat = rr.VectorIndex.from_vectors(corpus, Hashed().encode(TEXTS), kind="flat")
         made["faiss"] = lambda: rr.Dense(flat, encoder, 30) >> rr.Rescore(Odd(), 20)
+        made["moved by faiss"] = lambda: rr.VectorPRF(rr.Dense(flat, encoder, 30))
     return made
 
 
-NAMES = ["lexical", "feedback", "incoming", "dense", "late", "codes", "sparse", "fused", "threads"]
+NAMES = ["lexical", "feedback", "incoming", "dense", "late", "codes", "sparse", "fused", "threads", "probed", "expanded", "encoded"]
 
 
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = itertools.count()
     monkeypatch.setattr("rerank_engine.limits.time", SimpleNamespace(monotonic=lambda: STEP * next(looks)))
+
+
+@pytest.fixture
+def deciding(ticking: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops in C++ do all or nothing, by that clock, and not what microseconds allow."""
+    monkeypatch.setattr(Limits, "left", lambda self: 0.0 if self.out_of_time() else 3600.0)
 
 
 def well_formed(ranking: rr.Ranking) -> None:
@@ -122,6 +136,22 @@ def test_an_answer_is_well_formed_whenever_time_runs_out(name: str, looks: int, 
     for ranking in stages[name]().run(queries, deadline_ms=1e3 * STEP * looks):
         well_formed(ranking)
         assert looks or ranking.unfinished, "no time at all, and nothing left undone"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_that_owns_to_nothing_did_all_its_work(name: str, stages: Any, deciding: None) -> None:
+    queries, pipeline = ["w1 w2 w9", "w20 w3"], stages[name]()
+    free, cut = pipeline.run(queries), set[bool]()
+    for looks in range(0, 150, 2):
+        for whole, timed in zip(free, pipeline.run(queries, deadline_ms=1e3 * STEP * looks)):
+            for want, step in zip(whole.trace, timed.trace):
+                if not step.finished:
+                    break
+                assert step.ids.tolist() == want.ids.tolist(), (looks, step.stage)
+            else:
+                assert timed.scale == whole.scale and np.allclose(timed.scores, whole.scores, rtol=1e-6)
+            cut.add(bool(timed.unfinished))
+    assert cut == {True, False}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -196,6 +226,122 @@ def test_feedback_falls_back_on_the_list_that_gave_it(stages: Any, ticking: None
         if len(ranking) and ranking.unfinished:
             found.append(ranking.ids.tolist())
     assert found and plain.ids.tolist() in found
+
+
+@pytest.mark.parametrize(("name", "n"), [("scanned", 40), ("expanded", 3), ("moved", 40), ("moved by faiss", 3)])
+def test_feedback_of_an_index_that_approximates_falls_back_on_few(name: str, n: int, stages: Any, deciding: None) -> None:
+    """Another k would find other documents there, and the answer would depend on the deadline."""
+    if name not in stages:
+        pytest.skip("no faiss")
+    pipeline = stages[name]()
+    found = [pipeline("w1 w2", deadline_ms=1e3 * STEP * looks) for looks in range(60)]
+    assert {len(ranking) for ranking in found if ranking.unfinished} == {0, n}
+
+
+@pytest.mark.parametrize("name", ["feedback", "scanned", "moved"])
+def test_a_short_answer_has_as_much_feedback(name: str, stages: Any, deciding: None) -> None:
+    """k below fb_docs: time enough changes nothing, and the list that takes the answer's place is no longer than it."""
+    stage = stages[name]().stages[0]
+    given = stage.retriever
+    few = (
+        given.of(given.index, 2)
+        if name == "scanned"
+        else given.with_k(2)
+        if name == "feedback"
+        else rr.Dense(given.index, given.encoder, 2)
+    )
+    stage = type(stage)(few, fb_docs=9)
+    free, found = stage("w1 w2"), [stage("w1 w2", deadline_ms=1e3 * STEP * looks) for looks in range(80)]
+    assert {len(ranking) for ranking in found} == {0, 2} and not found[-1].unfinished
+    for ranking in found:
+        assert ranking.unfinished or np.allclose(ranking.scores, free.scores, rtol=1e-6)
+
+
+def test_a_batch_of_exact_searches_is_whole_or_nothing(deciding: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_exact, "BLOCK", 160)  # ten rows
+    rows = Hashed().encode(TEXTS)
+    index, queries = rr.VectorIndex(rr.Corpus.from_texts(TEXTS), rows), rows[:20]
+    filters, mixed = [None, np.arange(N) % 2 == 0] * 10, 0
+    free = index.search(queries, 5, filters=filters)
+    for looks in range(80):
+        with limited(deadline_ms=1e3 * STEP * looks):
+            hits, reached = index.search_reached(queries, 5, filters=filters)
+        for (ids, scores), (want, exact), n, mask in zip(hits, free, reached, filters):
+            assert n in (0, N if mask is None else 35)
+            assert ids.tolist() == (want.tolist() if n else []) and scores.tolist() == (exact.tolist() if n else [])
+        mixed += 0 < sum(n > 0 for n in reached) < len(queries)
+    assert mixed
+
+
+def test_mmr_picks_nothing_where_not_all_was_encoded(deciding: None) -> None:
+    ranking = rr.Ranking.in_order(rr.Corpus.from_texts(TEXTS))
+    whole, sizes = rr.MMR(Hashed(), 15)("w1", ranking), set()
+    for looks in range(80):
+        out = rr.MMR(Hashed(), 15)("w1", ranking, deadline_ms=1e3 * STEP * looks)
+        if out.unfinished:
+            assert out.ids.tolist() == list(range(15)) and not out.columns["mmr"].any() and out.trace[-1].facts["reached"] == 0
+        else:
+            assert out.ids.tolist() == whole.ids.tolist()
+        sizes.add(bool(out.unfinished))
+    assert sizes == {True, False}
+
+
+class Moody(rr.Scorer):
+    """Has a column `odd` of the first documents it is asked for alone, and one `even` of the others."""
+
+    def score(self, queries: Sequence[rr.Query], rankings: Sequence[rr.Ranking]) -> list[rr.Scores]:
+        return [rr.Scores(-row.ids, "mood", {"even" if 0 not in row.ids else "odd": row.ids + 1}) for row in rankings]
+
+
+def test_columns_of_some_waves_and_of_stages_before(deciding: None) -> None:
+    corpus = rr.Corpus.from_texts(TEXTS)
+    first = rr.Ranking(np.arange(N), np.arange(N, 0, -1).astype(np.float32), corpus, columns={"even": -np.arange(N), "odd": -np.arange(N)})
+    read = set()
+    for looks in range(30):
+        out = rr.Rescore(Moody(), 60)("w1", first, deadline_ms=1e3 * STEP * looks)
+        scored, ids = out.columns["scored"], out.ids
+        if n := int(scored.sum()):
+            assert out.columns["odd"].tolist() == [row + 1 if row < 8 else 0 if row < n else -row for row in ids.tolist()]
+            if n > 8:
+                assert out.columns["even"].tolist() == [0 if row < 8 else row + 1 if row < n else -row for row in ids.tolist()]
+        read.add(n)
+    assert read == {0, 8, 24, 56, 60}
+
+
+def test_an_empty_head_has_the_scorers_scale(ticking: None) -> None:
+    corpus = rr.Corpus.from_texts(TEXTS)
+    nothing, some = rr.Ranking.in_order(corpus, []), rr.Ranking.in_order(corpus, [3, 4])
+    stage = rr.Rescore(Odd())
+    for rankings in ([nothing], [some, nothing]):
+        free, timed = (stage.run(["w1"] * len(rankings), rankings, **options)[-1] for options in ({}, {"deadline_ms": 1e3}))
+        assert timed.scale == free.scale == "odd" and set(timed.columns) - {"scored"} == set(free.columns) == {"row"}
+    assert stage.run(["w1"], [nothing], deadline_ms=0)[0].scale == "rank"
+
+
+def test_a_cascade_that_was_cut_between_two_waves_keeps_the_scale(deciding: None) -> None:
+    """And the columns that it has of some of them."""
+    ranking, found = rr.Ranking.in_order(rr.Corpus.from_texts(TEXTS)), set[int]()
+    never = Bound(1.0, 0.0, 0.0, 1.0, 1.0, threshold=1e6, k=8, delta=0.1, loss="share", wave=8, queries=9)
+    cascade = rr.Cascade([Moody()], bound=never, depth=60)
+    for looks in range(80):
+        out = cascade("w1", ranking, deadline_ms=1e3 * STEP * looks)
+        n = out.trace[-1].facts["scored"]
+        assert out.scale == ("mood" if n else "rank") and out.trace[-1].facts["settled"] is (n == 60)
+        assert "even" not in out.columns or out.columns["even"].tolist() == [row + 1 if 8 <= row < n else 0 for row in out.ids.tolist()]
+        found.add(n)
+    assert len(found) > 3
+
+
+def test_what_a_stage_lets_pass_is_looked_at() -> None:
+    class Loses(rr.Stage):
+        def apply(self, queries: Sequence[rr.Query], rankings: Sequence[rr.Ranking] | None) -> list[rr.Ranking]:
+            return list(rankings or ())
+
+        def late(self, rankings: Sequence[rr.Ranking]) -> list[rr.Ranking]:
+            return list(rankings)[1:]
+
+    with pytest.raises(InputError, match=r"Loses\.late"):
+        Loses()("w1", ["a"], deadline_ms=0)
 
 
 def test_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

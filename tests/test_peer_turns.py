@@ -54,8 +54,29 @@ def test_only_what_answers_rightly_is_timed(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_ours_must_be_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit, match="ours is not measured"):
-        measured(tmp_path, monkeypatch, Entry(OURS, "maxsim", "ours:maxsim", "numpy", 1e-12), SAME)
+    wrong = Entry(OURS, "maxsim", "ours:maxsim", "numpy", 1e-12)
+    with pytest.raises(turns.NotMeasured, match="ours is not measured"):
+        measured(tmp_path, monkeypatch, wrong, SAME)
+    failed = list[str]()
+    (row,) = rows.done(job(tmp_path), None, 1, failed)
+    assert row["peer"] == "all" and not row["verified"] and "ours is not measured" in row["why"] and failed == ["toy"]
+
+
+def test_ours_that_fails_when_it_is_timed_ends_its_job_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    time = turns.Side.time
+    monkeypatch.setattr(turns.Side, "time", lambda side, numbers: "it fell over" if side.entry.name == OURS else time(side, numbers))
+    with pytest.raises(turns.NotMeasured, match="it fell over"):
+        measured(tmp_path, monkeypatch, MINE, SAME)
+
+
+def test_an_approximate_peer_must_rank_as_the_reference_does() -> None:
+    want = np.linspace(-11, 8, 100)
+    near = Entry("approximate", "int8", "", "", 25.0, best=0.8)
+    assert jobs._scored(near, want + np.random.default_rng(0).uniform(-0.1, 0.1, 100), want).right
+    shuffled = jobs._scored(near, np.random.default_rng(0).permutation(want), want)
+    assert not shuffled.right and shuffled.overlap and shuffled.error > 0.2
+    for entry in ENTRIES:
+        assert entry.error < 1 or entry.best >= 0.8
 
 
 def test_a_process_that_ends_is_told(tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ class Side:
 
 def measured(job: Job, names: Sequence[str] | None = None, budget_s: float = 60.0) -> Iterator[Row]:
     """Rows of the peers of a job (names: of these; None: of those that are timed unasked). A side that has used up `budget_s` of processor
-    time has no further turns, and its ratios are over the inputs that both have answered. Raises SystemExit where ours answers wrongly."""
+    time has no further turns, and its ratios are over the inputs that both have answered. Raises NotMeasured where ours has none:
+    there is nothing then to hold a peer's against."""
     written(job)
     entries = [e for e in of(job.kind) if e.name == OURS or (e.default if names is None else e.name in names)]
     sides: dict[str, Side] = {}
@@ -118,7 +119,7 @@ def measured(job: Job, names: Sequence[str] | None = None, budget_s: float = 60.
             if isinstance(ready, Side):
                 sides[entry.name] = ready
             elif entry.name == OURS:
-                raise SystemExit(f"{job.case}: ours is not measured: {ready}")
+                raise NotMeasured(f"ours is not measured: {ready}")
             else:
                 yield not_measured(job, entry.name, ready)
         yield from _timed(job, sides, budget_s)
@@ -146,6 +147,8 @@ def _timed(job: Job, sides: dict[str, Side], budget_s: float) -> Iterator[Row]:
             if sum(side.cpu_ms) > budget_s * 1e3:
                 continue
             if (why := side.time(block)) is not None:
+                if name == OURS:
+                    raise NotMeasured(f"ours is not measured: {why}")
                 del sides[name]
                 yield not_measured(job, name, why)
     ours = sides.pop(OURS)

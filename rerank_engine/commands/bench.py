@@ -8,6 +8,8 @@ from typing import Any
 from .. import cli
 from ..errors import InputError
 
+TAILS = ("p95_ms", "p99_ms")
+
 
 def register(commands: cli.Commands) -> None:
     sub = commands("bench", bench, "measure the field's latency table on this machine, on data that ships with the package")
@@ -36,10 +38,13 @@ def bench(args: argparse.Namespace) -> None:
 
 
 def show(found: dict[str, Any]) -> None:
+    from ..latency.rows import FEW
+
     cells = []
     for row in found["rows"]:
         low, high = row["published_ms"]
-        numbers = [f"{row[key]:.2f}" for key in ("p50_ms", "p95_ms", "p99_ms", "cpu_ms") if row[key] is not None]
+        few = row["p50_ms"] is not None and row["calls"] < FEW
+        numbers = ["" if few and key in TAILS else f"{row[key]:.2f}" for key in ("p50_ms", *TAILS, "cpu_ms") if row[key] is not None]
         where = f"{row['backend']}, {row['model']}, {row['threads']} thread{'s' * (row['threads'] > 1)}" if numbers else row["why"]
         cells.append([row["row"], f"{low:g}-{high:g}", *(numbers or [""] * 4), row["verdict"], f"{row['documents']:,}", where])
     cli.table(["row", "published ms", "p50", "p95", "p99", "cpu", "verdict", "documents", "what ran"], cells)
@@ -51,10 +56,11 @@ def show(found: dict[str, Any]) -> None:
         for way in (row, *row.get("variants", ()))
         for part, ms in (("all", way), *way["parts"].items())
     ]
-    cli.table(["of", "part", "p50 ms", "lowest", "highest round"], parts)
+    cli.table(["of", "part", "p50 ms", "rounds' quartiles", ""], parts)
     machine = found["facts"]["machine"]
     cli.say(
         "\nms a query, text in, ranked list out; cpu: of all threads; verdict: p50 against the published range, an order of magnitude"
+        f"\np95, p99: of {FEW} calls or more; rounds' quartiles: of the medians of rounds"
         f"\n{machine['processor']}, {found['threads']} threads, load {found['load_before']} before and {found['load_after']} after"
     )
 
@@ -70,7 +76,8 @@ def show_moved(args: argparse.Namespace) -> None:
         cli.say(line)
     if found["moved"]:
         cells = [
-            [m["change"], m["what"], m["metric"], f"{m['before']:.4g}", f"{m['after']:.4g}", f"{m['ratio']:.3f}"] for m in found["moved"]
+            [m["change"], m["what"], m["metric"], *("" if x is None else f"{x:.4g}" for x in (m["before"], m["after"], m["ratio"]))]
+            for m in found["moved"]
         ]
         cli.table(["", "what", "metric", "before", "after", "after/before"], cells)
     cli.say(f"{len(found['moved'])} of {found['compared']} numbers moved beyond their spreads and 10 %")

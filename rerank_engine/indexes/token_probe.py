@@ -82,7 +82,7 @@ def lists_of(tokens: ResidualTokens) -> Lists:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How one query was searched: probe centroids a query token, None for every document; documents that these gave (found) and that were
-    scored exactly (candidates). reached: how many of these a deadline left time for, None for all."""
+    scored exactly (candidates). reached: how many of these a deadline left time for, None where it cut nothing short."""
 
     probe: int | None
     candidates: int
@@ -143,7 +143,8 @@ def candidates_of(
     """(rows int64 [m], rising: the n best by their centroids, how they were found) of documents that are `wanted` (None: all).
 
     table: float32 [K, at least n_query], what `centroid_scores` returned. Where the lists hold fewer than `least` of the documents that may
-    be found, twice as many centroids are looked at, and so on. Raises FileFormatError, NonFiniteError.
+    be found, twice as many centroids are looked at, and so on. What time did not allow to be looked at is no candidate, and the plan then
+    has reached 0. Raises FileFormatError, NonFiniteError.
     """
     columns, most = np.ascontiguousarray(table[:, :n_query].T), len(table)
     total = sum(member.n_rows for member in members) if wanted is None else int(wanted.sum())
@@ -154,7 +155,7 @@ def candidates_of(
         if n_found >= min(least, total) or probe >= most or not len(best):
             break
         probe = min(2 * probe, most)
-    bases = np.cumsum([0, *(member.n_rows for member in members)])
+    whole, bases = True, np.cumsum([0, *(member.n_rows for member in members)])
     rows = np.concatenate([np.empty(0, np.int64), *(own + base for own, base in zip(found, bases.tolist()))])
     if n_found > n:
         until = limits()
@@ -164,9 +165,9 @@ def candidates_of(
                 for member, own in zip(members, found)
             ]
         )
-        there = ~np.isnan(scores)  # what time did not allow is no candidate
-        rows = np.sort(topk(scores[there], n, ids=rows[there])[0])
-    return rows, Plan(probe, len(rows), n_found)
+        there = ~np.isnan(scores)
+        whole, rows = bool(there.all()), np.sort(topk(scores[there], n, ids=rows[there])[0])
+    return rows, Plan(probe, len(rows), n_found, reached=None if whole else 0)
 
 
 def _marked(members: Sequence[TokenMember], centroids: NDArray[np.int64], wanted: NDArray[np.bool_] | None) -> list[NDArray[np.bool_]]:

@@ -103,7 +103,7 @@ def search(
         scores = score(members, query, None if len(rows) == n else rows, **options)
         found = scores > -np.inf  # not those without tokens, nor, NaN, those that time did not allow
         late = np.isnan(scores)
-        if late.any():
+        if late.any() or plan.reached is not None:  # nor is a choice of candidates whole that time cut short
             plan = replace(plan, reached=len(scores) - int(late.sum()))
         out.append((topk(scores[found], k, ids=rows[found]), plan))
     return out

@@ -79,16 +79,19 @@ def search(
     vectors: Vectors, queries: NDArray[np.float32], k: int, rows: Sequence[NDArray[np.int64] | None], length: Callable[[], float]
 ) -> tuple[list[Hits], list[int]]:
     """Per query the k best of its rows (None: of all) by `products`, and how many rows it got to before the deadline of `limits()`: its
-    hits are of these. length(): of the longest vector, asked for a batch alone.
+    hits are of these; of a query of a batch, all or none. length(): of the longest vector, asked for a batch alone.
 
     A batch first takes one matrix product of all. What is further below the k-th best there than twice what rounding explains is not among
     the k best by `products`; only the others are multiplied again.
     """
+    found = list[tuple[Hits, int]]()
     if len(queries) < _BATCH or not float(np.abs(queries).max()) * vectors.shape[1] * length() < 1e37:  # beyond, a sum may be infinite
-        found = [products(vectors, q, chosen) for q, chosen in zip(queries, rows)]
-        return [best_of(scores, k, chosen) for scores, chosen in zip(found, rows)], [len(scores) for scores in found]
-    room, out, step = rounding(queries, vectors, length), list[Hits](), max(_BATCH, TABLE // len(vectors))
-    until, reached = limits(), list[int]()
+        for query, chosen in zip(queries, rows):
+            scores = products(vectors, query, chosen)
+            found.append((best_of(scores, k, chosen), len(scores)))
+        return [hits for hits, _ in found], [n for _, n in found]
+    room, step, until = rounding(queries, vectors, length), max(_BATCH, TABLE // len(vectors)), limits()
+    nothing = topk(np.empty(0, np.float32), k), 0
     for first in range(0, len(queries), step):
         batch = queries[first : first + step]
         table = np.empty((len(batch), len(vectors)), np.float32)
@@ -98,17 +101,23 @@ def search(
                 break
             np.matmul(batch, block.T, out=table[:, at : at + len(block)])
             at += len(block)
-        for i, near in enumerate(table[:, :at], first):
-            chosen = rows[i]
-            chosen = chosen if chosen is None or at == len(vectors) else chosen[chosen < at]
-            near = near if chosen is None else near[chosen]
-            near = near[:0] if until.out_of_time() else near
-            reached.append(len(near))
-            best = topk(near, k)[1]
-            places = np.flatnonzero(near >= best[-1] - 2 * room[i]) if len(best) else np.empty(0, np.int64)
-            left = places if chosen is None else chosen[places]
-            out.append(best_of(products(vectors, queries[i], left), k, left))
-    return out, reached
+        for i, near in enumerate(table, first):
+            late = until.out_of_time()  # so it is where the table is not whole
+            found.append(nothing if late else _by_products(vectors, queries[i], near, k, rows[i], 2 * room[i]))
+    return [hits for hits, _ in found], [n for _, n in found]
+
+
+def _by_products(
+    vectors: Vectors, query: NDArray[np.float32], near: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None, room: float
+) -> tuple[Hits, int]:
+    """(the k best, rows looked at) by `products`, none where time is up. near float32 [n]: what they are of all rows within room / 2."""
+    near = near if rows is None else near[rows]
+    best = topk(near, k)[1]
+    places = np.flatnonzero(near >= best[-1] - room) if len(best) else np.empty(0, np.int64)
+    left = places if rows is None else rows[places]
+    scores = products(vectors, query, left)
+    whole = len(scores) == len(left)
+    return best_of(scores if whole else scores[:0], k, left), len(near) if whole else 0
 
 
 def best_of(scores: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None) -> Hits:

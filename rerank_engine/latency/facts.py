@@ -147,9 +147,12 @@ def _set_affinity(cpus: set[int]) -> None:
 
 
 def _git() -> str | None:
-    """The short commit of the checkout that the package lies in; None for an installed one."""
+    """The short commit of the checkout that the package lies in, "-dirty" behind it where files differ; None for an installed one."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
-    done = subprocess.run(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:  # no git here
+        return None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from ..errors import BackendUnavailable, InputError, MissingDependency
+from ..errors import BackendUnavailable, InputError, MissingDependency, RerankError
 from ..progress import Progress
 from . import facts
 from .prepare import PREPARE, Effort, NotMeasured, Prepared, Shared, Ways
@@ -14,7 +14,7 @@ from .results import SCHEMA
 from .rows import ROWS, LatencyRow, verdict
 from .timing import Clock, Samples, percentiles, timed
 
-QUICK = Effort(corpus=100_000, queries=100, rounds=5, least=2, seconds=6, total=165, centroids=1024, variants=False)
+QUICK = Effort(corpus=100_000, queries=100, rounds=5, least=2, seconds=6, total=150, centroids=1024, variants=False)
 FULL = Effort(corpus=1_000_000, queries=200, rounds=5, least=10, seconds=60, total=1300, centroids=None, variants=True)
 SLOWEST = "cross-encoder@1000"  # is measured last, in the time that the others leave
 Bars = Callable[[str], AbstractContextManager[Progress]]  # from what is counted to a bar
@@ -46,12 +46,12 @@ def bench(
     row's work is done."""
     clock = Clock() if clock is None else clock
     with facts.pinned(threads) as working:
-        before, shared = facts.load(), Shared(QUICK if quick else FULL, bars, clock)
+        about, before, shared = facts.facts(), facts.load(), Shared(QUICK if quick else FULL, bars, clock)
         order = sorted(rows, key=lambda row: row.name == SLOWEST)
         measured = {row.name: row_of(row, shared, working, ways) for row in order}
     return {
         "schema": SCHEMA,
-        "facts": facts.facts(),
+        "facts": about,
         "load_before": before,
         "load_after": facts.load(),
         "threads": working,
@@ -63,17 +63,25 @@ def bench(
 
 def row_of(row: LatencyRow, shared: Shared, threads: int, ways: Ways = PREPARE) -> dict[str, Any]:
     """{"row", "label", "published_ms", "published_on", "verdict", "way": how its work was done, the numbers of `timing.percentiles`,
-    "queries", "rounds", "parts": {name: the same numbers}, "documents", "tokens": of one on average, "backend", "device", "model",
+    "queries", "parts": {name: the same numbers}, "documents", "tokens": of one on average, "backend", "device", "model",
     "settings": {...}, "threads", "variants": [the same, from "way" on, of other ways]}.
 
-    "verdict" compares p50_ms. Where it is "not measured" there is "why", and the numbers are None.
+    "verdict" compares p50_ms. Where it is "not measured" there is "why", and the numbers are None: whatever keeps a row from being measured
+    keeps no other one. After a way that was measured "why" says why no more followed.
     """
     made: dict[str, Any] = {"row": row.name, "label": row.label, "published_ms": list(row.published_ms), "published_on": row.published_on}
+    done, why = list[dict[str, Any]](), {}
     try:
-        done = [_numbers(prepared, shared, threads) for prepared in ways[row.name](row, shared)]
+        for prepared in ways[row.name](row, shared):
+            done.append(_numbers(prepared, shared, threads))
     except (NotMeasured, MissingDependency, BackendUnavailable) as error:
+        why = {"why": str(error)}
+    except (RerankError, MemoryError, RuntimeError, OSError) as error:
+        why = {"why": f"{type(error).__name__}: {error}"}
+    made |= why
+    if not done:
         nothing = dict.fromkeys(("p50_ms", "p95_ms", "p99_ms", "cpu_ms", "backend", "device", "model"))
-        return {**made, "documents": row.documents, "verdict": verdict(row, None), "why": str(error), **nothing, "threads": threads}
+        return {**made, "documents": row.documents, "verdict": verdict(row, None), **nothing, "threads": threads}
     first, *variants = done
     made |= {"verdict": verdict(row, first["p50_ms"]), **first}
     return {**made, "variants": variants} if variants else made
@@ -83,14 +91,17 @@ def _numbers(prepared: Prepared, shared: Shared, threads: int) -> dict[str, Any]
     clock, places = shared.clock, range(len(prepared.queries))
     n_queries, rounds = _size(shared, _estimate(prepared, clock), len(places))
     places = places[:n_queries]
+
+    def stop() -> bool:
+        return shared.seconds_left() <= 0
+
     with shared.bars(f"calls of {prepared.name}") as progress:
-        samples = timed(prepared.run, places, rounds, warm_up=0, clock=clock, progress=progress)
-    parts = {name: timed(call, places, rounds, clock=clock) for name, call in prepared.parts.items()}
+        samples = timed(prepared.run, places, rounds, warm_up=0, clock=clock, progress=progress, stop=stop)
+    parts = {name: timed(call, places, samples.rounds, clock=clock, stop=stop) for name, call in prepared.parts.items()}
     return {
         "way": prepared.name,
         **percentiles(samples),
         "queries": n_queries,
-        "rounds": rounds,
         "parts": {**{name: percentiles(part) for name, part in parts.items()}, prepared.rest: {"p50_ms": _rest(samples, parts.values())}},
         **prepared.told,
         "threads": prepared.threads or threads,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .rows import NOT_MEASURED
 
 FLOOR = 0.1  # of a value: what two runs may differ by beyond their spreads, as they do from one hour to the next on a shared machine
 SPREADS = {"p50_ms": "spread_ms", "cpu_ms": "cpu_spread_ms"}
-ALIKE = ("documents", "tokens", "threads", "device", "model")  # of two ways to be compared
+ALIKE = ("documents", "tokens", "threads", "device", "backend", "model")  # of two ways to be compared, and their settings
+MICRO_ALIKE = ("version", "backend", "threads")  # of two micro rows
+RECALL = 0.01  # what two recalls may differ by: an approximate index is not built alike twice
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,27 +19,60 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
 
     A number moved where its two spreads are apart by more than 10 %: {"what", "metric", "before", "after", "ratio": after / before,
     "change": "slower" | "faster"}. Of rows, their variants and parts: wall and processor time, by the medians of rounds; of micro rows: the
-    ratio to the peer in the same run, which a busier machine moves least.
+    ratio to the peer in the same run, which a busier machine moves least. What one round alone says has no spread, which `unlike` says.
     """
     moved, unlike, compared = [], [*_other_machine(before, after), *_busy(before, after)], 0
     old, new = (dict(_ways(result)) for result in (before, after))
     unlike += [f"not compared: {name} is in one of them alone" for name in sorted(set(old) ^ set(new))]
     for name in (name for name in old if name in new):
-        if differing := [key for key in ALIKE if old[name].get(key) != new[name].get(key)]:
-            told = ", ".join(f"{key} {old[name].get(key)} and {new[name].get(key)}" for key in differing)
-            unlike.append(f"not compared: {name} ({told})")
+        if differing := [*_differing(old[name], new[name], ALIKE), *_settings(old[name], new[name])]:
+            unlike.append(f"not compared: {name} ({', '.join(differing)})")
             continue
+        if 1 in (old[name].get("rounds"), new[name].get("rounds")):
+            unlike.append(f"one round alone, so how far it moves by itself is not known: {name}")
         for what, one, other in _numbers(name, old[name], new[name]):
             for metric, spread in SPREADS.items():
                 compared += 1
                 moved += _moved(what, metric, one[metric], other[metric], one[spread], other[spread])
-    ratios = [{(r["bench"], r["case"], r["peer"], r["metric"]): r for r in result["micro"] if r["verified"]} for result in (before, after)]
-    for key in (key for key in ratios[0] if key in ratios[1]):
-        one, other = (found[key] for found in ratios)
-        compared += 1
-        what = f"{one['bench']} {one['case']} against {one['peer']}"
-        moved += _moved(what, f"{one['metric']} ratio", one["ratio"], other["ratio"], one["spread"], other["spread"], rising="faster")
-    return {"moved": moved, "compared": compared, "unlike": unlike}
+    pairs, lacking = _micro(before, after)
+    for one, other in pairs:
+        ratio = f"{one['metric']} ratio"
+        moved += _moved(_called(one), ratio, one["ratio"], other["ratio"], one["spread"], other["spread"], rising="faster")
+    return {"moved": moved, "compared": compared + len(pairs), "unlike": unlike + lacking}
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    return [f"{key} {one.get(key)} and {other.get(key)}" for key in keys if one.get(key) != other.get(key)]
+
+
+def _settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    a, b = one.get("settings", {}), other.get("settings", {})
+    near = {"recall"} if abs(a.get("recall", 0) - b.get("recall", 0)) <= RECALL and ("recall" in a) == ("recall" in b) else set()
+    return _differing(a, b, [key for key in {**a, **b} if key not in near])
+
+
+def _micro(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[tuple[Any, Any]], list[str]]:
+    """The micro rows that both results verified, of the same peer, in pairs; and what is not among them, why."""
+    old, new = ({(r["bench"], r["case"], r["peer"], r["metric"]): r for r in result["micro"]} for result in (before, after))
+    if not (old and new):
+        return [], ["not compared: micro rows, which are in one of them alone"] * bool(old or new)
+    pairs, unlike = list[tuple[Any, Any]](), list[str]()
+    for key in {**old, **new}:
+        one, other = old.get(key), new.get(key)
+        if one is None or other is None:
+            unlike.append(f"not compared: {_called(one or other)} is in one of them alone")
+        elif one["verified"] != other["verified"]:
+            unlike.append(f"not compared: {_called(one)} was measured in one of them alone")
+        elif one["verified"]:
+            if differing := _differing(one, other, MICRO_ALIKE):
+                unlike.append(f"not compared: {_called(one)} ({', '.join(differing)})")
+            else:
+                pairs.append((one, other))
+    return pairs, unlike
+
+
+def _called(row: Any) -> str:
+    return f"{row['bench']} {row['case']} against {row['peer']}"
 
 
 def _other_machine(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

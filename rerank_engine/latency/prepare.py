@@ -1,6 +1,6 @@
 """What each row of the latency table runs: its index, its model, its candidates, and the parts that are timed by themselves.
 
-A row's function yields ways to do its work, the first being the row itself; what one holds is let go before the next is made.
+A row's function yields ways to do its work, the first being the row itself. What it makes is let go when the row is done; models stay.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..codec import ResidualCodec
+from ..codec import ResidualCodec, ResidualTokens
 from ..core import Query, Ranking, Rescore, Stage, Top
 from ..corpus import Corpus
 from ..demo.pipeline import ENCODER, RERANKER
 from ..indexes import TokenIndex, VectorIndex
 from ..indexes.documents import NumberedCorpus
 from ..indexes.vector_faiss import has_faiss
+from ..packed import Packed
 from ..progress import Progress
 from ..runtimes import load
+from ..runtimes.pairs import PairTokenizer
 from ..stages import BM25, BiEncoder, ColBERT, CrossEncoder, Dense, MaxSim
 from . import facts, workload
 from .rows import LatencyRow
@@ -32,6 +34,7 @@ T = TypeVar("T")
 LATE = "answerai-colbert-small-v1"
 TOKENS = 150  # wordpieces of a passage on average, from 100 to 200
 FOUND, SHOWN = 100, 10  # documents that a first stage finds, that a re-ranker hands out
+COPIES = 10  # of each document in a store of codes: more than caches hold, as a collection is
 
 
 class NotMeasured(Exception):
@@ -110,7 +113,7 @@ class Shared:
 
     @cached_property
     def reranker(self) -> CrossEncoder:
-        return _of(CrossEncoder, load(RERANKER))
+        return forgetful(_of(CrossEncoder, load(RERANKER)))
 
     @cached_property
     def late(self) -> ColBERT:
@@ -121,6 +124,12 @@ def _of(kind: type[T], model: object) -> T:
     if not isinstance(model, kind):
         raise NotMeasured(f"{model!r} is no {kind.__name__}")
     return model
+
+
+def forgetful(model: CrossEncoder) -> CrossEncoder:
+    """The same network, remembering no tokens of texts: each call is as one with texts not seen before."""
+    pairs = PairTokenizer(model.tokenizer, cache_bytes=0)
+    return CrossEncoder(model.runtime, model.tokenizer, name=model.model, pairs=pairs)
 
 
 def passages(n: int) -> Corpus:
@@ -188,7 +197,7 @@ def _dense(name: str, stage: Dense, queries: Sequence[str], asked: NDArray[np.fl
 
 
 def cross_encoder(row: LatencyRow, shared: Shared) -> Iterator[Prepared]:
-    """The candidates come with the request, as texts. Query i has those from i * n on."""
+    """The candidates come with the request, as texts that are tokenised in it. Query i has those from i * n on."""
     model, corpus, queries, n = shared.reranker, passages(1000), shared.queries, row.documents
     stage = Rescore(model, depth=n)
     pipeline = stage >> Top(SHOWN)
@@ -211,35 +220,51 @@ def cross_encoder(row: LatencyRow, shared: Shared) -> Iterator[Prepared]:
 
 
 def late(row: LatencyRow, shared: Shared) -> Iterator[Prepared]:
-    """The candidates' token vectors are stored: as residual codes of 2 bits, then as float16."""
-    model, corpus, queries = shared.late, passages(row.documents), shared.queries
+    """The candidates' token vectors are stored: as residual codes of 2 bits, with COPIES of each document in memory, of which a query has
+    row.documents at random; then as float16, of which no more is stored than they are: that alone is more than caches hold."""
+    model, corpus, queries, n = shared.late, passages(row.documents), shared.queries, row.documents
     asked = model.encode_queries(queries)
     with shared.making("passages to encode") as progress:
         whole = TokenIndex.build(corpus, model, storage="float16", progress=progress)
-    tokens = [whole.tokens(i) for i in range(len(corpus))]
-    codec = ResidualCodec.train(np.concatenate(tokens), 2, shared.effort.centroids)
-    packed = TokenIndex.from_embeddings(corpus, tokens, storage="2bit", codec=codec)
-    del tokens
+    packed = _copied(whole, shared.effort.centroids)
     for index in (packed, whole) if shared.effort.variants else (packed,):
         told = index.stats()
         settings = {name: told[name] for name in ("storage", "dim", "centroids")}
-        settings |= {"bytes_per_token": round(told["bytes_per_token"], 1), "stored_tokens": round(told["tokens"] / len(corpus), 1)}
-        yield _late(f"{row.name}, {index.storage}", index, model, queries, asked, settings)
+        settings |= {"bytes_per_token": round(told["bytes_per_token"], 1), "stored_tokens": round(told["tokens"] / len(index.corpus), 1)}
+        yield _late(f"{row.name}, {index.storage}", index, n, model, queries, asked, settings)
+
+
+def _copied(whole: TokenIndex, centroids: int | None) -> TokenIndex:
+    """The documents of an index in 2-bit codes, COPIES times one after the other: document i is i % len(whole.corpus) of them."""
+    tokens = Packed.from_rows([whole.tokens(i) for i in range(len(whole.corpus))], np.float32)
+    codes = ResidualTokens.encode(tokens, ResidualCodec.train(tokens.values, 2, centroids))
+    offsets = np.concatenate([[0], np.cumsum(np.tile(codes.lengths, COPIES))])
+    norms, ids = np.tile(codes.inverse_norms, COPIES), np.tile(codes.centroid_ids, COPIES)
+    stored = ResidualTokens(codes.codec, ids, np.tile(codes.residuals, (COPIES, 1)), norms, offsets)
+    return TokenIndex.from_residual_tokens(stored, Corpus.from_texts(whole.corpus.texts() * COPIES))
 
 
 def _late(
-    name: str, index: TokenIndex, model: ColBERT, queries: Sequence[str], asked: Sequence[NDArray[np.float32]], settings: Mapping[str, Any]
+    name: str,
+    index: TokenIndex,
+    n: int,
+    model: ColBERT,
+    queries: Sequence[str],
+    asked: Sequence[NDArray[np.float32]],
+    settings: Mapping[str, Any],
 ) -> Prepared:
     corpus = index.corpus
-    stage = Rescore(MaxSim(index, model), depth=len(corpus))
+    stage = Rescore(MaxSim(index, model), depth=n)
     pipeline = stage >> Top(SHOWN)
-    orders = [np.random.default_rng(i).permutation(len(corpus)) for i in range(len(queries))]  # as a first stage would hand them over
+    # as a first stage would hand them over
+    found = [np.random.default_rng(i).choice(len(corpus), n, replace=False) for i in range(len(queries))]
+    told = _told(stage, model.runtime.device, model.model, documents=n, tokens=TOKENS, stored_documents=len(corpus), **settings)
     return Prepared(
         name=name,
         queries=queries,
-        run=lambda i: pipeline(queries[i], Ranking.in_order(corpus, orders[i])),
-        parts={"query encoding": lambda i: model.encode_queries([queries[i]]), "MaxSim": lambda i: index.score(asked[i], orders[i])},
-        told=_told(stage, model.runtime.device, model.model, documents=len(corpus), tokens=TOKENS, **settings),
+        run=lambda i: pipeline(queries[i], Ranking.in_order(corpus, found[i])),
+        parts={"query encoding": lambda i: model.encode_queries([queries[i]]), "MaxSim": lambda i: index.score(asked[i], found[i])},
+        told=told,
     )
 
 

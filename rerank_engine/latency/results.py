@@ -75,7 +75,6 @@ def save(path: str | Path, result: Mapping[str, Any]) -> None:
     """Writes the file whole or not at all; its folder is made. Raises FileFormatError for what `check` refuses."""
     check(result, str(path))
     path = require_place(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8") as file:
         try:
             json.dump(result, file, indent=1, ensure_ascii=False, allow_nan=False)
@@ -89,10 +88,16 @@ def save(path: str | Path, result: Mapping[str, Any]) -> None:
 
 
 def require_place(path: str | Path) -> Path:
-    """Raises InputError for what is no place for a file: before the work, not after it."""
+    """Makes the folder of a file and writes there, into a file that goes at once: before the work, not after it. Raises InputError."""
     path = Path(path)
     if path.is_dir():
         raise InputError(f"results {path}", got="a folder", expected="a file to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"results {path}", got=str(error), expected="a folder that can be made and written to") from error
     return path
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 MEASURED = ("better", "in range", "worse")
 NOT_MEASURED = "not measured"
 NOT_SAID = "not said"
+FEW = 20  # calls below which p95 and p99 say nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class Samples:
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The lowest and the highest median of a round, ms."""
+        """The quartiles of the rounds' medians, ms: one disturbed round widens them little. Of one round both are its median."""
         return _spread(self.wall_ms)
 
     @property
@@ -64,10 +64,14 @@ class Samples:
         """Calls timed."""
         return self.wall_ms.size
 
+    @property
+    def rounds(self) -> int:
+        return len(self.wall_ms)
+
 
 def _spread(ms: NDArray[np.float64]) -> tuple[float, float]:
-    medians = np.median(ms, axis=1)
-    return float(medians.min()), float(medians.max())
+    low, high = np.percentile(np.median(ms, axis=1), [25, 75])
+    return float(low), float(high)
 
 
 def timed(
@@ -78,8 +82,10 @@ def timed(
     *,
     clock: Clock | None = None,
     progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Samples:
-    """Each input once a round, one after the other. warm_up: calls before, not timed. The garbage collector rests meanwhile.
+    """Each input once a round, one after the other. warm_up: calls before, not timed. stop: asked between rounds whether to leave out the
+    rest of them. The garbage collector rests meanwhile.
 
     Raises InputError for no inputs or no round.
     """
@@ -90,22 +96,25 @@ def timed(
         call(inputs[i % len(inputs)])
     collecting = gc.isenabled()
     gc.disable()
+    done = 0
     try:
-        for at in np.ndindex(rounds, len(inputs)):
-            wall, cpu = clock.wall(), clock.cpu()
-            call(inputs[at[1]])
-            ms[(1, *at)] = 1e3 * (clock.cpu() - cpu)
-            ms[(0, *at)] = 1e3 * (clock.wall() - wall)
-            if progress:
-                progress(at[0] * len(inputs) + at[1] + 1, rounds * len(inputs))
+        while done < rounds and not (done and stop()):
+            for i, each in enumerate(inputs):
+                wall, cpu = clock.wall(), clock.cpu()
+                call(each)
+                ms[1, done, i] = 1e3 * (clock.cpu() - cpu)
+                ms[0, done, i] = 1e3 * (clock.wall() - wall)
+                if progress:
+                    progress(done * len(inputs) + i + 1, rounds * len(inputs))
+            done += 1
     finally:
         if collecting:
             gc.enable()
-    return Samples(ms[0], ms[1])
+    return Samples(ms[0, :done], ms[1, :done])
 
 
 def percentiles(samples: Samples) -> dict[str, Any]:
-    """What a row of results says of samples: the keys p50_ms, p95_ms, p99_ms, cpu_ms, spread_ms, cpu_spread_ms and calls."""
+    """What a row of results says of samples: the keys p50_ms, p95_ms, p99_ms, cpu_ms, spread_ms, cpu_spread_ms, calls and rounds."""
     return {
         "p50_ms": round(samples.p50, 4),
         "p95_ms": round(samples.p95, 4),
@@ -114,4 +123,5 @@ def percentiles(samples: Samples) -> dict[str, Any]:
         "spread_ms": [round(x, 4) for x in samples.spread],
         "cpu_spread_ms": [round(x, 4) for x in samples.cpu_spread],
         "calls": samples.n,
+        "rounds": samples.rounds,
     }

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..codec import ResidualCodec, ResidualTokens
-from ..core import Rescore
+from ..core import Ranking, Rescore
 from ..corpus import Corpus
 from ..cpus import resolve_threads
 from ..errors import InputError
 from ..indexes import ImpactIndex, TokenIndex, VectorIndex
 from ..latency.timing import Clock
 from ..latency.workload import lexical, vectors
+from ..packed import Packed
 from ..progress import Progress
 from ..runtimes.base import Runtime
 from ..stages import BM25, SPLADE, Dense, Fuse, LateInteraction, MaxSim, Similarity, SparseEncoder
@@ -35,6 +36,7 @@ MODELS = {
     "late": "answerai-colbert-small-v1",
     "splade": "splade-tiny",
 }
+STORED = 3_000  # documents of an index that candidates are taken from: more than caches hold
 Stages = Iterator[StageCost]
 
 
@@ -50,13 +52,15 @@ def calibrate(
     """About a minute; quick: half of it, by fewer sizes. float32: also the cross-encoder at that precision, where its file is int8.
 
     threads: of the models, None: what this process may use. models: other ones for "cross", "dense", "late", "splade".
-    progress(done, total) counts groups of stages. The errors of all fits hold how far the time of one small job, taken before and after
-    the rest, has moved: the machine's own pace is part of what a prediction does not know. Raises InputError, and MissingDependency where
-    no model is installed.
+    Of the models that are not named here those that are not installed are left out. Costs.drift: how far the time of one small job, taken
+    before and after the rest, has moved. progress(done, total) counts groups of stages. Raises InputError, and MissingDependency where no
+    model is installed.
     """
     if unknown := sorted(set(models or {}) - set(MODELS)):
         raise InputError("calibrate: models", got=", ".join(unknown), expected="some of " + ", ".join(MODELS))
     bed = Bed(resolve_threads(threads), quick, {**MODELS, **(models or {})}, clock or Clock())
+    for kind in models or {}:
+        bed.model(kind)  # named: that it is missing is an error
     before = bed.pace()
     groups: list[Callable[[Bed], Stages]] = [_bm25, _dense, _splade, _cross, *([_cross_float32] if float32 else []), _late, _fuse]
     workload, found = bed.workload(), list[StageCost]()
@@ -65,8 +69,7 @@ def calibrate(
             found += group(bed)
         if progress:
             progress(done, len(groups))
-    drift = abs(bed.pace() / before - 1)
-    return Costs(tuple(replace(cost, error=float(np.hypot(cost.error, drift))) for cost in found), this_machine(), workload)
+    return Costs(tuple(found), this_machine(), workload, drift=round(abs(bed.pace() / before - 1), 4))
 
 
 def _bm25(bed: Bed) -> Stages:
@@ -139,32 +142,36 @@ def _late(bed: Bed) -> Stages:
     codec = ResidualCodec.train(rows.values, 2, 512 if bed.quick else 2048, iterations=1)
     codes = ResidualTokens.encode(rows, codec)
     told: dict[str, Any] = {"model": encoder.model, "threads": bed.threads}
-    indexes = {
-        "2bit": TokenIndex.from_residual_tokens(codes, bed.corpus),
-        "float16": TokenIndex.from_embeddings(bed.corpus, rows, storage="float16"),
-    }
-    for precision, index in indexes.items():
+    for precision in ("2bit", "float16"):
         settings = []
-        for group, depth in ((0, 15), (0, 60), (1, 15), (1, 60), (2, 60)):
-            lists = bed.lists(group, depth, len(bed.queries))
-            work = [Work(float(q), depth, float(bed.tokens[row.ids].sum())) for q, row in zip(bed.asked, lists)]
+        for group, depth in ((0, 15), (0, 100), (1, 15), (1, 100), (2, 100)):
+            taken = bed.repeated(group, STORED // (group + 1))
+            index = _tiled(codes, taken) if precision == "2bit" else _float16(rows, taken)
+            lists = [
+                Ranking.in_order(index.corpus, np.random.default_rng(i).permutation(len(taken))[:depth]) for i in range(len(bed.asked))
+            ]
+            work = [Work(float(q), depth, float(bed.tokens[taken[row.ids]].sum())) for q, row in zip(bed.asked, lists)]
             settings.append(bed.runs(Rescore(MaxSim(index, encoder), depth), work, lists, rounds=2))
         backend = MaxSim(index, encoder).backend
         yield fit("maxsim", ("fixed", "query_token", "document", "token"), settings, precision=precision, backend=backend, **told)
     settings, stage = [], None
     for group, n in ((0, 1_000), (1, 1_000), (2, 2_000), (1, 4_000), (0, 20_000))[: 3 if bed.quick else 5]:
-        stage = LateInteraction(_tiled(bed, codes, group, n), encoder, k=1000)
+        stage = LateInteraction(_tiled(codes, bed.repeated(group, n)), encoder, k=1000)
         mean = float(bed.tokens[group * DISTINCT : (group + 1) * DISTINCT].mean())
         settings.append(bed.runs(stage, [late_work(n, mean, float(q), len(codec.centroids)) for q in bed.asked], rounds=2))
     assert stage is not None
     yield fit("late", ("fixed", "query_token", "token", "corpus"), settings, precision="2bit", backend=stage.backend, **told)
 
 
-def _tiled(bed: Bed, codes: ResidualTokens, group: int, n: int) -> TokenIndex:
-    """n documents of a group, over and over."""
-    at, offsets = rows_taken(codes.offsets, bed.repeated(group, n))
+def _tiled(codes: ResidualTokens, taken: NDArray[np.int64]) -> TokenIndex:
+    """The documents of these rows, each with memory of its own, as those of a real index have."""
+    at, offsets = rows_taken(codes.offsets, taken)
     many = ResidualTokens(codes.codec, codes.centroid_ids[at], codes.residuals[at], codes.inverse_norms[at], offsets)
-    return TokenIndex.from_residual_tokens(many, Corpus.from_texts([""] * n))
+    return TokenIndex.from_residual_tokens(many, Corpus.from_texts([""] * len(taken)))
+
+
+def _float16(rows: Packed, taken: NDArray[np.int64]) -> TokenIndex:
+    return TokenIndex.from_embeddings(Corpus.from_texts([""] * len(taken)), rows.take(taken), storage="float16")
 
 
 def _fuse(bed: Bed) -> Stages:

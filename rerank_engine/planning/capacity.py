@@ -19,7 +19,8 @@ from ..ops.checks import count, finite_number
 from .work import TAIL
 
 BATCH_TOKENS = 16_384  # by default
-QUERIES = 20_000  # simulated, after as many again of a tenth to fill the queue
+QUERIES = 20_000  # simulated, after those that fill the queue: a tenth as many, and what arrives in FILL of the slowest answers
+FILL = 5
 MOST = 4096  # machines
 
 
@@ -61,26 +62,28 @@ class Capacity:
 
 
 def capacity(service: Service, *, qps: float, target_ms: float, batch_tokens: int = BATCH_TOKENS, seed: int = 0) -> Capacity:
-    """By bisection over the number of machines: more never answer later. Raises InputError."""
+    """By bisection over the number of machines: more never answer later, and as many as would be busy all the time never catch up. Raises
+    InputError."""
     if finite_number("capacity: qps", qps) <= 0 or finite_number("capacity: target_ms", target_ms) <= 0:
         raise InputError("capacity", got=f"{qps:g} queries a second, {target_ms:g} ms", expected="numbers above 0")
     count("capacity: batch_tokens", batch_tokens)
     rng = np.random.default_rng(seed)
-    n = QUERIES + QUERIES // 10
-    arrivals = np.cumsum(rng.exponential(1e3 / qps, n))
-    factors = _factors(service, rng, n)
-    batch = max(1, int(batch_tokens // service.tokens)) if service.tokens else n
+    fill = max(QUERIES // 10, min(QUERIES * 10, int(FILL * qps * service.p95_ms / 1e3)))
+    arrivals = np.cumsum(rng.exponential(1e3 / qps, fill + QUERIES))
+    factors = _factors(service, rng, fill + QUERIES)
+    batch = max(1, int(batch_tokens // service.tokens)) if service.tokens else 1
 
     def run(machines: int) -> tuple[float, float, float, float]:
-        return simulate(arrivals, factors, service, machines, batch)
+        return simulate(arrivals, factors, service, machines, batch, fill)
 
     floor = float(np.percentile(service.p50_ms * factors, 95))
     goal = target_ms if floor <= target_ms else 1.01 * floor
-    low, high = 0, 1
-    while run(high)[1] > goal:
+    offered = qps * float(factors.mean()) * (service.p50_ms - service.fixed_ms * (1 - 1 / batch)) / 1e3  # machines that are always busy
+    low, high = int(offered), int(offered) + 1
+    while high <= MOST and run(high)[1] > goal:
         low, high = high, 2 * high
-        if high > MOST:
-            raise InputError("capacity", got=f"{qps:g} queries a second", expected=f"what {MOST} machines of this plan can answer")
+    if high > MOST:
+        raise InputError("capacity", got=f"{qps:g} queries a second", expected=f"what {MOST} machines of this plan can answer")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if run(middle)[1] <= goal else (middle, high)
@@ -94,10 +97,10 @@ def _factors(service: Service, rng: np.random.Generator, n: int) -> NDArray[np.f
 
 
 def simulate(
-    arrivals: NDArray[np.float64], factors: NDArray[np.float64], service: Service, machines: int, batch: int
+    arrivals: NDArray[np.float64], factors: NDArray[np.float64], service: Service, machines: int, batch: int, fill: int
 ) -> tuple[float, float, float, float]:
     """(response p50, p95, ms; utilisation; mean batch) of one queue. arrivals, factors float64 [n]: ms, rising, and of the typical time.
-    The first eleventh is left out: the queue has to fill."""
+    The first `fill` answers are left out."""
     free = [0.0] * machines
     heapq.heapify(free)
     n, at, busy, batches = len(arrivals), 0, 0.0, 0
@@ -111,8 +114,7 @@ def simulate(
         done[at:end] = start + takes
         heapq.heappush(free, start + takes)
         busy, batches, at = busy + takes, batches + 1, end
-    kept = slice(n // 11, None)
-    p50, p95 = np.percentile((done - arrivals)[kept], [50, 95])
+    p50, p95 = np.percentile((done - arrivals)[fill:], [50, 95])
     span = max(float(done.max()) - float(arrivals[0]), 1e-9)
     return float(p50), float(p95), min(1.0, busy / (machines * span)), n / batches
 
@@ -122,7 +124,9 @@ def _assumptions(service: Service, qps: float, batch_tokens: int, batch: int) ->
         f"arrivals: Poisson, {qps:g} queries a second on average, no bursts beyond it",
         "one queue in the order of arrival before all machines, no network between",
         f"a query alone: {service.p50_ms:.4g} ms at p50, {service.p95_ms:.4g} ms at p95, lognormal; one batch at a time on a machine",
-        f"a batch: at most {batch_tokens:,} tokens of models, here {batch:,} queries, of those that wait; nobody waits for it to fill",
+        f"a batch: at most {batch_tokens:,} tokens of models, here {batch:,} queries, of those that wait; nobody waits for it to fill"
+        if service.tokens
+        else "no model reads anything: a query at a time",
         f"of a query's time {service.fixed_ms:.4g} ms are paid once a batch, all else for each of its queries",
         "answers of a batch leave together; no query fails, is repeated or found in a cache; no machine fails",
         f"{QUERIES:,} queries simulated",

@@ -153,12 +153,14 @@ def _coefficients(terms: Sequence[str], runs: Setting) -> NDArray[np.float64]:
 @dataclass(frozen=True)
 class Costs:
     """The costs of a machine. machine: {"processor", "isa", "cpus"}; workload: what calibration saw of passages and questions, the defaults
-    of a Shape; predicted: of a GPU that nobody measured here."""
+    of a Shape; drift: by what share the machine's own pace changed meanwhile, the same for all stages; predicted: of a GPU that nobody
+    measured here."""
 
     stages: tuple[StageCost, ...]
     machine: Mapping[str, Any]
     workload: Mapping[str, float] = field(default_factory=dict)
     made: str = ""
+    drift: float = 0.0
     predicted: bool = False
 
     def find(self, stage: str, precision: str = "") -> StageCost | None:
@@ -168,7 +170,7 @@ class Costs:
     def to_dict(self) -> dict[str, Any]:
         """As the file has it."""
         made = self.made or date.today().isoformat()
-        head = {"schema": SCHEMA, "made": made, "machine": dict(self.machine), "workload": dict(self.workload)}
+        head = {"schema": SCHEMA, "made": made, "drift": self.drift, "machine": dict(self.machine), "workload": dict(self.workload)}
         return {**head, "stages": [asdict(cost) for cost in self.stages]}
 
     def save(self, path: str | Path | None = None) -> Path:
@@ -192,7 +194,7 @@ class Costs:
                 raise FileFormatError(
                     str(source), got=f"schema {told['schema']}", expected=f"{SCHEMA}", hint="Run: rerank-engine calibrate"
                 )
-            costs = cls(tuple(_cost(row) for row in told["stages"]), told["machine"], told["workload"], told["made"])
+            costs = cls(tuple(_cost(row) for row in told["stages"]), told["machine"], told["workload"], told["made"], float(told["drift"]))
         except (ValueError, KeyError, TypeError) as error:
             raise FileFormatError(str(source), got=repr(error), expected="what rerank-engine calibrate writes") from error
         here = this_machine()

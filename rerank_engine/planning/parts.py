@@ -95,7 +95,8 @@ class Parts:
         if rerank.kind == "maxsim":
             index = next((own for own in (self.codes, self.tokens) if own is not None and own.storage == rerank.precision), None)
             return (lambda: Rescore(MaxSim(_there(index), _there(colbert)), depth)) if index is not None and colbert is not None else None
-        model = next((own for own in (self.cross, self.cross_float32) if own is not None and precision_of(own) == rerank.precision), None)
+        given = [own for own in (self.cross, self.cross_float32) if own is not None]
+        model = next((own for own in given if rerank.precision in ("", precision_of(own))), None)
         if model is None:
             return None
         if rerank.kind == "cascade":
@@ -105,10 +106,18 @@ class Parts:
 
     def model_of(self, stage: str) -> str | None:
         """The name of the model that a stage of these parts runs."""
-        held: dict[str, Any] = {"dense": self.bi_encoder, "vectors": self.bi_encoder, "splade": self.sparse_encoder, "late": self.colbert}
-        held |= {"maxsim": self.colbert, "cross": self.cross or self.cross_float32}
-        model = held.get(stage)
+        model = self._model(stage)
         return None if model is None else str(model.model)
+
+    def threads_of(self, stage: str) -> int | None:
+        """Those of its model's runtime on a CPU, where that tells."""
+        runtime = getattr(self._model(stage), "runtime", None)
+        threads = getattr(runtime, "threads", None) if getattr(runtime, "device", "") == "cpu" else None
+        return threads if isinstance(threads, int) else None
+
+    def _model(self, stage: str) -> Any:
+        held: dict[str, Any] = {"dense": self.bi_encoder, "vectors": self.bi_encoder, "splade": self.sparse_encoder, "late": self.colbert}
+        return (held | {"maxsim": self.colbert, "cross": self.cross or self.cross_float32}).get(stage)
 
 
 def _there(part: Any) -> Any:

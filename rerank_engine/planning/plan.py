@@ -182,7 +182,7 @@ def candidates(curves: Curves, costs: Costs, shape: Shape, parts: Parts | None =
         if times is not None:
             if parts is not None:
                 _require_models(parts, costs, [part.stage for part in times])
-            found.append(Candidate(chain, latency_of(times), estimate))
+            found.append(Candidate(chain, latency_of(times, costs.drift), estimate))
     return found
 
 
@@ -196,12 +196,17 @@ def _chains(curves: Curves) -> list[Chain]:
 
 
 def _require_models(parts: Parts, costs: Costs, stages: Sequence[str]) -> None:
-    """Costs of one model say nothing of another."""
+    """Costs of one model, or on so many threads, say nothing of another."""
     for stage in stages:
         cost, model = costs.find(stage), parts.model_of(stage)
         if cost is not None and model is not None and cost.model and cost.model != model:
-            hint = f"Run: rerank-engine calibrate --model {stage}={model}"
+            kind = {"vectors": "dense", "maxsim": "late"}.get(stage, stage)
+            hint = f"Run: rerank-engine calibrate --model {kind}={model}"
             raise InputError(f"plan: costs of {stage}", got=f"those of '{cost.model}'", expected=f"those of '{model}'", hint=hint)
+        threads = parts.threads_of(stage)
+        if cost is not None and threads is not None and cost.model and cost.threads != threads:
+            hint = f"Run: rerank-engine calibrate --threads {threads}"
+            raise InputError(f"plan: costs of {stage}", got=f"those of {cost.threads} threads", expected=f"those of {threads}", hint=hint)
 
 
 def frontier(found: Sequence[Candidate]) -> tuple[Candidate, ...]:

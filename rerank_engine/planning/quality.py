@@ -33,7 +33,7 @@ FIRSTS = {
 STORED = "BM25 (stored run)"
 RERANKERS = {"vectors": "vectors", "late interaction": "maxsim", "cross-encoder": "cross", "cascade": "cascade"}
 PRECISIONS = {"float16": "float16", "2 bits": "2bit", "float32": "float32"}
-DEFAULT_PRECISION = {"cross": "int8", "cascade": "int8", "maxsim": "float16"}  # of a name that says none: the bundled models as they ship
+DEFAULT_PRECISION = {"maxsim": "float16"}  # of a name that says none; "" for other kinds: as the model's file has it
 MEASURE = "ndcg@10"
 
 

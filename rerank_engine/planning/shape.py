@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..core import Query, Ranking
 from ..errors import InputError
+from ..ops.checks import finite_number
 
 SPECIAL = 3  # tokens that a pair has beside its two texts: [CLS] query [SEP] document [SEP]
 
@@ -90,4 +91,11 @@ def shape_from(corpus_size: float, tokens: float, workload: Mapping[str, float],
     if missing := [name for name in ("query_tokens", "token_cv", "shared", "query_cv") if name not in workload]:
         raise InputError("costs: workload", got=f"none of {', '.join(missing)}", expected="them", hint="Run: rerank-engine calibrate")
     asked = workload["query_tokens"] if query_tokens is None else query_tokens
-    return Shape(round(corpus_size), tokens, asked, workload["token_cv"], workload["shared"], workload["query_cv"])
+    return Shape(
+        round(finite_number("plan: corpus_size", corpus_size)),
+        tokens,
+        asked,
+        workload["token_cv"],
+        workload["shared"],
+        workload["query_cv"],
+    )

@@ -57,11 +57,12 @@ class Latency:
     parts: tuple[Part, ...]
 
 
-def latency_of(parts: Sequence[Part]) -> Latency:
+def latency_of(parts: Sequence[Part], drift: float = 0.0) -> Latency:
+    """drift: see Costs; it is the same for all stages, while the errors of their fits are independent."""
     p50 = sum(part.ms for part in parts)
     noise = sum(part.noise**2 for part in parts)
     tail = float(np.sqrt(noise + sum(part.length for part in parts) ** 2 + sum(part.query for part in parts) ** 2))
-    half = SURE * float(np.sqrt(sum(part.error**2 for part in parts)))
+    half = SURE * float(np.sqrt(sum(part.error**2 for part in parts) + (drift * p50) ** 2))
     share = half / p50 if p50 else 0.0
     p95 = p50 + tail
     return Latency(p50, p95, (max(p50 - half, 0.0), p50 + half), (max(p95 * (1 - share), 0.0), p95 * (1 + share)), tuple(parts))

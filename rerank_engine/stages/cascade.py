@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core import LOWEST, Query, Ranking, Rescore, Scorer, Stage, with_tail
+from ..core import LOWEST, Query, Ranking, Rescore, Scorer, Stage, stacked, with_tail
 from ..errors import InputError
 from ..limits import limits
 from ..ops.checks import count, finite_number, instance
@@ -31,7 +31,7 @@ class _Work:
     most: int
     tokens: int = 0  # that the networks were given, of scorers that tell it
     scores: list[float] = field(default_factory=list)  # of the first places of `order`; NaN for one that was not read in time
-    columns: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
+    waves: list[tuple[int, dict[str, NDArray[Any]]]] = field(default_factory=list)  # documents of each, and their columns
     scale: str = "rank"
     settled: bool | None = None
     stopped: bool = False
@@ -75,7 +75,9 @@ class Cascade(Stage):
         return [self._merged(work, ranking) for work, ranking in zip(works, rankings)]
 
     def late(self, rankings: Sequence[Ranking]) -> list[Ranking]:
-        return Rescore(self.scorers[-1], self.depth).late(rankings)
+        facts = [{"settled": len(ranking) == 0, "scored": 0, "of": min(len(ranking), self.depth)} for ranking in rankings]
+        passed = Rescore(self.scorers[-1], self.depth).late(rankings)
+        return [ranking._with(facts=told) for ranking, told in zip(passed, facts)]
 
     def fit(self, queries: Sequence[str | Query], rankings: Sequence[Ranking], **options: Any) -> Cascade:
         """This cascade with a bound that is learnt from queries whose candidates are all scored here; no judgments are needed.
@@ -120,9 +122,9 @@ class Cascade(Stage):
             if (read := done.columns.get("scored")) is not None:
                 scores[~read] = np.nan
             work.scores += scores[at].tolist()
-            for name, column in done.columns.items():
-                work.columns.setdefault(name, []).append(column[at])
-            work.scale, work.tokens = done.scale, work.tokens + int(done.facts.get("tokens", 0))
+            work.waves.append((len(part), {name: column[at] for name, column in done.columns.items()}))
+            work.scale = work.scale if np.isnan(scores).all() else done.scale
+            work.tokens += int(done.facts.get("tokens", 0))
             self._judge(work, end)
 
     def _next(self, start: int) -> int:
@@ -148,8 +150,7 @@ class Cascade(Stage):
         places = np.concatenate([work.order[best], work.order[rest], np.arange(len(work.order), len(ranking))])
         scores = with_tail(values[best].astype(np.float32), len(places) - len(best))
         columns = {name: column[places] for name, column in ranking.columns.items()}
-        for name, parts in work.columns.items():
-            column = np.concatenate(parts)
+        for name, column in stacked(work.waves).items():
             known = columns[name][len(best) :] if name in columns else np.zeros(len(places) - len(best), column.dtype)
             columns[name] = np.concatenate([column[best], known])
         columns["scored"] = np.arange(len(places)) < len(best)

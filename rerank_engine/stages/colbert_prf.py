@@ -65,7 +65,7 @@ class ColBERTPRF(Stage):
     the list that comes in gives the feedback in place of the first search, `... >> ColBERTPRF(late, incoming=True)`, and with rerank=True
     is what is scored again; documents of another corpus are found by their ids. A query whose list is empty is searched as it is. The facts
     of its step: those of the search, and {"added": vectors}. Where a deadline comes before that is done, the list that gave the feedback is
-    the answer.
+    the answer: its fb_docs documents where the retriever may probe, which finds others for another k, else k.
     """
 
     def __init__(
@@ -94,21 +94,23 @@ class ColBERTPRF(Stage):
         retriever = self.retriever.of(self.retriever.index.snapshot(), self.retriever.k)  # the same for both searches
         vectors, first = retriever.encode(queries), rankings
         if first is None or not self.incoming:
-            head = retriever if self.rerank or limits().deadline is not None else retriever.of(retriever.index, self.fb_docs)
-            first = head.search(queries, vectors)
+            scans = retriever.probe is None or retriever.index.codec is None  # then the first of a long list are those of a short one
+            k = max(self.fb_docs, retriever.k) if scans and limits().deadline is not None else self.fb_docs
+            first = (retriever if self.rerank else retriever.of(retriever.index, k)).search(queries, vectors)
+        kept = first if self.incoming else [ranking.head(retriever.k) for ranking in first]
         added = [
             self._expanded(retriever.index, ranking) if own is not None and not limits().out_of_time() else None
             for own, ranking in zip(vectors, first)
         ]
         if limits().out_of_time():
-            return or_first(None, first)
+            return or_first(None, kept)
         new = [None if own is None or more is None else with_expansion(own, more) for own, more in zip(vectors, added)]
         if self.rerank:
             done = [self._rescored(retriever, ranking, own) for ranking, own in zip(first, new)]
         else:
             done = retriever.search(queries, new)
         told = [0 if more is None else len(more.weights) for more in added]
-        return or_first([ranking._with(facts={**ranking.facts, "added": n}) for ranking, n in zip(done, told)], first)
+        return or_first([ranking._with(facts={**ranking.facts, "added": n}) for ranking, n in zip(done, told)], kept)
 
     def late(self, rankings: Sequence[Ranking]) -> list[Ranking] | None:
         return list(rankings) if self.incoming else None

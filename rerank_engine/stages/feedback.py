@@ -74,14 +74,16 @@ class RM3(Stage):
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         retriever = BM25(self.retriever.index.snapshot(), self.retriever.k, threads=self.retriever.threads)  # the same for both searches
         if rankings is None or not self.incoming:
-            first = (retriever if limits().deadline is not None else retriever.with_k(self.fb_docs)).run(queries)
+            timed = limits().deadline is not None  # the first of a long list, which may have to do, are those of a short one
+            first = retriever.with_k(max(self.fb_docs, retriever.k) if timed else self.fb_docs).run(queries)
         else:
             first = list(rankings)
+        kept = first if self.incoming else [ranking.head(retriever.k) for ranking in first]
         expanded = list[Query]()
         for part in pieces(len(queries), 1):
             for query, ranking in zip(queries[part], first[part]):
                 expanded.append(replace(query, terms=self._expanded(retriever.index, query, ranking)))
-        return or_first(retriever.run(expanded) if len(expanded) == len(queries) else None, first)
+        return or_first(retriever.run(expanded) if len(expanded) == len(queries) else None, kept)
 
     def late(self, rankings: Sequence[Ranking]) -> list[Ranking] | None:
         return list(rankings) if self.incoming else None

@@ -46,7 +46,7 @@ class MMR(Stage):
         score    the scores that came in, as they are
         query    the product with the encoded query; needs `encoder`, unless `vectors` is one
     The answer carries an order: synthetic scores, scale "rank". Column mmr float32: each document's value when it was picked. After a
-    deadline the rest follows in its old order, with 0 in that column; documents are then encoded from the top, and those alone picked from.
+    deadline the rest follows in its old order, with 0 in that column; that is all of them where an encoder had not encoded every one.
     """
 
     def __init__(
@@ -101,14 +101,13 @@ class MMR(Stage):
             return nothing
         relevance, asked = self._relevance(query, ranking)
         vectors = self._encode(ranking)
-        if not len(vectors):
+        if len(vectors) < len(ranking):
             return nothing
-        relevance = None if relevance is None else relevance[: len(vectors)]
         options: dict[str, Any] = {"query": asked, "lambda_": self.lambda_, "backend": self.backend, "seconds": limits().left()}
         return mmr(relevance, vectors, self.n or len(ranking), **options)
 
     def _encode(self, ranking: Ranking) -> NDArray[np.float32]:
-        """float32 [m, dim] of the first documents, of all but for a deadline."""
+        """float32 [n, dim]; fewer where time was up before an encoder had read all documents."""
         if isinstance(self.vectors, VectorIndex):
             return vectors_of("MMR", ranking, self.vectors)
         texts, rows = ranking.corpus.texts(ranking.ids), list[NDArray[np.float32]]()

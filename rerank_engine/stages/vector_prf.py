@@ -34,7 +34,8 @@ class VectorPRF(Stage):
     incoming=True: the list that comes in gives the feedback, not a first search: `... >> VectorPRF(dense, incoming=True)`; documents of
     another corpus are found by their ids (UnknownIdError). Scores are on the index's scale: inner products with the new vector, which has
     no unit length unless the index sees to it. A query that finds nothing, and with incoming=True one whose list is empty, is searched as
-    it is. Where a deadline comes before the second search is done, the first list, or the one that came in, is the answer.
+    it is. Where a deadline comes before the second search is done, the first list, or the one that came in, is the answer: its k documents
+    if the index is exact, else the fb_docs that gave the feedback, since a kind of faiss finds others for another k.
 
     Source: Li, Mourad, Zhuang, Koopman and Zuccon, "Pseudo Relevance Feedback with Deep Language Models and Dense Retrievers", TOIS 2023,
     equations 1 to 3; the defaults are pyterrier_dr's.
@@ -74,14 +75,16 @@ class VectorPRF(Stage):
         """For queries that are not blank."""
         dense, own = self.retriever, self.retriever.encode(asked)
         if incoming is None or not self.incoming:
-            first = dense.found(asked, own, self.fb_docs if limits().deadline is None else dense.k)
+            whole = limits().deadline is not None and dense.index.kind == "exact"  # the first of its k are the fb_docs
+            first = dense.found(asked, own, max(self.fb_docs, dense.k) if whole else self.fb_docs)
         else:
             first = list(incoming)
+        kept = first if self.incoming else [ranking.head(dense.k) for ranking in first]
         if limits().out_of_time():
-            return or_first(None, first)
+            return or_first(None, kept)
         feedback = [rows_of("VectorPRF", dense.index, ranking.head(self.fb_docs)) for ranking in first]
         moved = self._moved(asked, own, feedback)
-        return or_first(dense.found(asked, moved, dense.k, scale=dense.index.scale), first)
+        return or_first(dense.found(asked, moved, dense.k, scale=dense.index.scale), kept)
 
     def late(self, rankings: Sequence[Ranking]) -> list[Ranking] | None:
         return list(rankings) if self.incoming else None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rerank_engine import cli
-from rerank_engine.latency import results
+from rerank_engine.latency import moved, results
 
 
 def test_rows_have_the_shape_that_others_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -42,6 +42,14 @@ def test_rows_have_the_shape_that_others_read(capsys: pytest.CaptureFixture[str]
     assert json.loads(capsys.readouterr().out)["moved"] == []
 
 
+def test_a_ratio_to_nothing_is_left_out(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"what": "a way", "metric": "cpu_ms", "before": 0.0, "after": 1.0, "ratio": None, "change": "slower"}
+    monkeypatch.setattr(moved, "compare", lambda a, b: {"moved": [entry], "compared": 1, "unlike": []})
+    monkeypatch.setattr(results, "load", lambda path: {})
+    assert cli.main(["bench", "--compare", "a", "b"]) == 0
+    assert "a way" in capsys.readouterr().out
+
+
 def test_a_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "--quick", "--rows", "bm25,llm-listwise@20"]) == 0
     said = capsys.readouterr().out
@@ -56,6 +64,7 @@ def test_a_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--threads", "0"], "threads"),
         (["--threads", "1000"], "threads"),
         (["--out", "."], "a folder"),
+        (["--out", "/dev/null/results.json"], "can be made"),
         (["--compare", "none.json", "none.json"], "none.json"),
         (["--compare", "a", "b", "--quick"], "two files alone"),
     ],

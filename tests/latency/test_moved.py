@@ -63,6 +63,44 @@ def test_what_is_unlike_is_said_and_not_compared() -> None:
     assert "documents 1000 and 5" in found["unlike"][-1]
 
 
+@pytest.mark.parametrize(
+    ("settings", "differing"),
+    [
+        ({"k": 100, "recall": 0.955}, None),
+        ({"k": 100, "recall": 0.93}, "recall 0.95 and 0.93"),
+        ({"k": 100}, "recall 0.95 and None"),
+        ({"k": 10, "recall": 0.95}, "k 100 and 10"),
+        ({"k": 100, "recall": 0.95, "nprobe": 4}, "nprobe None and 4"),
+    ],
+)
+def test_other_settings_are_not_compared(settings: dict[str, Any], differing: str | None) -> None:
+    one, other = (json.loads(json.dumps(FOUND)) for _ in range(2))
+    one["rows"][0]["settings"], other["rows"][0]["settings"] = {"k": 100, "recall": 0.95}, settings
+    found = compare(one, other)
+    assert found["unlike"] == ([f"not compared: bm25 ({differing})"] if differing else [])
+    assert found["compared"] == (5 if differing else 9)
+
+
+def test_micro_rows_that_vanish_fail_or_are_of_another_version_are_said() -> None:
+    one, other = (json.loads(json.dumps(FOUND)) for _ in range(2))
+    one["micro"] = [{**MICRO, "peer": peer, "version": "1"} for peer in ("a", "b", "c", "d")]
+    other["micro"] = [{**MICRO, "peer": "a", "version": "2"}, {**ABSENT, "peer": "b"}, {**MICRO, "peer": "d", "version": "1"}]
+    found = compare(one, other)
+    assert found["compared"] == 2 * 4 + 1
+    assert found["unlike"] == [
+        "not compared: mmr 1000x384 against a (version 1 and 2)",
+        "not compared: mmr 1000x384 against b was measured in one of them alone",
+        "not compared: mmr 1000x384 against c is in one of them alone",
+    ]
+    assert compare(one, {**other, "micro": []})["unlike"] == ["not compared: micro rows, which are in one of them alone"]
+
+
+def test_one_round_alone_is_said() -> None:
+    other = json.loads(json.dumps(FOUND))
+    other["rows"][0]["rounds"] = 1
+    assert compare(FOUND, other)["unlike"] == ["one round alone, so how far it moves by itself is not known: bm25"]
+
+
 def test_a_busy_machine_is_said() -> None:
     (line,) = compare(FOUND, {**FOUND, "load_before": 3.5})["unlike"]
     assert "a load of 3.5" in line

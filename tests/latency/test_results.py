@@ -69,6 +69,15 @@ def test_other_files_are_refused_before_anything_is_written(tmp_path: Path, path
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="can be made and written to"):
+        results.require_place(tmp_path / "file" / "results.json")
+    path = tmp_path / "new" / "results.json"
+    assert results.require_place(path) == path
+    assert not list(path.parent.iterdir())
+
+
 def test_files_that_cannot_be_read_say_which(tmp_path: Path) -> None:
     (tmp_path / "half.json").write_text(json.dumps(FOUND)[:-20])
     for name in ("half.json", "none.json"):

@@ -33,11 +33,23 @@ def test_percentiles_and_spread_are_numpys() -> None:
     assert (samples.p50, samples.p95, samples.p99) == tuple(np.percentile(wall, [50, 95, 99]))
     assert samples.cpu == pytest.approx(2 * samples.p50)
     medians = np.median(wall, axis=1)
-    assert samples.spread == (medians.min(), medians.max())
+    assert samples.spread == tuple(np.percentile(medians, [25, 75]))
     told = percentiles(samples)
     assert told["calls"] == 200
-    assert told["spread_ms"][0] <= told["p50_ms"] <= told["spread_ms"][1]
+    assert told["rounds"] == 4
     assert told["cpu_spread_ms"] == pytest.approx([2 * x for x in samples.spread], abs=1e-4)
+
+
+def test_one_disturbed_round_leaves_the_spread_narrow() -> None:
+    wall = np.tile([[1.0], [1.02], [0.98], [3.0], [1.01]], (1, 7))
+    assert Samples(wall, wall).spread == pytest.approx((1.0, 1.02))
+
+
+def test_rounds_end_when_it_is_told_to_stop_and_one_is_always_done() -> None:
+    ticks = Ticks()
+    samples = timed(ticks.spend, [10.0, 20.0], rounds=5, warm_up=0, clock=ticks.clock, stop=lambda: ticks.wall_s >= 0.06)
+    np.testing.assert_allclose(samples.wall_ms, [[10, 20]] * 2)
+    assert timed(ticks.spend, [1.0], rounds=5, warm_up=0, clock=ticks.clock, stop=lambda: True).rounds == 1
 
 
 def test_the_garbage_collector_rests_meanwhile_also_where_a_call_fails() -> None:

@@ -14,12 +14,12 @@ def test_one_machine_without_batches_waits_as_theory_says() -> None:
     rng = np.random.default_rng(0)
     arrivals = np.cumsum(rng.exponential(20.0, 50_000))
     service = Service(10.0, 10.0, 0.0, 1.0)
-    p50, p95, load, batch = simulate(arrivals, np.ones(50_000), service, 1, 1)
+    p50, p95, load, batch = simulate(arrivals, np.ones(50_000), service, 1, 1, 5_000)
     waits, free = [], 0.0  # Lindley's recursion
     for at in arrivals:
         free = max(free, at) + 10.0
         waits.append(free - at)
-    assert (p50, p95) == pytest.approx(tuple(np.percentile(waits[50_000 // 11 :], [50, 95])))
+    assert (p50, p95) == pytest.approx(tuple(np.percentile(waits[5_000:], [50, 95])))
     assert np.mean(waits) == pytest.approx(15, rel=0.05)
     assert load == pytest.approx(0.5, rel=0.03)
     assert batch == 1
@@ -28,7 +28,7 @@ def test_one_machine_without_batches_waits_as_theory_says() -> None:
 def test_batches_pay_the_fixed_part_once() -> None:
     arrivals = np.zeros(8)
     service = Service(10.0, 10.0, 8.0, 1.0)
-    _, p95, _, batch = simulate(arrivals, np.ones(8), service, 1, 4)
+    _, p95, _, batch = simulate(arrivals, np.ones(8), service, 1, 4, 0)
     assert batch == 4
     assert p95 == pytest.approx(np.percentile([16.0] * 4 + [32.0] * 4, 95))  # 8 + 4 * 2, twice
 
@@ -53,6 +53,17 @@ def test_a_plan_that_fills_its_target_alone_says_so() -> None:
     found = capacity(Service(100.0, 150.0, 0.0, 1.0), qps=5, target_ms=120)
     assert not found.enough
     assert found.response_p95_ms == pytest.approx(150, rel=0.05)
+
+
+def test_a_queue_that_grows_for_ever_is_never_enough() -> None:
+    """1.01 machines' worth of work on one machine keeps to a wide target for a long time, and then no more."""
+    found = capacity(Service(10.0, 10.0, 0.0, 1.0), qps=101, target_ms=20_000, batch_tokens=1)
+    assert found.machines == 2
+    assert found.utilisation == pytest.approx(0.505, rel=0.03)
+
+
+def test_without_a_model_queries_are_answered_one_by_one() -> None:
+    assert capacity(Service(1.0, 1.2, 0.5, 0.0), qps=500, target_ms=20).mean_batch == 1
 
 
 @pytest.mark.parametrize("bad", [{"qps": 0}, {"qps": -1}, {"target_ms": 0}, {"batch_tokens": 0}, {"qps": float("nan")}])

@@ -12,7 +12,7 @@ import pytest
 from rerank_engine.errors import FileFormatError, InputError
 from rerank_engine.planning.quality import Chain, Curves, Rerank, parse
 
-CROSS = Rerank("cross", 20, "int8")
+CROSS = Rerank("cross", 20)
 
 
 def row(method: str, value: float, collection: str = "a", half: float = 0.02) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def row(method: str, value: float, collection: str = "a", half: float = 0.02) ->
         ("late interaction@100, 2 bits", Chain(("bm25",), (Rerank("maxsim", 100, "2bit"),))),
         ("late interaction, cross-encoder@20, float32", Chain(("late",), (Rerank("cross", 20, "float32"),))),
         ("dense, late interaction@100, 2 bits, cross-encoder@20", Chain(("dense",), (Rerank("maxsim", 100, "2bit"), CROSS))),
-        ("cascade@100", Chain(("bm25",), (Rerank("cascade", 100, "int8"),))),
+        ("cascade@100", Chain(("bm25",), (Rerank("cascade", 100),))),
         ("vectors@100", Chain(("bm25",), (Rerank("vectors", 100),))),
     ],
 )

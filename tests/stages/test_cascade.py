@@ -140,7 +140,8 @@ def test_a_deadline_leaves_the_order_that_came_in(tmp_path):
     cheap = Table(np.arange(20, dtype=np.float32)[None])
     ranking = rr.Cascade([cheap, model], bound=FIXED)("q0", texts, deadline_ms=0)
     assert ranking.ids.tolist() == list(range(20)) and not ranking.columns["scored"].any()
-    assert ranking.trace[-1].facts == {"finished": False, "reached": 0} and ranking.unfinished == ranking.trace[-1:]
+    facts = {"settled": False, "scored": 0, "of": 20, "finished": False, "reached": 0}
+    assert ranking.trace[-1].facts == facts and ranking.unfinished == ranking.trace[-1:]
     with rr.limited(cancelled=lambda: True), pytest.raises(rr.errors.Cancelled):
         rr.Cascade([cheap, model])("q0", texts)
 
