@@ -95,7 +95,8 @@ class Speed:
         self.own = dict(self.mine(args.own))
         self.sides = {name: Side(lambda p, m=model: m.predict(p).values, precision(model), 1e-3) for name, model in self.own.items()}
         for found, make in (peer for kind in ("float32", "int8") for peer in peers.installed(kind) if self.wants(peer[0].name, args)):
-            self.sides[found.name] = Side(make(models), found.kind, found.error)
+            if (call := peers.made(found.name, make, models)) is not None:
+                self.sides[found.name] = Side(call, found.kind, found.error)
         self.isa, self.at_peak = peak.fma(PEAK_GFLOP * 1e9)
         self.ms: Milliseconds = {}
         self.gflop: dict[str, list[float]] = {case: [] for case in self.lengths}  # a round, of all rows

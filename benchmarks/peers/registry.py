@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,22 +101,22 @@ def installed(kind: str, ours: bool = False) -> Iterator[tuple[Entry, Any]]:
 
 def load(name: str) -> Peer | None:
     """The search library of that name, or None with a note where it is not installed."""
-    if (make := _made(PEERS[name])) is None:
-        return None
-    try:
-        found: Peer = make()
-    except ModuleNotFoundError as error:
-        note(f"skipped: {name} ({error})")
+    if (make := _made(PEERS[name])) is None or (found := made(name, make)) is None:
         return None
     found.name = name
-    return found
+    return found  # type: ignore[no-any-return]
 
 
 def _made(entry: Entry) -> Any:
+    return made(entry.name, entry.make)
+
+
+def made(name: str, make: Callable[..., Any], *given: Any) -> Any:
+    """What it makes, or None with a note where that peer's library is not installed."""
     try:
-        return entry.make()
+        return make(*given)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("benchmarks", "rerank_engine")):
             raise
-        note(f"skipped: {entry.name} ({error})")
+        note(f"skipped: {name} ({error})")
         return None
