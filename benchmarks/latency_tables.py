@@ -61,7 +61,7 @@ def plan(data: Any, about: str) -> str:
             lines.append(f"| {ms(float(r['case'].partition('<=')[2]))} | none: {r['why']} | | | | |")
             continue
         predicted = f"{ms(r['predicted_p50_ms'])} / {ms(r['predicted_p95_ms'])}"
-        reached = f"{r['expected']:.4f} / {r['ndcg@10']:.4f}"
+        reached = f"{r['expected']['ndcg@10']:.4f} / {r['ndcg@10']:.4f}"
         realised = f"{ms(r['realised_p50_ms'])} / {ms(r['ours'])}"
         lines.append(f"| {ms(r['theirs'])} | {r['plan']} | {predicted} | {realised} | {100 * r['p50_off']:+.0f} % | {reached} |")
     near = f"{whole['within_20_percent']} of {sum('plan' in r for r in rows)} p50 lie within 20 % of the predicted one"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from ..latency.workload import passages, queries
 from ..packed import Packed
 from ..runtimes import load
 from ..runtimes.base import Runtime
-from ..stages import BM25
+from ..stages import BM25, SparseEncoder
 from .costs import Setting, Work
 from .shape import Shape, lengths, variation
 from .work import work_of
@@ -28,6 +28,7 @@ from .work import work_of
 ABSENT = (MissingDependency, ModelError, BackendUnavailable)
 LENGTHS = (60, 150, 300)  # tokens of passages
 DISTINCT = 60  # passages of each length; larger collections repeat them
+VARIED = 300  # real passages that collections for learned sparse search repeat: lists are as long as the terms' frequency says
 ASKED, SEEN = 50, 20  # questions and places of their lists that tell how much lengths vary
 
 
@@ -72,6 +73,12 @@ class Bed:
     def tokens(self) -> NDArray[np.int64]:
         """int64 [passages]: their tokens."""
         return lengths(self.tokenizer, self.corpus.texts())
+
+    @cached_property
+    def sparse(self) -> SparseEncoder:
+        """Encodes documents, each distinct one once."""
+        encoder = self.model("splade")
+        return SparseEncoder(cast(Runtime, Remembered(encoder.runtime)), encoder.tokenizer, name=encoder.model)
 
     def repeated(self, group: int, n: int) -> NDArray[np.int64]:
         """int64 [n]: rows of the passages of a group, over and over."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,8 @@ from ..latency.timing import Clock
 from ..latency.workload import lexical, vectors
 from ..packed import Packed
 from ..progress import Progress
-from ..runtimes.base import Runtime
-from ..stages import BM25, SPLADE, Dense, Fuse, LateInteraction, MaxSim, Similarity, SparseEncoder
-from .bed import ABSENT, DISTINCT, Bed, Remembered, rows_taken
+from ..stages import BM25, SPLADE, Dense, Fuse, LateInteraction, MaxSim, Similarity
+from .bed import ABSENT, DISTINCT, VARIED, Bed, real_passages, rows_taken
 from .costs import Costs, StageCost, Work, fit, this_machine
 from .shape import SPECIAL
 from .work import late_work
@@ -107,10 +106,9 @@ def _splade(bed: Bed) -> Stages:
 
 
 def _sparse(bed: Bed, n: int) -> SPLADE:
-    """Over n documents, of DISTINCT passages."""
-    encoder = bed.model("splade")
-    made_by = SparseEncoder(cast(Runtime, Remembered(encoder.runtime)), encoder.tokenizer, name=encoder.model)
-    return SPLADE(ImpactIndex.build(Corpus.from_texts(bed.corpus.texts(bed.repeated(1, n))), made_by), encoder, k=1000)
+    """Over n documents, real passages over and over."""
+    texts = real_passages()[:VARIED]
+    return SPLADE(ImpactIndex.build(Corpus.from_texts([texts[i % VARIED] for i in range(n)]), bed.sparse), bed.model("splade"), k=1000)
 
 
 def _cross(bed: Bed) -> Stages:
