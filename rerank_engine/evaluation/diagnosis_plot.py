@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, MissingDependency
+from ..pictures import new_figure, write
 
 if TYPE_CHECKING:
     from .diagnosis import Diagnosis
@@ -19,13 +18,7 @@ LINES = ("#3d5a80", "#ee8434", "#7b2d8b", "#2a9d8f", "#b56576", "#6d6875")
 
 def draw(diagnosis: Diagnosis, path: str | Path) -> None:
     """Writes one figure of three panels; the ending says the format. Raises MissingDependency (matplotlib), InputError."""
-    try:
-        figures = importlib.import_module("matplotlib.figure")
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":  # it is there, and broken
-            raise
-        raise MissingDependency("Diagnosis.plot: matplotlib is not installed", hint="pip install matplotlib") from error
-    figure = figures.Figure(figsize=(15, 4.8), layout="constrained")
+    figure = new_figure("Diagnosis.plot", (15, 4.8))
     flow, ceiling, first = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
     _flow(diagnosis, flow)
     _ceilings(diagnosis, ceiling)
@@ -35,10 +28,7 @@ def draw(diagnosis: Diagnosis, path: str | Path) -> None:
         axes.title.set_fontsize(11)
         axes.tick_params(labelsize=9)
     figure.suptitle(f"{len(diagnosis.queries):,} queries, {diagnosis.relevant:,} relevant documents", fontsize=12, color=INK)
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib does not write
-        raise InputError(f"Diagnosis.plot: {path}", got=str(error), expected="a file to write, such as diagnosis.png") from error
+    write(figure, "Diagnosis.plot", path)
 
 
 def _flow(diagnosis: Diagnosis, axes: Any) -> None:

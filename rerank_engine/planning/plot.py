@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError, MissingDependency
+from ..pictures import new_figure, write
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -16,13 +15,7 @@ LINE, CHOSEN, BEYOND, INK = "#3d5a80", "#2a7f62", "#8d99ae", "#222831"
 
 def draw(plan: Plan, path: str | Path) -> None:
     """Writes the frontier, expected nDCG@10 over p95 with its interval. Raises MissingDependency, InputError."""
-    try:
-        figures = importlib.import_module("matplotlib.figure")
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":  # it is there, and broken
-            raise
-        raise MissingDependency("Plan.plot: matplotlib is not installed", hint="pip install matplotlib") from error
-    figure = figures.Figure(figsize=(10, 6), layout="constrained")
+    figure = new_figure("Plan.plot", (10, 6))
     axes = figure.subplots()
     x, y = [each.latency.p95 for each in plan.frontier], [each.quality.value for each in plan.frontier]
     axes.step(x, y, where="post", color=LINE, lw=1.2, zorder=1)
@@ -42,7 +35,4 @@ def draw(plan: Plan, path: str | Path) -> None:
         f"{plan.shape.corpus_size:,} documents, {plan.shape.tokens:.0f} tokens; quality: {', '.join(plan.collections)}", fontsize=10
     )
     axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib does not write
-        raise InputError("Plan.plot: path", got=str(error), expected="a path that ends in .png, .svg or .pdf") from error
+    write(figure, "Plan.plot", path)
