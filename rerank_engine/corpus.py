@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,7 +48,7 @@ class Corpus:
     Raises DuplicateIdError when two documents share an id.
     """
 
-    __slots__ = ("_documents", "_rows", "_sha256")
+    __slots__ = ("__weakref__", "_documents", "_rows", "_sha256")
 
     def __init__(self, documents: Iterable[Document]) -> None:
         self._documents = list(documents)
@@ -164,13 +165,35 @@ class Corpus:
             self._sha256 = digest.hexdigest()
         return self._sha256
 
+    def _ids_alike(self, other: Corpus) -> bool:
+        """Internal: whether both hold the same ids in the same rows, and none that was deleted."""
+        return self._whole and other._whole and len(self) == len(other) and self.ids == other.ids
+
+    @property
+    def _whole(self) -> bool:
+        """Internal: every row's id is found."""
+        return True
+
+
+_ALIKE: WeakKeyDictionary[Corpus, WeakKeyDictionary[Corpus, bool]] = WeakKeyDictionary()
+
+
+def aligned(corpus: Corpus, other: Corpus) -> bool:
+    """Whether every row of one is the same document's in the other, as in two indexes of one collection. Looked at once a pair."""
+    if corpus is other:
+        return True
+    known = _ALIKE.setdefault(corpus, WeakKeyDictionary())
+    if (found := known.get(other)) is None:
+        found = known[other] = corpus._ids_alike(other)
+    return found
+
 
 def rows_in(corpus: Corpus, other: Corpus, rows: NDArray[np.int64], what: str, expected: str, hint: str = "") -> NDArray[np.int64]:
     """int64 [m]: the rows that `corpus` has for these documents of another one, found by their ids.
 
     Raises UnknownIdError for the first that it lacks, with these words of the caller's.
     """
-    if corpus is other:
+    if aligned(corpus, other):
         return rows
     ids = [other.id_of(row) for row in rows.tolist()]
     if (lost := next((doc_id for doc_id in ids if doc_id not in corpus), None)) is not None:

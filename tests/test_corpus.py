@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rerank_engine import Corpus, Document
+from rerank_engine import BM25Index, Corpus, Document
+from rerank_engine.corpus import aligned, rows_in
 from rerank_engine.errors import DuplicateIdError, FileFormatError, InputError, UnknownIdError
 
 
@@ -105,3 +106,28 @@ def test_real_collections_load(shared_data: Path) -> None:
     corpus = Corpus.from_beir(shared_data / "scifact")
     assert len(corpus) == 5183
     assert all(corpus.row(doc_id) == row for row, doc_id in enumerate(corpus.ids))
+
+
+def test_corpora_of_the_same_ids_in_the_same_rows_are_aligned(tmp_path):
+    documents = [Document(f"d{i}", f"text {i}") for i in range(5)]
+    one, other, turned = Corpus(documents), Corpus(documents), Corpus(documents[::-1])
+    for name, corpus, how in (("a", one, {}), ("b", one, {"analyzer": "english"}), ("c", turned, {})):
+        BM25Index.build(corpus, **how).save(tmp_path / name)
+    a, b, c = (BM25Index.open(tmp_path / name).corpus for name in "abc")
+    folder = BM25Index.create(tmp_path / "folder")
+    for half in (documents[:3], documents[3:]):
+        folder.add(half)
+        folder.commit()
+    joined = folder.corpus
+    folder.delete(["d4"])
+    folder.commit()
+    same = [(one, other), (a, b), (one, a), (joined, one), (joined, a)]
+    unlike = [(one, turned), (a, c), (one, Corpus(documents[:4])), (folder.corpus, one), (a, folder.corpus)]
+    for pairs, expected in ((same, True), (unlike, False)):
+        for left, right in pairs:
+            assert aligned(left, right) is aligned(right, left) is expected
+            assert aligned(left, right) is expected  # remembered
+    for left, right in [*same, *unlike[:2]]:
+        assert [left.id_of(row) for row in rows_in(left, right, np.arange(5), "q", "w")] == [right.id_of(row) for row in range(5)]
+    with pytest.raises(UnknownIdError):  # deleted there
+        rows_in(folder.corpus, one, np.arange(5), "q", "w")

@@ -74,12 +74,13 @@ def write_documents(file: Writer, documents: Iterable[Document]) -> None:
 class StoredCorpus(Corpus):
     """A corpus in a file of an index: nothing is read before it is asked for."""
 
-    __slots__ = ("_bodies", "_ids", "_name", "_offsets")
+    __slots__ = ("_bodies", "_id_table", "_ids", "_name", "_offsets")
 
     def __init__(self, sections: Mapping[str, NDArray[Any]], name: str) -> None:
         from .. import _native
 
         self._ids = _native.Strings(sections["ids"], sections["id_offsets"], sections["id_order"])
+        self._id_table = sections["ids"], sections["id_offsets"]
         self._bodies, self._offsets, self._name, self._sha256 = sections["documents"], sections["document_offsets"], name, None
         if len(self._ids) != len(self._offsets) - 1 or len(sections["id_order"]) != len(self._ids):
             raise FileFormatError(name, got="documents, ids and their order of different lengths", expected="one of each per document")
@@ -122,6 +123,11 @@ class StoredCorpus(Corpus):
             raise UnknownIdError("Corpus", got=f"the id '{doc_id}'", expected=f"one of its {len(self)} documents' ids")
         return found
 
+    def _ids_alike(self, other: Corpus) -> bool:
+        if isinstance(other, StoredCorpus):  # quicker than their strings
+            return all(np.array_equal(a, b) for a, b in zip(self._id_table, other._id_table))
+        return super()._ids_alike(other)
+
 
 class NumberedCorpus(Corpus):
     """n documents without texts; their ids are their rows."""
@@ -145,6 +151,10 @@ class NumberedCorpus(Corpus):
         if isinstance(doc_id, str) and doc_id.isdecimal() and str(int(doc_id)) == doc_id and int(doc_id) < self._n:
             return int(doc_id)
         raise UnknownIdError("Corpus", got=f"the id '{doc_id}'", expected=f"a row number below {self._n}")
+
+    @property
+    def ids(self) -> list[str]:
+        return list(map(str, range(self._n)))
 
 
 class JoinedCorpus(Corpus):
@@ -170,6 +180,14 @@ class JoinedCorpus(Corpus):
 
     def __iter__(self) -> Iterator[Document]:
         return chain.from_iterable(corpus for corpus, _ in self._parts)
+
+    @property
+    def ids(self) -> list[str]:
+        return list(chain.from_iterable(corpus.ids for corpus, _ in self._parts))
+
+    @property
+    def _whole(self) -> bool:
+        return all(dead is None or not dead.any() for _, dead in self._parts)
 
     def id_of(self, row: int) -> str:
         part, local = self._place(row)

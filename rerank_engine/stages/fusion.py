@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..backends import choose
 from ..core import Pipeline, Query, Ranking, Stage
-from ..corpus import Corpus, rows_in
+from ..corpus import Corpus, aligned, rows_in
 from ..cpus import available_cpus
 from ..errors import InputError
 from ..ops import checks
@@ -45,8 +45,8 @@ def over(corpus: Corpus, ranking: Ranking, past: int) -> Ranking:
     """The list with the rows that another corpus has for its documents, found by their ids; its steps too, but the first `past`, which are
     of what came in: there, documents that the corpus lacks are left out. Raises UnknownIdError for one in the list itself."""
     own = ranking.corpus
-    if own is corpus:
-        return ranking
+    if aligned(corpus, own):
+        return ranking if own is corpus else ranking._with(corpus=corpus)
     hint = "The first branch's index must hold every document that the others find; best all are made of one corpus."
     rows = rows_in(corpus, own, ranking.ids, "Fuse: another branch", "documents that the first branch has", hint)
     steps = []
