@@ -38,16 +38,16 @@ def scaling(data: Any, about: str) -> str:
     for r in data.get("scaling", ()):
         ends = [f"{x:,.0f}: {quartiles[1]:.3g} ms" for x, quartiles in (list(zip(r["x"], r["wall_ms"]))[i] for i in (0, -1))]
         lines.append(f"| {r['axis']} | {r['stage']} | {' | '.join(ends)} | {formula(r)} | {100 * r['model']['error']:.0f} % |")
-    how = (
-        "Wall-clock time of a call, medians, one thread (up to all in the last lines); error: of points that the fit has not seen, relative"
-    )
+    how = "Wall-clock time of a call, medians, one thread (up to all in the last lines); error: of the fit, root mean square, relative"
     return "\n".join([*lines, "", f"{how} (`python -m benchmarks.scaling_curves`). {source(data)}."])
 
 
 def formula(row: dict[str, Any]) -> str:
     """ "0.12 + 0.0065 a candidate" """
-    _, words = AXES[row["axis"]]
-    terms = [f"{row['model'][key]:.3g} {'· ' if '/' in word else 'a '}{word}" for key, word in words.items() if row["model"].get(key)]
+    words = AXES[row["axis"]][1] | row.get("units", {})
+    terms = [
+        f"{row['model'][key]:.3g} {'· ' if set('/^') & set(word) else 'a '}{word}" for key, word in words.items() if row["model"].get(key)
+    ]
     return " + ".join([f"{row['model']['fixed_ms']:.3g}", *terms])
 
 

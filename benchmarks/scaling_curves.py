@@ -2,12 +2,13 @@
 
 Axes: candidates, tokens a document, documents of the corpus, queries a batch, threads. Each curve is a stage of ours; a point is the median
 wall-clock time of calls as they come, with its quartiles. A cost model is fitted to each (`rerank_engine.planning.costs.fit`): ms = fixed +
-the sum of its terms. error: the root mean square of how far a point lies, relative, from a fit that has not seen it. Along threads the term
-is 1 / threads: fixed is what does not divide.
+the sum of its terms. error: how far the points lie from it, relative, root mean square (`StageCost.error`). Along threads the term is
+1 / threads: fixed is what does not divide.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -108,9 +109,15 @@ def candidates(most: int, encoder: CrossEncoder | None, most_pairs: int) -> Iter
     vectors = late.unit(rng.normal(size=(most, 384)) + 0.5)
     firsts = {n: np.arange(n) for n in sizes}
     packed = {n: Packed(case.values[: case.offsets[n]], case.offsets[: n + 1]) for n in sizes}
+
+    def scored(n: int) -> Any:
+        return ops.residual_maxsim(case.query, codes, firsts[n], num_threads=1)
+
     lists = {n: np.stack([rng.permutation(3 * n // 2)[:n] for _ in range(2)])[None] for n in sizes}
+    terms = ("fixed", "document", "corpus")  # a product with the query for each centroid that is met, then a sum for each token
+    points = ((n, Work(document=n, corpus=met(case, n, len(codes.codec.centroids))), lambda n=n: scored(n)) for n in sizes)
+    yield Curve("candidates", "MaxSim, 2-bit codes", terms, points, more={"units": {"per_corpus_ms": "centroid met"}})
     calls: dict[str, Callable[[int], Any]] = {
-        "MaxSim, 2-bit codes": lambda n: ops.residual_maxsim(case.query, codes, firsts[n], num_threads=1),
         "MaxSim, float32": lambda n: ops.maxsim(case.query, packed[n], num_threads=1),
         "RRF of 2 lists": lambda n: ops.fuse(lists[n]),
         "MMR, 10 picks": lambda n: ops.mmr(None, vectors[:n], 10, query=vectors[0]),
@@ -124,6 +131,11 @@ def candidates(most: int, encoder: CrossEncoder | None, most_pairs: int) -> Iter
         note = {"note": f"a CPU takes too long beyond {most_pairs} pairs for a curve"}
         points = ((n, Work(document=n), lambda n=n: encoder.predict(given[:n])) for n in some)
         yield Curve("candidates", "cross-encoder, 150 tokens", PLAIN, points, more=note)
+
+
+def met(case: late.Case, n: int, centroids: int) -> float:
+    """How many centroids the tokens of n documents lie at, if each is as likely as the others."""
+    return float(centroids * -np.expm1(case.offsets[n] * np.log1p(-1 / centroids)))
 
 
 def pairs(n: int, tokens: int = 150) -> list[tuple[str, str]]:
@@ -155,7 +167,9 @@ def pairs_by_length(encoder: CrossEncoder, n: int = 10) -> Iterator[Point]:
 
 def corpora(most: int) -> Iterator[Curve]:
     sizes = [n for n in (1000, 10_000, 100_000, 1_000_000) if n <= most]
-    yield Curve("corpus", "BM25, 1,000 best", ("fixed", "corpus"), lexical(sizes))
+    # What is left of postings when blocks are skipped grows more slowly than the corpus (see planning.work).
+    units = {"per_document_ms": "document found", "per_corpus_ms": "documents ^ 0.4"}
+    yield Curve("corpus", "BM25, 1,000 best", ("fixed", "document", "corpus"), lexical(sizes), more={"units": units})
     yield Curve("corpus", "vectors, exact, 100 best", ("fixed", "corpus"), nearest(sizes))
 
 
@@ -163,8 +177,19 @@ def lexical(sizes: Sequence[int]) -> Iterator[Point]:
     for n in sizes:
         data = workload.lexical(n, n_queries=50)
         index, asked = data.index(), [data.analyze(text) for text in data.queries]
-        turn = iter(range(10**9))
-        yield n, Work(corpus=n), lambda index=index, asked=asked, turn=turn: index.search([asked[next(turn) % len(asked)]], 1000)
+        found = np.mean([len(rows) for rows, _ in index.search(asked, 1000)])
+        yield n, Work(document=float(found), corpus=n**0.4), in_turn(asked, 1, lambda some, index=index: index.search(some, 1000))
+
+
+def in_turn(asked: Sequence[Any], n: int, call: Callable[[Any], Any]) -> Callable[[], Any]:
+    """Calls with n of them, other ones each time."""
+    starts = itertools.cycle(range(0, len(asked) - n + 1, n))
+
+    def run() -> Any:
+        start = next(starts)
+        return call(asked[start : start + n])
+
+    return run
 
 
 def nearest(sizes: Sequence[int]) -> Iterator[Point]:
@@ -181,7 +206,7 @@ def batches(documents: int, encoder: CrossEncoder | None) -> Iterator[Curve]:
     vectors = workload.vectors(documents)
     dense = VectorIndex(NumberedCorpus(documents), vectors)
     of = f"of {documents:,}"
-    points = ((q, Work(document=q), lambda q=q: index.search(asked[:q], 1000, threads=1)) for q in sizes)
+    points = ((q, Work(document=q), in_turn(asked, q, lambda some: index.search(some, 1000, threads=1))) for q in sizes)
     yield Curve("batch", f"BM25, 1,000 best {of}", PLAIN, points)
     points = ((q, Work(document=q), lambda q=q: dense.search(vectors[:q], 100)) for q in sizes)
     yield Curve("batch", f"vectors, exact, 100 best {of}", PLAIN, points)

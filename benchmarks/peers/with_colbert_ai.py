@@ -6,6 +6,7 @@ The maximum of its segments starts at 0, not at -inf: the same where every query
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable
@@ -70,4 +71,9 @@ def extension(name: str, source: str) -> Any:
         raise ModuleNotFoundError("colbert-ai is not installed", name="colbert")
     folder = BUILT / f"{name}-{importlib.metadata.version('colbert-ai')}-{torch.__version__}"
     folder.mkdir(parents=True, exist_ok=True)
-    return load(name=name, sources=[str(Path(spec.submodule_search_locations[0]) / source)], build_directory=str(folder))
+    with (folder / "held").open("w") as held:
+        fcntl.flock(
+            held, fcntl.LOCK_EX
+        )  # one at a time; so a lock of torch's is of a process that was killed, and would be waited for for ever
+        (folder / "lock").unlink(missing_ok=True)
+        return load(name=name, sources=[str(Path(spec.submodule_search_locations[0]) / source)], build_directory=str(folder))

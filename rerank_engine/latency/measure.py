@@ -63,7 +63,8 @@ def bench(
 
 def row_of(row: LatencyRow, shared: Shared, threads: int, ways: Ways = PREPARE) -> dict[str, Any]:
     """{"row", "label", "published_ms", "published_on", "verdict", "way": how its work was done, the numbers of `timing.percentiles`,
-    "queries", "parts": {name: the same numbers}, "documents", "tokens": of one on average, "backend", "device", "model",
+    "queries", "pace_ms": of the machine before and after (`timing.Pace`), "parts": {name: the same numbers},
+    "documents", "tokens": of one on average, "backend", "device", "model",
     "settings": {...}, "threads", "variants": [the same, from "way" on, of other ways]}.
 
     "verdict" compares p50_ms. Where it is "not measured" there is "why", and the numbers are None: whatever keeps a row from being measured
@@ -95,13 +96,16 @@ def _numbers(prepared: Prepared, shared: Shared, threads: int) -> dict[str, Any]
     def stop() -> bool:
         return shared.seconds_left() <= 0
 
+    pace = [shared.pace.ms()]
     with shared.bars(f"calls of {prepared.name}") as progress:
         samples = timed(prepared.run, places, rounds, warm_up=0, clock=clock, progress=progress, stop=stop)
+    pace.append(shared.pace.ms())
     parts = {name: timed(call, places, samples.rounds, clock=clock, stop=stop) for name, call in prepared.parts.items()}
     return {
         "way": prepared.name,
         **percentiles(samples),
         "queries": n_queries,
+        "pace_ms": pace,
         "parts": {**{name: percentiles(part) for name, part in parts.items()}, prepared.rest: {"p50_ms": _rest(samples, parts.values())}},
         **prepared.told,
         "threads": prepared.threads or threads,

@@ -8,6 +8,7 @@ from typing import Any
 from .rows import NOT_MEASURED
 
 FLOOR = 0.1  # of a value: what two runs may differ by beyond their spreads, as they do from one hour to the next on a shared machine
+LEAST_MS = 0.01  # what caches and the clock itself move a number by
 SPREADS = {"p50_ms": "spread_ms", "cpu_ms": "cpu_spread_ms"}
 ALIKE = ("documents", "tokens", "threads", "device", "backend", "model")  # of two ways to be compared, and their settings
 MICRO_ALIKE = ("version", "backend", "threads")  # of two micro rows
@@ -17,7 +18,8 @@ RECALL = 0.01  # what two recalls may differ by: an approximate index is not bui
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
     """{"moved": [...], "compared": how many numbers, "unlike": [what was not compared, and why]} of results as `results.load` reads.
 
-    A number moved where its two spreads are apart by more than 10 %: {"what", "metric", "before", "after", "ratio": after / before,
+    A number moved where its two spreads are apart by more than 10 %, by 0.01 ms at least, and by more than the machine's own pace moved
+    around both (`timing.Pace`), which `unlike` says where it is above 10 %: {"what", "metric", "before", "after", "ratio": after / before,
     "change": "slower" | "faster"}. Of rows, their variants and parts: wall and processor time, by the medians of rounds; of micro rows: the
     ratio to the peer in the same run, which a busier machine moves least. What one round alone says has no spread, which `unlike` says.
     """
@@ -30,10 +32,14 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
             continue
         if 1 in (old[name].get("rounds"), new[name].get("rounds")):
             unlike.append(f"one round alone, so how far it moves by itself is not known: {name}")
+        shift = _shift(old[name], new[name])
+        if shift > FLOOR:
+            unlike.append(f"the machine's own pace moved by {shift:.0%}, and less than that is not told: {name}")
         for what, one, other in _numbers(name, old[name], new[name]):
             for metric, spread in SPREADS.items():
                 compared += 1
-                moved += _moved(what, metric, one[metric], other[metric], one[spread], other[spread])
+                if abs(one[metric] - other[metric]) >= LEAST_MS:
+                    moved += _moved(what, metric, one[metric], other[metric], one[spread], other[spread], floor=max(FLOOR, shift))
     pairs, lacking = _micro(before, after)
     for one, other in pairs:
         ratio = f"{one['metric']} ratio"
@@ -96,6 +102,12 @@ def _ways(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from ((way["way"], way) for way in (row, *row.get("variants", ())))
 
 
+def _shift(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """By what share the machine's pace moved around two ways; 0 where files do not say."""
+    paces = [*one.get("pace_ms", ()), *other.get("pace_ms", ())]
+    return max(paces) / min(paces) - 1 if paces and min(paces) > 0 else 0.0
+
+
 def _numbers(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
     """A way and its parts, as far as both have a spread."""
     yield name, one, other
@@ -104,10 +116,12 @@ def _numbers(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Ite
             yield f"{name}: {part}", ms, other["parts"][part]
 
 
-def _moved(what: str, metric: str, a: float, b: float, spread: Any, other: Any, *, rising: str = "slower") -> list[dict[str, Any]]:
+def _moved(
+    what: str, metric: str, a: float, b: float, spread: Any, other: Any, *, rising: str = "slower", floor: float = FLOOR
+) -> list[dict[str, Any]]:
     """One entry, or none for noise. rising: what a number that rises says."""
     falling = "faster" if rising == "slower" else "slower"
-    up, down = min(other) > max(spread) * (1 + FLOOR), min(spread) > max(other) * (1 + FLOOR)
+    up, down = min(other) > max(spread) * (1 + floor), min(spread) > max(other) * (1 + floor)
     if not (up or down):
         return []
     change = rising if up else falling

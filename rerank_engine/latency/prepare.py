@@ -28,7 +28,7 @@ from ..runtimes.pairs import PairTokenizer
 from ..stages import BM25, BiEncoder, ColBERT, CrossEncoder, Dense, MaxSim
 from . import facts, workload
 from .rows import LatencyRow
-from .timing import Clock
+from .timing import Clock, Pace
 
 T = TypeVar("T")
 LATE = "answerai-colbert-small-v1"
@@ -89,6 +89,10 @@ class Shared:
 
     def __post_init__(self) -> None:
         self.begin, self.queries = self.clock.wall(), workload.queries(self.effort.queries)
+
+    @cached_property
+    def pace(self) -> Pace:
+        return Pace(self.clock)
 
     def seconds_left(self) -> float:
         return self.effort.total - (self.clock.wall() - self.begin)

@@ -113,6 +113,26 @@ def timed(
     return Samples(ms[0, :done], ms[1, :done])
 
 
+class Pace:
+    """How quick the machine is at the moment: ms of a small job of numpy's alone, a product of matrices and a sum over memory.
+
+    What else runs on a shared machine moves it as it moves what is measured; two runs an hour apart differ by that before anything else.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        rng = np.random.default_rng(0)
+        self._clock, self._square = clock, rng.normal(size=(320, 320)).astype(np.float32)
+        self._long = np.ones(8 << 20, np.float32)  # 32 MB: more than one core's caches
+
+    def ms(self, times: int = 15) -> float:
+        """The median of so many."""
+        return round(timed(self._job, range(times), 1, warm_up=2, clock=self._clock).p50, 4)
+
+    def _job(self, _: int) -> None:
+        self._square @ self._square
+        self._long.sum()
+
+
 def percentiles(samples: Samples) -> dict[str, Any]:
     """What a row of results says of samples: the keys p50_ms, p95_ms, p99_ms, cpu_ms, spread_ms, cpu_spread_ms, calls and rounds."""
     return {

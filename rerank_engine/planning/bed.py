@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..codec import ResidualCodec, ResidualTokens
 from ..core import Pipeline, Query, Ranking, Rescore, Stage
 from ..corpus import Corpus
 from ..errors import BackendUnavailable, MissingDependency, ModelError
@@ -65,6 +66,11 @@ class Bed:
         return np.maximum(lengths(self.tokenizer, [query.text for query in self.queries]), 1)
 
     @cached_property
+    def short(self) -> list[Query]:
+        """The second halves of their words: what people type into a search box."""
+        return [Query(" ".join(words[len(words) // 2 :])) for words in (query.text.split() for query in self.queries)]
+
+    @cached_property
     def corpus(self) -> Corpus:
         """DISTINCT passages of each of LENGTHS, one group after the other."""
         return Corpus.from_texts([text for tokens in LENGTHS for text in passages(DISTINCT, tokens)])
@@ -73,6 +79,12 @@ class Bed:
     def tokens(self) -> NDArray[np.int64]:
         """int64 [passages]: their tokens."""
         return lengths(self.tokenizer, self.corpus.texts())
+
+    @cached_property
+    def late_tokens(self) -> tuple[Packed, ResidualTokens]:
+        """Of `corpus` by the late-interaction model: as they are, and in 2-bit codes."""
+        rows = self.model("late").encode_documents(self.corpus.texts())[0]
+        return rows, ResidualTokens.encode(rows, ResidualCodec.train(rows.values, 2, 512 if self.quick else 2048, iterations=1))
 
     @cached_property
     def sparse(self) -> SparseEncoder:
@@ -89,17 +101,26 @@ class Bed:
         rng = np.random.default_rng([group, depth])
         return [Ranking.in_order(self.corpus, group * DISTINCT + rng.permutation(DISTINCT)[:depth]) for _ in range(n)]
 
-    def searches(self, stage: str, made: Stage, n: int, tokens: float, rounds: int = 3) -> Setting:
-        """Runs of a retriever over n documents of so many tokens."""
-        work = [work_of(stage, Shape(n, tokens, float(q), 0.0, 0.0, 0.0)) for q in self.asked]
-        return self.runs(made, work, rounds=rounds)
+    def searches(self, stage: str, made: Stage, n: int, tokens: float, rounds: int = 3, short: bool = False) -> Setting:
+        """Runs of a retriever over n documents of so many tokens, by the questions or their short forms."""
+        queries = self.short if short else self.queries
+        asked = np.maximum(lengths(self.tokenizer, [query.text for query in queries]), 1)
+        work = [work_of(stage, Shape(n, tokens, float(q), 0.0, 0.0, 0.0)) for q in asked]
+        return self.runs(made, work, rounds=rounds, queries=queries)
 
-    def runs(self, stage: Stage, work: Sequence[Work], lists: Sequence[Ranking] | None = None, rounds: int = 3) -> Setting:
+    def runs(
+        self,
+        stage: Stage,
+        work: Sequence[Work],
+        lists: Sequence[Ranking] | None = None,
+        rounds: int = 3,
+        queries: Sequence[Query] | None = None,
+    ) -> Setting:
         """Runs of a stage on the first queries, with the work of each. lists: what a re-ranker is given, one a query."""
-        pipeline = Pipeline(stage)
+        pipeline, asked = Pipeline(stage), self.queries if queries is None else queries
 
         def run(i: int) -> object:
-            return pipeline.run([self.queries[i]], None if lists is None else [lists[i]])
+            return pipeline.run([asked[i]], None if lists is None else [lists[i]])
 
         ms = timed(run, range(len(work)), rounds, min(2, len(work)), clock=self.clock).wall_ms
         return [(own, float(value)) for row in ms for own, value in zip(work, row)]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..codec import ResidualCodec, ResidualTokens
-from ..core import Ranking, Rescore
+from ..codec import ResidualTokens
+from ..core import Ranking, Rescore, Stage
 from ..corpus import Corpus
 from ..cpus import resolve_threads
 from ..errors import InputError
@@ -73,8 +73,8 @@ def calibrate(
 
 def _bm25(bed: Bed) -> Stages:
     sizes = ((2_000, 150), (20_000, 60), (20_000, 150), (200_000, 150))
-    settings, stages = [], [(BM25(lexical(n, tokens).index(), k=1000), n, tokens) for n, tokens in sizes[: 3 if bed.quick else 4]]
-    settings = [bed.searches("bm25", stage, n, tokens, rounds=5) for stage, n, tokens in stages]
+    stages = [(BM25(lexical(n, tokens).index(), k=1000), n, tokens) for n, tokens in sizes[: 3 if bed.quick else 4]]
+    settings = [bed.searches("bm25", *stage, rounds=5, short=short) for stage in stages for short in (False, True)]
     yield fit("bm25", ("fixed", "query_token", "corpus"), settings, backend=stages[0][0].backend, threads=1)
 
 
@@ -136,9 +136,7 @@ def _pairs(bed: Bed, precision: str) -> StageCost:
 
 def _late(bed: Bed) -> Stages:
     encoder = bed.model("late")
-    rows = encoder.encode_documents(bed.corpus.texts())[0]
-    codec = ResidualCodec.train(rows.values, 2, 512 if bed.quick else 2048, iterations=1)
-    codes = ResidualTokens.encode(rows, codec)
+    rows, codes = bed.late_tokens
     told: dict[str, Any] = {"model": encoder.model, "threads": bed.threads}
     for precision in ("2bit", "float16"):
         settings = []
@@ -156,9 +154,14 @@ def _late(bed: Bed) -> Stages:
     for group, n in ((0, 1_000), (1, 1_000), (2, 2_000), (1, 4_000), (0, 20_000))[: 3 if bed.quick else 5]:
         stage = LateInteraction(_tiled(codes, bed.repeated(group, n)), encoder, k=1000)
         mean = float(bed.tokens[group * DISTINCT : (group + 1) * DISTINCT].mean())
-        settings.append(bed.runs(stage, [late_work(n, mean, float(q), len(codec.centroids)) for q in bed.asked], rounds=2))
+        settings.append(bed.runs(stage, [late_work(n, mean, float(q), len(codes.codec.centroids)) for q in bed.asked], rounds=2))
     assert stage is not None
     yield fit("late", ("fixed", "query_token", "token", "corpus"), settings, precision="2bit", backend=stage.backend, **told)
+
+
+def _late_interaction(bed: Bed, n: int) -> LateInteraction:
+    """Over n documents of middling length, in 2-bit codes."""
+    return LateInteraction(_tiled(bed.late_tokens[1], bed.repeated(1, n)), bed.model("late"), k=1000)
 
 
 def _tiled(codes: ResidualTokens, taken: NDArray[np.int64]) -> TokenIndex:
@@ -176,11 +179,12 @@ def _fuse(bed: Bed) -> Stages:
     """Beside the branches' own times, which are taken here too: what is added, and what running side by side saves or costs.
 
     Each index has a corpus of its own, as one that was opened from a file has: documents are then found by their ids."""
-    n, sparse = 2_000, list[SPLADE]()
+    n, others = 2_000, list[Stage]()
     bm25, dense = BM25(lexical(n).index(), k=1000), Dense(_vectors(n), bed.model("dense"), k=1000)
-    with suppress(*ABSENT):
-        sparse.append(_sparse(bed, n))
-    sets: list[list[Any]] = [[bm25, dense], *(more for own in sparse for more in ([bm25, own], [dense, own], [bm25, dense, own]))]
+    for made in (_sparse, _late_interaction):
+        with suppress(*ABSENT):
+            others.append(made(bed, n))
+    sets: list[list[Stage]] = [[bm25, dense], *([first, own] for own in others for first in (bm25, dense)), [bm25, dense, *others]]
     settings = []
     for chosen in sets:
         alone = np.sum([[ms for _, ms in bed.runs(stage, [Work()] * len(bed.queries), rounds=1)] for stage in chosen], axis=0)

@@ -113,12 +113,12 @@ def _part(cost: StageCost | None, stage: str, shape: Shape, depth: int = 0) -> P
 
 
 def work_of(stage: str, shape: Shape, documents: float = 0.0) -> Work:
-    """What one query of this shape asks of a stage. documents: that a re-ranker scores. corpus is, in millions, for bm25 the square root of
-    documents * their tokens * the query's (what is left of postings when blocks are skipped grows about so), for dense and splade the
-    documents, for late what `late_work` says."""
+    """What one query of this shape asks of a stage. documents: that a re-ranker scores. corpus is, in millions, for bm25 the
+    query's tokens * (documents * their tokens) ^ 0.4 (what is left of postings when blocks are skipped grows about so), for dense and
+    splade the documents, for late what `late_work` says."""
     q, n, millions = shape.query_tokens, shape.corpus_size, shape.corpus_size / 1e6
     if stage == "bm25":
-        return Work(query_token=q, corpus=float(np.sqrt(millions * shape.tokens * q)))
+        return Work(query_token=q, corpus=float(q * (millions * shape.tokens) ** 0.4))
     if stage in ("dense", "splade"):
         return Work(query_token=q, corpus=millions)
     if stage == "late":

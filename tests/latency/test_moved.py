@@ -104,3 +104,25 @@ def test_one_round_alone_is_said() -> None:
 def test_a_busy_machine_is_said() -> None:
     (line,) = compare(FOUND, {**FOUND, "load_before": 3.5})["unlike"]
     assert "a load of 3.5" in line
+
+
+@pytest.mark.parametrize(("paces", "changed"), [(([3.0, 3.1], [3.0, 3.2]), True), (([3.0, 3.0], [4.5, 3.0]), False), (([], []), True)])
+def test_what_the_machine_itself_moved_by_is_not_told_from_noise(paces: tuple[list[float], list[float]], changed: bool) -> None:
+    one, other = (json.loads(json.dumps(FOUND)) for _ in range(2))
+    scaled(other["rows"][0], 1.6)
+    for result, pace in zip((one, other), paces):
+        if pace:
+            result["rows"][0]["pace_ms"] = pace
+    found = compare(one, other)
+    assert [m["what"] for m in found["moved"]] == ["bm25"] * changed
+    assert [line.split(":")[0] for line in found["unlike"]] == ["the machine's own pace moved by 50%, and less than that is not told"] * (
+        not changed
+    )
+
+
+def test_a_few_microseconds_are_no_move() -> None:
+    one, other = (json.loads(json.dumps(FOUND)) for _ in range(2))
+    for result, by in ((one, 0.004), (other, 0.008)):
+        for key in ("p50_ms", "spread_ms", "cpu_ms", "cpu_spread_ms"):
+            scaled(result["rows"][0]["parts"]["search"], by, (key,))
+    assert compare(one, other)["moved"] == []
