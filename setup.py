@@ -50,6 +50,7 @@ setup(
         "rerank_engine": ["py.typed", "*.pyi"],
         "rerank_engine.demo": ["data/*", "data/qrels/*"],
         "rerank_engine.planning": ["data/*"],
+        "rerank_engine.serve": ["page/*"],
         "rerank_kernels": ["README.md"],
     },
     include_package_data=False,  # package_data says it all

@@ -12,6 +12,7 @@ RerankError
 │   ├── UnsupportedModelError        a model that is understood but cannot do what was asked
 │   ├── CorruptModelError            a file of the model does not parse or load
 │   └── UnsafeModelError             a file that reaches outside the model's own folder
+├── HostedError                      a hosted re-ranker that does not answer, or answers what cannot be right
 ├── Cancelled                        the caller took back what it asked for
 ├── BackendUnavailable               a backend, runtime or device asked for by name cannot run here
 └── MissingDependency (ImportError)  an optional package that this feature needs is not installed
@@ -84,6 +85,14 @@ class CorruptModelError(ModelError):
 
 class UnsafeModelError(ModelError):
     """A file of the model reaches outside the model's own folder."""
+
+
+class HostedError(RerankError):
+    """A hosted re-ranker does not answer, or answers what cannot be right. status: of the HTTP response, where there was one."""
+
+    def __init__(self, what: str, *, got: object = _ABSENT, expected: str = "", hint: str = "", status: int | None = None) -> None:
+        super().__init__(what, got=got, expected=expected, hint=hint)
+        self.status = status
 
 
 class Cancelled(RerankError):

@@ -10,6 +10,7 @@ from .dedup import Dedup
 from .dense import BiEncoder, Dense
 from .feedback import RM3
 from .fusion import Fuse
+from .hosted import Hosted
 from .late import CertifiedMaxSim, LateInteraction, MaxSim
 from .lexical import BM25
 from .rules import Rules
@@ -36,6 +37,7 @@ __all__ = [
     "Dedup",
     "Dense",
     "Fuse",
+    "Hosted",
     "LateInteraction",
     "LostInTheMiddle",
     "MaxSim",

@@ -122,13 +122,18 @@ class CrossEncoder(Scorer):
 
     def count_tokens(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[NDArray[np.int64]]:
         """What the network would be given for each document of each ranking, int64 [n]; nothing is run."""
+        return [tokens for tokens, _ in self.counted(queries, rankings)]
+
+    def counted(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+        """(`count_tokens`, the tokens int32 [n] that would be cut off) for each ranking; nothing is run."""
         out = []
         for row in _pairs_of(queries, rankings):
-            full = np.array([bool(document.strip()) for _, document in row], bool)
+            full, dropped = np.array([bool(document.strip()) for _, document in row], bool), np.zeros(len(row), np.int32)
             if full.any():
                 made = self._encode(row)
                 full = full * np.bincount(made.owner, weights=made.tokens.ids.lengths, minlength=len(row))
-            out.append(full.astype(np.int64))
+                dropped = made.dropped
+            out.append((full.astype(np.int64), dropped))
         return out
 
     def shortened(self, tokens: int) -> CrossEncoder:

@@ -1,0 +1,255 @@
+"""The rerank server under load: `python -m benchmarks.bench_server [--quick] [--json]`.
+
+Requests come at random times that do not wait for answers (open loop, Poisson), and latency counts from when a request should have been
+sent, so that a server that stalls cannot hide it (no coordinated omission). Most are short, some are long: LENGTHS. Three servers take the
+same arrivals over a real connection, in this process, with the same scorer, which sleeps for MS a document so that the capacity is known:
+
+ours               rerank_engine.serve
+one at a time      a request is scored whole, the next waits; nothing is turned away
+permits a text     as TEI admits: a permit for each text, 512 in all, or 429; then batches in the order of arrival
+
+Loads are shares of the capacity. goodput: documents a second of answers within SLO; short: latency of requests of at most 5 documents. A
+row a load and peer: "ours" and "theirs" are the p95 of short requests, ms; ratio: theirs / ours; the rest beside them. "batched": the
+throughput of 32 short requests at a time over that of one request with as many documents; "overhead": p50 at one connection, ms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from benchmarks import harness
+from rerank_engine.core import Query, Ranking, Scorer, Scores
+from rerank_engine.corpus import Corpus
+from rerank_engine.serve import create_app
+
+MS = 2.0  # of a document
+SLO = 1.0  # s
+LENGTHS = ((0.80, 1, 5), (0.15, 20, 60), (0.05, 200, 500))  # share, documents from, to
+LOADS = (0.5, 0.9, 2.0)
+PERMITS, BATCH = 512, 32
+
+
+class Sleeping(Scorer):
+    """MS a document; the score is the number in its text."""
+
+    model = "sleeping"
+
+    def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
+        time.sleep(MS * sum(map(len, rankings)) / 1e3)
+        return [Scores(np.array(row.corpus.texts(row.ids), np.float32), "logit") for row in rankings]
+
+
+def one_at_a_time(scorer: Scorer) -> Starlette:
+    held = asyncio.Lock()
+
+    async def rerank(request: Request) -> JSONResponse:
+        body = await request.json()
+        async with held:
+            return JSONResponse(await asyncio.to_thread(_scored, scorer, body["texts"]))
+
+    return Starlette(routes=[Route("/rerank", rerank, methods=["POST"])])
+
+
+def permits_a_text(scorer: Scorer) -> Starlette:
+    """Texts wait one by one in the order of their arrival; a request that finds too few permits fails as a whole."""
+    free, waiting, running = PERMITS, list[tuple[str, asyncio.Future[float]]](), False
+
+    async def work() -> None:
+        nonlocal running
+        while waiting:
+            batch = [waiting.pop(0) for _ in range(min(BATCH, len(waiting)))]
+            rows = await asyncio.to_thread(_scored, scorer, [text for text, _ in batch])
+            for row in rows:
+                batch[row["index"]][1].set_result(row["score"])
+        running = False
+
+    async def rerank(request: Request) -> JSONResponse:
+        nonlocal free, running
+        texts = (await request.json())["texts"]
+        if len(texts) > free:
+            return JSONResponse({"error": "Model is overloaded"}, 429)
+        free -= len(texts)
+        try:
+            futures = [asyncio.get_running_loop().create_future() for _ in texts]
+            waiting.extend(zip(texts, futures))
+            if not running:
+                running = True
+                asyncio.ensure_future(work())  # noqa: RUF006
+            scores = await asyncio.gather(*futures)
+        finally:
+            free += len(texts)
+        return JSONResponse(sorted(({"index": i, "score": score} for i, score in enumerate(scores)), key=lambda row: -row["score"]))
+
+    return Starlette(routes=[Route("/rerank", rerank, methods=["POST"])])
+
+
+def _scored(scorer: Scorer, texts: list[str]) -> list[dict[str, Any]]:
+    values = scorer.score([Query("q")], [Ranking.in_order(Corpus.from_texts(texts))])[0].values
+    return sorted(({"index": i, "score": float(v)} for i, v in enumerate(values)), key=lambda row: -row["score"])
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    held = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [held]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        held.close()
+
+
+def arrivals(load: float, seconds: float, seed: int = 0) -> list[tuple[float, list[str]]]:
+    """(second, texts) of each request. Every text is a number of its own, so that an answer proves whose it is."""
+    rng, numbers = np.random.default_rng(seed), itertools.count()
+    shares, low, high = (np.array(column) for column in zip(*LENGTHS))
+    rate = load * 1e3 / MS / float(shares @ (low + high) / 2)  # requests a second
+    times = np.cumsum(rng.exponential(1 / rate, int(rate * seconds * 1.5) + 10))
+    kinds = rng.choice(len(LENGTHS), len(times), p=shares)
+    return [
+        (t, [str(next(numbers)) for _ in range(rng.integers(low[k], high[k] + 1))]) for t, k in zip(times.tolist(), kinds) if t < seconds
+    ]
+
+
+async def loaded(url: str, asked: Sequence[tuple[float, list[str]]]) -> list[tuple[int, int, float]]:
+    """(documents, status, seconds from when it should have been sent) of each request; status 0: a wrong answer, or none."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+        begin = time.perf_counter()
+
+        async def one(at: float, texts: list[str]) -> tuple[int, int, float]:
+            await asyncio.sleep(max(0.0, begin + at - time.perf_counter()))
+            try:
+                answer = await client.post("/rerank", json={"query": "q", "texts": texts, "raw_scores": True})
+                right = answer.status_code != 200 or [row["index"] for row in answer.json()] == list(range(len(texts)))[::-1]
+                status = answer.status_code if right else 0
+            except httpx.HTTPError:
+                status = 0
+            return len(texts), status, time.perf_counter() - begin - at
+
+        return list(await asyncio.gather(*(one(at, texts) for at, texts in asked)))
+
+
+def told(found: Sequence[tuple[int, int, float]], seconds: float) -> dict[str, Any]:
+    n, status, took = (np.array(column) for column in zip(*found))
+    done = status == 200
+    short, long = done & (n <= LENGTHS[0][2]), done & (n >= LENGTHS[-1][1])
+    ms = {
+        f"{name}_p{q}_ms": round(1e3 * float(np.percentile(took[kept], q)), 1)
+        for name, kept in (("short", short), ("long", long))
+        for q in (50, 95, 99)
+        if kept.any()
+    }
+    return {
+        "requests": len(found), "answered": int(done.sum()), "turned_away": int((status == 429).sum() + (status == 503).sum()),
+        "lost_or_wrong": int((status == 0).sum()), "goodput": round(float(n[done & (took <= SLO)].sum() / seconds), 1), **ms,
+    }  # fmt: skip
+
+
+def rows(quick: bool) -> Iterator[dict[str, Any]]:
+    seconds = 5 if quick else 30
+    made: dict[str, Callable[[], Any]] = {
+        "ours": lambda: create_app(Sleeping()),
+        "one at a time": lambda: one_at_a_time(Sleeping()),
+        "permits a text": lambda: permits_a_text(Sleeping()),
+    }
+    peak = 0.0
+    for load in LOADS:
+        asked, by = arrivals(load, seconds), dict[str, dict[str, Any]]()
+        for name, make in made.items():
+            with served(make()) as url:
+                asyncio.run(loaded(url, arrivals(0.3, 1, seed=1)))  # the pace is known, connections are there
+                by[name] = told(asyncio.run(loaded(url, asked)), seconds)
+            harness.note(f"{load}x {name}: {by[name]}")
+        ours = by.pop("ours")
+        peak = max(peak, ours["goodput"])
+        for name, theirs in by.items():
+            a, b = ours["short_p95_ms"], theirs.get("short_p95_ms")
+            yield {
+                "bench": "server", "case": f"{load:g}x", "peer": name, "metric": "short_p95_ms", "ours": a, "theirs": b,
+                "ratio": None if b is None else round(b / a, 2), "spread": [], "verified": ours["lost_or_wrong"] == 0,
+                "of_ours": ours, "of_theirs": theirs, "goodput_of_peak": round(ours["goodput"] / peak, 3),
+            }  # fmt: skip
+    yield from _alone(quick)
+
+
+def _alone(quick: bool) -> Iterator[dict[str, Any]]:
+    """Throughput of short requests side by side, and what a request costs beside its scoring."""
+    with served(create_app(Sleeping())) as url, httpx.Client(base_url=url, timeout=60) as client:
+        texts = [str(i) for i in range(320)]
+
+        def whole() -> float:
+            start = time.perf_counter()
+            client.post("/rerank", json={"query": "q", "texts": texts})
+            return time.perf_counter() - start
+
+        def parts() -> float:
+            asked = [(0.0, texts[i : i + 10]) for i in range(0, 320, 10)]
+            start = time.perf_counter()
+            asyncio.run(loaded(url, asked))
+            return time.perf_counter() - start
+
+        whole(), parts()
+        times = np.array([(whole(), parts()) for _ in range(3 if quick else 9)])
+        a, b = np.median(times, axis=0).tolist()
+        spread = np.percentile(times[:, 0] / times[:, 1], [25, 75]).round(3).tolist()
+        yield _row("batched", "32 requests of 10 against one of 320", "seconds", round(b, 4), round(a, 4), round(a / b, 4), spread)
+        took = []
+        for _ in range(50 if quick else 300):
+            start = time.perf_counter()
+            client.post("/rerank", json={"query": "q", "texts": ["1"]})
+            took.append(1e3 * (time.perf_counter() - start) - MS)
+        low, middle, high = np.percentile(took, [25, 50, 75]).tolist()
+        yield _row(
+            "overhead",
+            "beside its document, one connection",
+            "ms",
+            round(middle, 3),
+            MS,
+            round(MS / middle, 3),
+            [round(MS / x, 3) for x in (high, low)],
+        )
+
+
+def _row(case: str, peer: str, metric: str, ours: float, theirs: float, ratio: float, spread: list[float]) -> dict[str, Any]:
+    return {
+        "bench": "server",
+        "case": case,
+        "peer": peer,
+        "metric": metric,
+        "ours": ours,
+        "theirs": theirs,
+        "ratio": ratio,
+        "spread": spread,
+        "verified": True,
+    }
+
+
+def main() -> None:
+    parser = harness.arguments(__doc__)
+    args = parser.parse_args()
+    harness.report(lambda: rows(args.quick), args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""`rerank-engine serve`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import cli
+from ..core import Stage
+from ..errors import InputError
+from ..ops.checks import count
+
+RETRIEVED = 1000  # documents of a retriever's list
+
+
+def register(commands: cli.Commands) -> None:
+    sub = commands("serve", serve, "answer re-ranking requests over HTTP: the APIs of Cohere, Jina, Voyage, TEI, vLLM and infinity")
+    sub.add_argument("--model", help="a folder, a bundled name or a hub name (default: ms-marco-MiniLM-L-12-v2)")
+    sub.add_argument("--spans", metavar="MODEL", help="a late-interaction model that finds relevant_spans for a cross-encoder")
+    sub.add_argument(
+        "--index", action="append", metavar="INDEX", help="search this index at /search, then the model re-ranks; several are fused"
+    )
+    sub.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
+    sub.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any that is free")
+    sub.add_argument("--keys", metavar="FILE", help="bearer tokens that let in, one a line; without it everybody is")
+    sub.add_argument("--threads", type=int, help="threads of the model (default: what this process may use)")
+    sub.add_argument("--runtime", choices=("onnx", "torch", "tensorrt"), help="what runs the model (default: the best that does here)")
+    sub.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+    sub.add_argument("--precision", choices=("float32", "float16", "bfloat16"), help="default: the file's, or half on a GPU")
+    sub.add_argument(
+        "--long", choices=("truncate", "error", "chunk"), help="what becomes of a document that does not fit (default: truncate)"
+    )
+    sub.add_argument("--max-documents", type=int, default=10_000, metavar="N", help="of a request (default: 10000)")
+    sub.add_argument("--max-body-mb", type=int, default=16, metavar="N", help="of a request (default: 16)")
+    sub.add_argument(
+        "--max-wait-ms", type=float, default=5_000, metavar="MS", help="work that may wait; more is turned away (default: 5000)"
+    )
+
+
+def serve(args: argparse.Namespace) -> None:
+    from ..serve import Limits, create_app
+    from ..serve.run import run
+
+    keys = read_keys(args.keys)
+    if not 0 <= args.port <= 65_535:
+        raise InputError("--port", got=args.port, expected="0 to 65535")
+    limits = Limits(
+        documents=count("--max-documents", args.max_documents),
+        body_bytes=count("--max-body-mb", args.max_body_mb) << 20,
+        wait_ms=args.max_wait_ms,
+    )
+    scorer, spans = models(args)
+    app = create_app(scorer, spans=spans, retriever=retriever(args.index or [], args.threads), keys=keys, limits=limits)
+    run(app, host=args.host, port=args.port, stop_s=limits.stop_s, note=cli.note)
+
+
+def models(args: argparse.Namespace) -> Any:
+    """(the scorer, what finds spans, None without)"""
+    from ..api import DEFAULT_MODEL
+    from ..core import Scorer
+    from ..runtimes import load
+    from ..stages import ColBERT
+
+    given = {key: getattr(args, key) for key in ("threads", "runtime", "device", "precision", "long") if getattr(args, key) is not None}
+    scorer = load(args.model or DEFAULT_MODEL, **given)
+    if not isinstance(scorer, Scorer):
+        raise InputError("--model", got=repr(scorer), expected="a cross-encoder or a late-interaction model")
+    spans = None if args.spans is None else load(args.spans, threads=args.threads)
+    if not isinstance(spans, (ColBERT, type(None))):
+        raise InputError("--spans", got=repr(spans), expected="a late-interaction model")
+    return scorer, spans
+
+
+def retriever(paths: Sequence[str], threads: int | None) -> Stage | None:
+    """What finds documents in these indexes, each by the model that made it; the lists of several are fused. None for none."""
+    from ..stages import Fuse
+
+    stages = [searching(path, threads) for path in paths]
+    return None if not stages else stages[0] if len(stages) == 1 else Fuse(*stages, top=RETRIEVED)
+
+
+def searching(path: str, threads: int | None) -> Stage:
+    from ..indexes import BM25Index, ImpactIndex, TokenIndex, VectorIndex
+    from ..stages import BM25, SPLADE, Dense, LateInteraction
+    from . import kinds
+    from .encoded import encoder_of
+    from .tokens import late_model
+
+    kind = kinds.kind_at(path)
+    if kind == kinds.BM25:
+        return BM25(BM25Index.open(path), k=RETRIEVED)
+    family: Any = {kinds.TOKENS: TokenIndex, kinds.VECTORS: VectorIndex, kinds.IMPACTS: ImpactIndex}[kind]
+    opened = family.open(path)
+    name = kinds.model_for(argparse.Namespace(model=None), opened.made_by, kind)
+    if kind == kinds.TOKENS:
+        return LateInteraction(opened, late_model(name, threads), k=RETRIEVED, num_threads=threads)
+    encoder = encoder_of(kind, name, threads)
+    return Dense(opened, encoder, k=RETRIEVED) if kind == kinds.VECTORS else SPLADE(opened, encoder, k=RETRIEVED, threads=threads)
+
+
+def read_keys(path: str | None) -> list[str]:
+    """Of a file, or of $RERANK_ENGINE_KEYS, separated by commas. Raises InputError for a file without one."""
+    if path is None:
+        return [key.strip() for key in os.environ.get("RERANK_ENGINE_KEYS", "").split(",") if key.strip()]
+    keys = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    if not keys:
+        raise InputError("--keys", got=f"no line in {path}", expected="a token a line")
+    return keys

@@ -1,0 +1,166 @@
+"""Texts in, a ranked answer out, for one request among many: admission, tokens, the scheduler, what is told of each document."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core import Query, Ranking, Scorer, with_tail
+from ..corpus import Corpus
+from ..errors import InputError
+from ..stages.colbert import ColBERT
+from ..stages.cross import CrossEncoder, sigmoid
+from .scheduler import Job, Overloaded, Scheduler
+
+CHARS_A_TOKEN = 4.0  # of the estimate that admission goes by, before a text is tokenised
+SPECIAL = 3
+
+
+class OutOfTime(Exception):
+    """The deadline passed before a single document was scored."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """order int64 [n]: documents by their place in the request, best first. scores float64 [n] in that order, of `scale`, in [0, 1] for
+    "probability". By place in the request: scored bool [n], whether the time sufficed, those it did not keep their old order behind the
+    others; truncated int32 [n], tokens that were cut off. tokens: read. seconds: of "tokenization", "queue", "inference"."""
+
+    order: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    scale: str
+    scored: NDArray[np.bool_]
+    truncated: NDArray[np.int32]
+    tokens: int
+    seconds: dict[str, float]
+
+
+class Service:
+    """One scorer behind a scheduler. spans: a late-interaction model that tells which words of a document were met; by default the scorer,
+    if it is one. told(name, **values): of waves and of tokenization, for metrics."""
+
+    def __init__(self, scorer: Scorer, *, spans: ColBERT | None = None, told: Callable[..., None] | None = None, **schedule: Any) -> None:
+        self.scorer = scorer
+        self.spans = spans if spans is not None else scorer if isinstance(scorer, ColBERT) else None
+        self.scheduler = Scheduler(scorer, told=told, **schedule)
+        self.pool = ThreadPoolExecutor(2, "rerank-tokens")
+        self._tokenizer: Any = getattr(scorer, "tokenizer", None)
+        self.limit = int(getattr(self._tokenizer, "max_length", 512))
+
+    @property
+    def model(self) -> str:
+        return str(getattr(self.scorer, "model", self.scorer.name))
+
+    def warm(self) -> None:
+        """A first job, so that the pace is known and what is loaded lazily is there."""
+        job = Job(Query("what is this"), Corpus.from_texts(["a first document"] * 2), np.full(2, 12, np.int64))
+        self.scheduler.submit(job, 0)
+        job.done.result()
+
+    async def rank(
+        self,
+        query: str,
+        texts: Sequence[str],
+        *,
+        raw: bool = False,
+        most_tokens: int | None = None,
+        refuse_long: bool = False,
+        priority: int = 0,
+        until: float | None = None,
+    ) -> Ranked:
+        """raw: logits, not their sigmoid. most_tokens: of a document; refuse_long: a document that does not fit is an error. until: a time
+        of `time.monotonic()`; then what is there is the answer.
+
+        A task that runs it may be cancelled: its work is forgotten then. Raises InputError, Overloaded, OutOfTime, what the scorer raises.
+        """
+        if not query.strip():
+            raise InputError("query", got="an empty text", expected="a question")
+        guess, loop, begun = self._estimate(query, texts), asyncio.get_running_loop(), time.monotonic()
+        self.scheduler.admit(guess)
+        try:
+            corpus, costs, cut = await loop.run_in_executor(self.pool, self._prepare, query, texts, most_tokens, refuse_long)
+            job = Job(Query(query), corpus, costs, priority)
+        except BaseException:
+            self.scheduler.release(guess)
+            raise
+        read = time.monotonic() - begun
+        self.scheduler.submit(job, guess)
+        try:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            await asyncio.wait_for(asyncio.wrap_future(job.done), left)
+        except (asyncio.TimeoutError, TimeoutError):
+            pass
+        finally:
+            self.scheduler.drop(job)
+        if len(texts) and not job.scored.any():
+            raise OutOfTime
+        seconds = {"tokenization": read, "queue": job.waited, "inference": job.worked}
+        return _ranked(job, cut, raw, seconds)
+
+    def _estimate(self, query: str, texts: Sequence[str]) -> int:
+        own = len(query) / CHARS_A_TOKEN + SPECIAL
+        return int(sum(min(own + len(text) / CHARS_A_TOKEN, self.limit) for text in texts)) + 1
+
+    def _prepare(
+        self, query: str, texts: Sequence[str], most: int | None, refuse_long: bool
+    ) -> tuple[Corpus, NDArray[np.int64], NDArray[np.int32]]:
+        """(the documents, tokens of each with the query, tokens that `most` cut off). A cross-encoder's tokenizer remembers them."""
+        kept, cut = list(texts), np.zeros(len(texts), np.int32)
+        if most is not None and most < self.limit and self._tokenizer is not None and texts:
+            for i, (tokens, starts) in enumerate(self._tokenizer.with_starts(kept)):
+                if len(tokens) > most:
+                    kept[i], cut[i] = kept[i][: int(starts[most])], len(tokens) - most
+        corpus = Corpus.from_texts(kept)
+        if isinstance(self.scorer, CrossEncoder):
+            costs, dropped = self.scorer.counted([Query(query)], [Ranking.in_order(corpus)])[0]
+            if refuse_long and dropped.any():
+                row = int(np.flatnonzero(dropped)[0])
+                got = f"{dropped[row]} tokens more than fit beside the query"
+                raise InputError(f"document {row}", got=got, expected="one that fits", hint="Ask for truncation, or shorten it.")
+        else:
+            costs = np.array([self._estimate(query, [text]) for text in kept], np.int64)
+        return corpus, costs, cut
+
+    async def relevant_spans(self, query: str, texts: Sequence[str], threshold: float, most: int | None) -> list[list[dict[str, Any]]]:
+        """Of each text [{"start", "end", "score"}], code points, the highest first: what of the text the query's words met, as a share of
+        all its words, at least `threshold`. Raises InputError where no late-interaction model is served."""
+        model = self.spans
+        if model is None:
+            hint = "Start the server with --spans answerai-colbert-small-v1."
+            raise InputError("relevant_spans", got="no late-interaction model", expected="one", hint=hint)
+
+        def found() -> list[list[dict[str, Any]]]:
+            rows = []
+            for text in texts:
+                told = model.explain_by(query, text) if text.strip() else None
+                asked = sum(match.query_end > match.query_start for match in told.matches) if told else 1
+                spans = [
+                    {**span, "score": min(1.0, max(0.0, span["score"] / max(1, asked)))} for span in (told.relevant_spans if told else ())
+                ]
+                rows.append([span for span in spans if span["score"] >= threshold][:most])
+            return rows
+
+        return await asyncio.get_running_loop().run_in_executor(self.pool, found)
+
+    def close(self) -> None:
+        self.scheduler.close()
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _ranked(job: Job, cut: NDArray[np.int32], raw: bool, seconds: dict[str, float]) -> Ranked:
+    read, unread = np.flatnonzero(job.scored), np.flatnonzero(~job.scored)
+    best = read[np.lexsort((read, -job.values[read].astype(np.float64)))]
+    scores, scale = with_tail(job.values[best], len(unread)).astype(np.float64), job.scale
+    if scale == "logit" and not raw:  # the order is that of the float32 logits: where probabilities meet at 1 it still holds
+        scores, scale = sigmoid(scores), "probability"
+    return Ranked(np.concatenate([best, unread]), scores, scale, job.scored.copy(), job.truncated + cut, job.tokens, seconds)
+
+
+__all__ = ["OutOfTime", "Overloaded", "Ranked", "Service"]

@@ -1,0 +1,302 @@
+"""Re-rankers behind an HTTP API, as scorers: Cohere, Voyage, Jina, Mixedbread, TEI, vLLM, and what speaks their shape. Needs httpx."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core import LOWEST, Query, Ranking, Scorer, Scores
+from ..errors import HostedError, InputError, MissingDependency
+from ..limits import limits
+from ..ops.checks import count, finite_number, one_of
+
+RETRIED = frozenset({408, 409, 425, 429})  # and all from 500 on; others are the caller's to mend
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+
+
+@dataclass(frozen=True)
+class Provider:
+    """url: where it lives, "" for one's own server; path: of its API; most: documents of a request; key: the environment variable of the
+    key; body: (model, query, texts) -> request; rows: response -> [{"index", score key}, ...]; score: that key; scale: what scores are."""
+
+    url: str
+    path: str
+    model: str
+    most: int
+    key: str
+    body: Callable[[str, str, list[str]], dict[str, Any]]
+    rows: str = "results"
+    score: str = "relevance_score"
+    scale: str = "relevance"
+
+
+def _documents(model: str, query: str, texts: list[str]) -> dict[str, Any]:
+    return {"model": model, "query": query, "documents": texts}
+
+
+def _tei(model: str, query: str, texts: list[str]) -> dict[str, Any]:
+    return {"query": query, "texts": texts, "truncate": True, "raw_scores": True}
+
+
+def _jina(model: str, query: str, texts: list[str]) -> dict[str, Any]:
+    return {**_documents(model, query, texts), "return_documents": False}
+
+
+def _mixedbread(model: str, query: str, texts: list[str]) -> dict[str, Any]:
+    return {"model": model, "query": query, "input": texts, "top_k": len(texts), "return_input": False}
+
+
+PROVIDERS = {
+    "cohere": Provider("https://api.cohere.com", "/v2/rerank", "rerank-v3.5", 1000, "COHERE_API_KEY", _documents),
+    "voyage": Provider("https://api.voyageai.com", "/v1/rerank", "rerank-2.5", 1000, "VOYAGE_API_KEY", _documents, "data"),
+    "jina": Provider("https://api.jina.ai", "/v1/rerank", "jina-reranker-v2-base-multilingual", 1000, "JINA_API_KEY", _jina),
+    "mixedbread": Provider(
+        "https://api.mixedbread.com", "/v1/reranking", "mxbai-rerank-large-v2", 1000, "MXBAI_API_KEY", _mixedbread, "data", "score"
+    ),
+    "tei": Provider("", "/rerank", "", 32, "TEI_API_KEY", _tei, "", "score", "logit"),
+    "vllm": Provider("", "/v1/rerank", "", 1000, "VLLM_API_KEY", _documents),
+    "openai-compatible": Provider("", "/v1/rerank", "", 1000, "OPENAI_API_KEY", _documents),
+}
+
+
+@dataclass
+class Usage:
+    """What was asked of a provider so far. tokens, search_units: as it counts them; cost: by the prices that were given."""
+
+    requests: int = 0
+    retries: int = 0
+    failures: int = 0
+    documents: int = 0
+    tokens: int = 0
+    search_units: float = 0.0
+    cost: float = 0.0
+
+
+class _Late(HostedError):
+    """The deadline came first."""
+
+
+@dataclass(eq=False)
+class _Call:
+    """A request: documents `start` to `end` of a query's list. values: their scores, or None; error: why not."""
+
+    query: int
+    start: int
+    texts: list[str]
+    values: NDArray[np.float32] | None = None
+    error: HostedError | None = None
+    facts: dict[str, float] = field(default_factory=dict)
+
+
+@final
+class Hosted(Scorer):
+    """The scores that a provider gives, on its own scale. A Scorer like any other: `rr.Rescore(rr.Hosted("cohere"), depth=100)`.
+
+    provider: cohere, voyage, jina, mixedbread, tei, vllm, openai-compatible. base_url: in place of its own, and needed for the last three.
+    key: in place of the environment variable's (COHERE_API_KEY, ...). batch: documents of a request, at most the provider's own limit;
+    concurrency: requests at a time. timeout_s: of one; retries: after 408, 409, 425, 429, 5xx and lost connections, waiting as Retry-After
+    says, else 0.5 s, 1 s, 2 s, ..., each with jitter.
+    failed: what becomes of a list one of whose requests fails for good: "raise" HostedError; "keep": its documents keep their old order
+    behind the others (column `scored`); "fallback": the scorer `fallback` scores the whole list, so that scales do not mix.
+    Under a deadline of `rr.limited` requests end with it, and what they were for is not scored.
+    price_per_search, price_per_million_tokens: for `usage.cost`.
+
+    Every answer is checked: each document once, an index in range, a finite score. Facts of its step: {"requests", "tokens"} and, where it
+    was used, {"fallback": True}. Texts leave this machine; nothing else does, and redirects are not followed.
+    Raises InputError, MissingDependency (httpx), HostedError.
+    """
+
+    timely = True
+
+    def __init__(
+        self,
+        provider: str,
+        *,
+        model: str | None = None,
+        base_url: str | None = None,
+        key: str | None = None,
+        batch: int | None = None,
+        concurrency: int = 4,
+        timeout_s: float = 30.0,
+        retries: int = 4,
+        failed: str = "raise",
+        fallback: Scorer | None = None,
+        price_per_search: float = 0.0,
+        price_per_million_tokens: float = 0.0,
+        transport: Any = None,
+    ) -> None:
+        try:
+            import httpx
+        except ModuleNotFoundError as error:
+            raise MissingDependency("Hosted: httpx is not installed", hint="pip install httpx") from error
+        self.provider = one_of("Hosted: provider", provider, tuple(PROVIDERS))
+        self._how = PROVIDERS[provider]
+        self.url = (base_url or self._how.url).rstrip("/")
+        if not self.url.startswith(("https://", "http://")):
+            raise InputError("Hosted: base_url", got=base_url, expected=f"the http(s) address of a {provider} server")
+        self.model = self._how.model if model is None else model
+        self.batch = min(self._how.most, self._how.most if batch is None else count("Hosted: batch", batch))
+        self.concurrency, self.timeout_s = count("Hosted: concurrency", concurrency), finite_number("Hosted: timeout_s", timeout_s, 0)
+        self.retries = int(finite_number("Hosted: retries", retries, 0))
+        self.failed = one_of("Hosted: failed", failed, ("raise", "keep", "fallback"))
+        if (failed == "fallback") != isinstance(fallback, Scorer):
+            raise InputError("Hosted: fallback", got=repr(fallback), expected="a scorer exactly where failed='fallback'")
+        self.fallback, self.usage, self.backend = fallback, Usage(), provider
+        prices = ("price_per_search", price_per_search), ("price_per_million_tokens", price_per_million_tokens)
+        self._prices = [finite_number(f"Hosted: {name}", price, 0) for name, price in prices]
+        own = os.environ.get(self._how.key, "") if key is None else key
+        headers = {"authorization": f"Bearer {own}"} if own else {}
+        self._errors, self._lock = httpx.TransportError, threading.Lock()
+        self._client = httpx.Client(headers=headers, timeout=self.timeout_s, follow_redirects=False, transport=transport)
+
+    def close(self) -> None:
+        """Ends its connections."""
+        self._client.close()
+
+    def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
+        calls = [
+            _Call(i, start, texts[start : start + self.batch])
+            for i, texts in enumerate(ranking.corpus.texts(ranking.ids) for ranking in rankings)
+            for start in range(0, len(texts), self.batch)
+        ]
+        limits().check()
+        until = limits().deadline
+        with ThreadPoolExecutor(min(self.concurrency, max(1, len(calls))), "rerank-hosted") as pool:
+            list(pool.map(lambda call: self._done(call, queries[call.query].text, until), calls))
+        of = [[call for call in calls if call.query == i] for i in range(len(rankings))]
+        return [self._scores(query, ranking, own) for query, ranking, own in zip(queries, rankings, of)]
+
+    def _scores(self, query: Query, ranking: Ranking, calls: Sequence[_Call]) -> Scores:
+        errors = [call.error for call in calls if call.error is not None and not isinstance(call.error, _Late)]
+        facts: dict[str, Any] = {"requests": len(calls), "tokens": int(sum(call.facts.get("tokens", 0) for call in calls))}
+        if errors and self.failed == "raise":
+            raise errors[0]
+        if errors and self.fallback is not None:
+            other = self.fallback.score([query], [ranking])[0]
+            return Scores(other.values, other.scale, other.columns, {**facts, "fallback": True})
+        values = np.full(len(ranking), -np.inf, np.float32)
+        scored = np.zeros(len(ranking), bool)
+        for call in calls:
+            if call.values is not None:
+                part = slice(call.start, call.start + len(call.texts))
+                values[part], scored[part] = call.values, True
+        columns = {"scored": scored} if errors or limits().deadline is not None else {}
+        return Scores(values, self._how.scale, columns, facts)
+
+    def _done(self, call: _Call, query: str, until: float | None) -> None:
+        try:
+            told = self._told(self._how.body(self.model, query, call.texts), until)
+            call.values = _checked(told, self._how, len(call.texts), self.provider)
+            call.facts = _counted(told)
+        except HostedError as error:
+            call.error = error
+        with self._lock:
+            usage = self.usage
+            usage.failures += call.error is not None
+            if call.error is None:
+                usage.documents += len(call.texts)
+                usage.tokens += int(call.facts["tokens"])
+                usage.search_units += call.facts["search_units"]
+                usage.cost += call.facts["search_units"] * self._prices[0] + call.facts["tokens"] * self._prices[1] / 1e6
+
+    def _told(self, body: dict[str, Any], until: float | None) -> Any:
+        """The JSON that is answered, after as many tries as it takes. Raises HostedError."""
+        for attempt in range(self.retries + 1):
+            left = self.timeout_s if until is None else min(self.timeout_s, until - time.monotonic())
+            if left <= 0:
+                raise _Late(self.provider, got="no answer before the deadline", expected="one")
+            with self._lock:
+                self.usage.requests += 1
+                self.usage.retries += attempt > 0
+            wait, why = None, HostedError(self.provider, got="no answer", expected="one")
+            try:
+                answer = self._client.post(self.url + self._how.path, json=body, timeout=left)
+            except self._errors as error:
+                why = HostedError(self.provider, got=f"{type(error).__name__} from {self.url}", expected="an answer")
+            else:
+                if answer.status_code == 200:
+                    return _json(answer, self.provider)
+                why = HostedError(self.provider, got=f"{answer.status_code}: {_message(answer)}", expected="200", status=answer.status_code)
+                if answer.status_code not in RETRIED and answer.status_code < 500:
+                    raise why
+                wait = _retry_after(answer.headers.get("retry-after"))
+            wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.0) if wait is None else wait)
+            if until is not None and time.monotonic() + wait >= until:
+                raise _Late(self.provider, got="no answer before the deadline", expected="one")
+            if attempt == self.retries:
+                raise why
+            time.sleep(wait)
+        raise AssertionError("unreachable")
+
+    def __repr__(self) -> str:
+        return f"Hosted({self.provider}, {self.model or self.url})"
+
+
+def _json(answer: Any, provider: str) -> Any:
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise HostedError(provider, got="an answer that is no JSON", expected="JSON") from error
+
+
+def _message(answer: Any) -> str:
+    """What an error's body says, in whichever dialect."""
+    try:
+        told = answer.json()
+    except ValueError:
+        return str(answer.text)[:200]
+    if isinstance(told, dict):
+        return str(next((told[key] for key in ("message", "detail", "error") if told.get(key)), told))[:200]
+    return str(told)[:200]
+
+
+def _retry_after(text: str | None) -> float | None:
+    """Seconds, of a number or a date; None for neither."""
+    if not text:
+        return None
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        try:
+            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        except (TypeError, ValueError):
+            return None
+
+
+def _checked(told: Any, how: Provider, n: int, provider: str) -> NDArray[np.float32]:
+    """float32 [n]: the score of each document, every one of them once. Raises HostedError."""
+    rows = told.get(how.rows) if how.rows and isinstance(told, dict) else told
+    if not isinstance(rows, list):
+        raise HostedError(provider, got=f"an answer without a list of {how.rows or 'scores'}", expected="one")
+    values, seen = np.zeros(n, np.float32), np.zeros(n, bool)
+    for row in rows:
+        index, score = (row.get("index"), row.get(how.score)) if isinstance(row, dict) else (None, None)
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < n:
+            raise HostedError(provider, got=f"index {index!r}", expected=f"0 to {n - 1}")
+        if seen[index]:
+            raise HostedError(provider, got=f"document {index} twice", expected="each once")
+        if isinstance(score, bool) or not isinstance(score, (int, float)) or not abs(score) <= -LOWEST:
+            raise HostedError(provider, got=f"the score {score!r}", expected="a finite number")
+        values[index], seen[index] = score, True
+    if not seen.all():
+        raise HostedError(provider, got=f"scores of {int(seen.sum())} documents", expected=f"of all {n}")
+    return values
+
+
+def _counted(told: Any) -> dict[str, float]:
+    """{"tokens", "search_units"} as the provider says."""
+    usage = told.get("usage") or {} if isinstance(told, dict) else {}
+    meta = told.get("meta") or {} if isinstance(told, dict) else {}
+    billed, tokens = meta.get("billed_units") or {}, meta.get("tokens") or {}
+    found = usage.get("total_tokens") or tokens.get("input_tokens") or 0
+    return {"tokens": float(found), "search_units": float(billed.get("search_units") or 0)}

@@ -1,0 +1,31 @@
+"""A server in a thread of this process, for tests that need a real connection."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    """Its address while it runs."""
+    held = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [held]})
+    thread.start()
+    end = time.monotonic() + 30
+    while not server.started:
+        assert thread.is_alive() and time.monotonic() < end
+        time.sleep(0.005)
+    try:
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        held.close()
