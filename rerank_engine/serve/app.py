@@ -74,7 +74,7 @@ def create_app(
         state.stop()
         await asyncio.get_running_loop().run_in_executor(None, service.close)
 
-    app = FastAPI(title="rerank-engine", version=__version__, lifespan=life, docs_url=None, redoc_url=None, strict_content_type=False)
+    app = FastAPI(title="rerank-engine", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
     app.state.rerank = state
     _errors(app)
     _rerank_routes(app, state)

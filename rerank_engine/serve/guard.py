@@ -20,6 +20,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 OPEN = ("/", "/page.js", "/page.css", "/health", "/ready", "/ping")  # without a token
+JSON = (b"content-type", b"application/json")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = logging.getLogger("rerank_engine.serve")
 
@@ -47,6 +48,8 @@ class Guard:
         headers = dict(scope["headers"])
         asked = headers.get(b"x-request-id", b"").decode("latin-1")
         scope["state"] = {**scope.get("state", {}), "id": asked if _ID.fullmatch(asked) else uuid.uuid4().hex}
+        if b"origin" not in headers:  # no page of another site's: whatever a client calls its body, it is JSON
+            scope["headers"] = [*((name, value) for name, value in scope["headers"] if name != b"content-type"), JSON]
         start, status = time.perf_counter(), 499
 
         async def answer(message: Message) -> None:

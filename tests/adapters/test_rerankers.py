@@ -22,7 +22,3 @@ def test_rank():
 def test_other_calls():
     assert [row.doc_id for row in asyncio.run(Reranker(Words()).rank_async(QUERY, TEXTS)).results] == [1, 2, 0]
     assert Reranker(Words()).score(QUERY, TEXTS[1]) == 3
-    compressor = pytest.importorskip("langchain_core", reason="langchain-core is not installed") and Reranker(
-        Words()
-    ).as_langchain_compressor(1)
-    assert compressor is not None

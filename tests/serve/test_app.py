@@ -153,8 +153,11 @@ def test_what_is_no_json_or_no_unicode_is_refused(client, text):
     assert client.post("/v1/rerank", content=text).status_code == 422
 
 
-def test_a_body_without_a_content_type_is_read_as_json(client):
-    assert client.post("/v1/rerank", content=json.dumps({"query": "q", "documents": ["a"]})).status_code == 200
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])
+def test_a_body_is_json_whatever_it_is_called_but_for_pages_of_other_sites(client, kind):
+    body, headers = json.dumps({"query": "q", "documents": ["a"]}), {} if kind is None else {"content-type": kind}
+    assert client.post("/v1/rerank", content=body, headers=headers).status_code == 200
+    assert client.post("/v1/rerank", content=body, headers={**headers, "origin": "https://elsewhere"}).status_code == 422
 
 
 def test_a_body_that_is_too_large_is_refused(scorer):
