@@ -2,7 +2,9 @@
 
 # Haystack reads the types of `run` as they stand: no `from __future__ import annotations` here.
 import asyncio
+import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from .scoring import missing, name_of, ordered, require_model, scorer_of
@@ -39,7 +41,7 @@ class RerankRanker:
 
     def warm_up(self) -> None:
         """Loads the model, if it is a name."""
-        if self.model is None or isinstance(self.model, str):
+        if self.model is None or isinstance(self.model, (str, Path)):
             scorer_of(self.model)
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,12 +68,17 @@ class RerankRanker:
             raise ValueError(f"top_k must be > 0, but got {top_k}")
         found = ordered(self.model, query, [self._text(document) for document in documents], top_k or self.top_k, self.activation)
         kept = [result for result in found if self.score_threshold is None or result.score >= self.score_threshold]
-        return {"documents": [replace(documents[result.index], score=result.score) for result in kept]}
+        return {"documents": [self._scored(documents[result.index], result.score) for result in kept]}
 
     @component.output_types(documents=list[Document])
     async def run_async(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, list[Document]]:
         """`run`, in a thread."""
         return await asyncio.to_thread(self.run, query, documents, top_k)
+
+    @staticmethod
+    def _scored(document: Document, score: float) -> Document:
+        found: Document = replace(document, score=score, meta=copy.deepcopy(document.meta))
+        return found
 
     def _text(self, document: Document) -> str:
         fields = [str(document.meta[name]) for name in self.meta_fields_to_embed if document.meta.get(name)]

@@ -51,9 +51,11 @@ def pair_scores(model: Model, pairs: Sequence[tuple[str, str]], activation: str 
     if isinstance(scorer, CrossEncoder):
         values = scorer.predict(list(pairs)).values.astype(np.float64)
     else:
-        values, queries = np.empty(len(pairs), np.float64), list(dict.fromkeys(query for query, _ in pairs))
-        rows = [np.flatnonzero([query == own for own, _ in pairs]) for query in queries]
-        lists = [Ranking.in_order(Corpus.from_texts([pairs[i][1] for i in own.tolist()])) for own in rows]
+        values, places = np.empty(len(pairs), np.float64), dict[str, list[int]]()
+        for i, (query, _) in enumerate(pairs):
+            places.setdefault(query, []).append(i)
+        queries, rows = list(places), list(places.values())
+        lists = [Ranking.in_order(Corpus.from_texts([pairs[i][1] for i in own])) for own in rows]
         for own, scores in zip(rows, scorer.score([Query(query) for query in queries], lists) if queries else ()):
             values[own], scale = np.maximum(scores.values, LOWEST), scores.scale
     if activation == "none":

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .scoring import Model, pair_scores, require_model, scorer_of
+from .scoring import Model, name_of, pair_scores, require_model, scorer_of
 
 Activation = str | Callable[[Any], Any] | None
 
@@ -31,15 +31,10 @@ class CrossEncoder:
                 "CrossEncoder", got=got, expected="arguments that this package has", hint="Load the model with rr.load and pass it."
             )
         self.activation_fn = activation_fn
-        if (
-            options.get("max_length") is not None
-            or options.get("revision") is not None
-            or options.get("device") not in (None, "cpu", "cuda")
-        ):
+        if given := {key: options[key] for key in ("max_length", "revision", "device") if options.get(key) is not None}:
             from ..runtimes import load
 
-            given = {key: options[key] for key in ("max_length", "revision", "device") if options.get(key) is not None}
-            model_name_or_path = load(str(model_name_or_path), **given)  # type: ignore[assignment]
+            model_name_or_path = load(name_of(model_name_or_path), **given)  # type: ignore[assignment]
         self.model = scorer_of(require_model("CrossEncoder", model_name_or_path))
 
     def predict(

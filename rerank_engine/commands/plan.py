@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..planning import Capacity, Plan
 
 SHOWN = 12  # rows of a frontier
+DRIFT = 0.15  # of the machine's pace: more than that is worth saying
 
 
 def register(commands: cli.Commands) -> None:
@@ -45,6 +46,10 @@ def calibrate(args: argparse.Namespace) -> None:
     with cli.Bar("groups of stages") as progress:
         costs = run(threads=args.threads, quick=args.quick, float32=args.float32, models=chosen, progress=progress)
     path = costs.save(args.out)
+    if costs.drift > DRIFT:
+        cli.note(
+            f"the machine's own pace moved by {costs.drift:.0%} meanwhile, which widens every interval of a plan: repeat when it is quiet"
+        )
     if args.json:
         cli.print_json({"path": str(path), **costs.to_dict()})
         return
@@ -133,7 +138,8 @@ def _cells(row: dict[str, Any], within: bool) -> list[str]:
 def _show_capacity(needed: Capacity) -> None:
     told = needed.to_dict()
     cli.say(
-        f"\n{needed.machines} machines for {needed.qps:g} queries a second" + ("" if needed.enough else ": the plan alone fills the target")
+        f"\n{needed.machines} machine{'s' * (needed.machines != 1)} for {needed.qps:g} queries a second"
+        + ("" if needed.enough else ": the plan alone fills the target")
     )
     cli.say(f"  response p50 {told['response_p50_ms']:.4g} ms, p95 {told['response_p95_ms']:.4g} ms; target {needed.target_ms:g} ms")
     cli.say(f"  utilisation {needed.utilisation:.0%}, {needed.mean_batch:.2f} queries a batch\nassumed:")

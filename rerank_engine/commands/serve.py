@@ -11,7 +11,7 @@ from typing import Any
 from .. import cli
 from ..core import Stage
 from ..errors import InputError
-from ..ops.checks import count
+from ..ops.checks import count, finite_number
 
 RETRIEVED = 1000  # documents of a retriever's list
 
@@ -25,7 +25,9 @@ def register(commands: cli.Commands) -> None:
     )
     sub.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
     sub.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any that is free")
-    sub.add_argument("--keys", metavar="FILE", help="bearer tokens that let in, one a line; without it everybody is")
+    sub.add_argument(
+        "--keys", metavar="FILE", help="bearer tokens that let in, one a line, # before a comment; without it everybody is let in"
+    )
     sub.add_argument("--threads", type=int, help="threads of the model (default: what this process may use)")
     sub.add_argument("--runtime", choices=("onnx", "torch", "tensorrt"), help="what runs the model (default: the best that does here)")
     sub.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
@@ -50,10 +52,12 @@ def serve(args: argparse.Namespace) -> None:
     limits = Limits(
         documents=count("--max-documents", args.max_documents),
         body_bytes=count("--max-body-mb", args.max_body_mb) << 20,
-        wait_ms=args.max_wait_ms,
+        wait_ms=finite_number("--max-wait-ms", args.max_wait_ms, 0),
     )
     scorer, spans = models(args)
-    app = create_app(scorer, spans=spans, retriever=retriever(args.index or [], args.threads), keys=keys, limits=limits)
+    hosts = ("localhost", "127.0.0.1", "[::1]") if args.host in ("localhost", "127.0.0.1", "::1") else ()
+    found = retriever(args.index or [], args.threads)
+    app = create_app(scorer, spans=spans, retriever=found, keys=keys, hosts=hosts, limits=limits)
     run(app, host=args.host, port=args.port, stop_s=limits.stop_s, note=cli.note)
 
 
@@ -102,10 +106,14 @@ def searching(path: str, threads: int | None) -> Stage:
 
 
 def read_keys(path: str | None) -> list[str]:
-    """Of a file, or of $RERANK_ENGINE_KEYS, separated by commas. Raises InputError for a file without one."""
-    if path is None:
-        return [key.strip() for key in os.environ.get("RERANK_ENGINE_KEYS", "").split(",") if key.strip()]
-    keys = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    """Of a file, or of $RERANK_ENGINE_KEYS, separated by commas. Raises InputError where there is none."""
+    told = os.environ.get("RERANK_ENGINE_KEYS") if path is None else Path(path).read_text()
+    if told is None:
+        return []
+    keys = [
+        key.strip() for key in (told.split(",") if path is None else told.splitlines()) if key.strip() and not key.strip().startswith("#")
+    ]
     if not keys:
-        raise InputError("--keys", got=f"no line in {path}", expected="a token a line")
+        what = "RERANK_ENGINE_KEYS" if path is None else f"--keys {path}"
+        raise InputError(what, got="no token", expected="one at least", hint="Without any, leave it out: then everybody is let in.")
     return keys

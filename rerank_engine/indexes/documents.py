@@ -105,7 +105,7 @@ class StoredCorpus(Corpus):
 
     @property
     def ids(self) -> list[str]:
-        return [self._ids[row] for row in range(len(self))]
+        return [self.id_of(row) for row in range(len(self))]
 
     def id_of(self, row: int) -> str:
         self._require(row)

@@ -147,7 +147,8 @@ def plan(
     fitting = [each for each in found if each.sure_p95 <= budget]
     if not fitting:
         quickest = min(found, key=lambda each: each.sure_p95)
-        got = f"{budget:g} ms; the quickest, '{quickest.chain.name}', needs {quickest.sure_p95:.3g} ms at p95"
+        most = f"{quickest.sure_p95:.3g} ms at p95, by the upper end of its interval"
+        got = f"{budget:g} ms; the quickest, '{quickest.chain.name}', needs up to {most}"
         raise InputError("plan: p95_ms", got=got, expected="a budget that something keeps to")
     chosen = max(fitting, key=_rank)
     return Plan(chosen, frontier(found), budget, asked, curves.collections, held.predicted, device, parts)

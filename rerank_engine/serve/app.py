@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,12 @@ def create_app(
     spans: ColBERT | None = None,
     retriever: Stage | None = None,
     keys: Sequence[str] = (),
+    hosts: Sequence[str] = (),
     limits: Limits | None = None,
 ) -> Guard:
     """An ASGI app. scorer: what scores (query, document); spans: what finds relevant_spans where the scorer does not; retriever: what
-    /search asks for candidates; keys: bearer tokens.
+    /search asks for candidates; keys: bearer tokens; hosts: names that it may be called by, none for any: a server on this machine alone is
+    thereby safe from pages whose name someone points at it.
 
     Raises MissingDependency without the extra [serve]: see `rerank_engine.serve`.
     """
@@ -82,7 +84,7 @@ def create_app(
     if retriever is not None:
         _search_route(app, state, retriever)
     _page(app)
-    return Guard(app, keys=keys, most_bytes=held.body_bytes, metrics=metrics)
+    return Guard(app, keys=keys, hosts=hosts, most_bytes=held.body_bytes, metrics=metrics)
 
 
 @dataclass
@@ -106,7 +108,8 @@ class State:
 def _rerank_routes(app: FastAPI, state: State) -> None:
     def route(path: str, dialect: Any, name: str) -> None:
         async def handle(request: Request, body: Any) -> Response:
-            told = body.answer(await _answer(state, request, _checked(body.ask)))
+            (answer,) = await _answered(state, request, [_checked(body.ask)])
+            told = body.answer(answer)
             return JSONResponse(told, headers=_headers(request))
 
         handle.__annotations__["body"] = dialect  # what FastAPI checks the body by
@@ -120,7 +123,9 @@ def _rerank_routes(app: FastAPI, state: State) -> None:
             route(f"/{name}{path}", dialect, name)
 
     async def score(request: Request, body: Score) -> Response:
-        answers = [await _answer(state, request, ask) for ask in _checked(body.asks)]
+        answers = await _answered(state, request, _checked(body.asks))
+        if not all(answer.ranked.scored.all() for answer in answers):
+            raise OutOfTime  # a score that was not made cannot stand beside those that were
         scores = [float(score) for answer in answers for score in _in_place(answer)]
         tokens = sum(answer.ranked.tokens for answer in answers)
         return JSONResponse(Score.answer(scores, tokens, request.state.id, state.service.model), headers=_headers(request))
@@ -144,43 +149,55 @@ def _checked(make: Callable[[], Any]) -> Any:
         raise HTTPException(422, str(error)) from error
 
 
-async def _answer(state: State, request: Request, ask: Ask) -> Answer:
-    """Ranks, while the client is there; facts of it go into the log."""
+async def _answered(state: State, request: Request, asks: Sequence[Ask]) -> list[Answer]:
+    """Ranks all of them side by side, while the client is there; facts of it go into the log."""
     state.require_ready()
-    if len(ask.texts) > state.limits.documents:
-        raise InputError("documents", got=f"{len(ask.texts)}", expected=f"at most {state.limits.documents}", hint="Send them in parts.")
-    until, service = _deadline(request), state.service
-    work = service.rank(
+    documents = sum(len(ask.texts) for ask in asks)
+    if documents > state.limits.documents:
+        raise InputError("documents", got=f"{documents}", expected=f"at most {state.limits.documents}", hint="Send them in parts.")
+    until = _deadline(request)
+    answers: list[Answer] = await _while_there(request, _together([_answer(state, ask, until, request.state.id) for ask in asks]))
+    ranked = [answer.ranked for answer in answers]
+    request.state.facts = {
+        "documents": documents, "tokens": sum(one.tokens for one in ranked),
+        "truncated": sum(int((one.truncated > 0).sum()) for one in ranked), "scored": sum(int(one.scored.sum()) for one in ranked),
+        **{f"{name}_ms": round(1e3 * max(one.seconds[name] for one in ranked), 2) for name in (ranked[0].seconds if ranked else ())},
+    }  # fmt: skip
+    return answers
+
+
+async def _together(work: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+    """All of them; where one fails, the others are cancelled."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _answer(state: State, ask: Ask, until: float | None, name: str) -> Answer:
+    service = state.service
+    ranked = await service.rank(
         ask.query, ask.texts, raw=ask.raw, most_tokens=ask.most_tokens, priority=ask.priority, until=until, refuse_long=ask.refuse_long
     )
-    ranked = await _while_there(request, work)
     state.metrics.answered(ranked)
-    warnings = _warnings(ranked)
-    answer = Answer(ask, ranked, request.state.id, service.model, warnings)
-    if ask.spans is not None:
-        texts = [ask.texts[index] for index, _ in answer.found]
-        spans = await _while_there(request, service.relevant_spans(ask.query, texts, ask.spans.threshold, ask.spans.most))
-        answer = Answer(ask, ranked, request.state.id, service.model, warnings, spans)
-    cut = int((ranked.truncated > 0).sum())
-    request.state.facts = {
-        "documents": len(ask.texts), "tokens": ranked.tokens, "truncated": cut, "scored": int(ranked.scored.sum()),
-        **{f"{name}_ms": round(1e3 * seconds, 2) for name, seconds in ranked.seconds.items()},
-    }  # fmt: skip
-    return answer
+    answer = Answer(ask, ranked, name, service.model, _warnings(ranked))
+    if ask.spans is None:
+        return answer
+    texts = [ask.texts[index] for index, _ in answer.found]
+    spans = await service.relevant_spans(ask.query, texts, ask.spans.threshold, ask.spans.most, until)
+    return replace(answer, spans=spans)
 
 
 def _warnings(ranked: Any) -> list[str]:
     """What a caller has to know of an answer."""
-    told = [
-        f"document {index}: {cut} tokens were cut off, the model reads no more"
-        for index, cut in enumerate(ranked.truncated.tolist())
-        if cut
-    ]
+    told = [f"document {index}: {cut} tokens were cut off" for index, cut in enumerate(ranked.truncated.tolist()) if cut]
     if not ranked.scored.all():
         told.append(
             f"the deadline came first: {int(ranked.scored.sum())} of {len(ranked.scored)} documents were scored, the rest keeps its order"
         )
-    if ranked.scale not in ("probability", "logit"):
+    if len(ranked.order) and ranked.scale not in ("probability", "logit"):
         told.append(f"scores are on the scale '{ranked.scale}', not in [0, 1]")
     return told
 
@@ -229,14 +246,20 @@ async def _left(request: Request) -> None:
         pass
 
 
+def _place(parts: Sequence[int | str]) -> str:
+    """Where in a body, by the names and numbers that are the caller's."""
+    own = [str(part) for part in parts[1:] if isinstance(part, int) or (part.isidentifier() and part not in ("str", "dict"))]
+    return ".".join(own) if own and not own[0].isdigit() else "body"
+
+
 def _errors(app: FastAPI) -> None:
     def answer(status: int, message: str, kind: str, headers: dict[str, str] | None = None) -> JSONResponse:
         return JSONResponse(failed(message, kind), status, headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        rows = [f"{'.'.join(str(part) for part in row['loc'][1:]) or 'body'}: {row['msg']}" for row in error.errors()[:5]]
-        return answer(422, "; ".join(rows), "validation")
+        rows = dict.fromkeys(f"{_place(row['loc'])}: {row['msg']}" for row in error.errors())
+        return answer(422, "; ".join(list(rows)[:5]), "validation")
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
@@ -258,8 +281,16 @@ def _errors(app: FastAPI) -> None:
             return answer(503 if error.stopping else 429, str(error), "overloaded", {"retry-after": str(error.retry_after)})
         if isinstance(error, InputError) and not isinstance(error, NonFiniteError):
             return answer(400, str(error), "validation")
-        request.state.facts = {"failed": type(error.__cause__ or error).__name__}
-        return answer(500, "the model failed" if isinstance(error, NonFiniteError) else str(error), "backend")
+        return failure(request, error.__cause__ or error)
+
+    @app.exception_handler(Exception)
+    async def other(request: Request, error: Exception) -> Response:
+        return failure(request, error)
+
+    def failure(request: Request, error: BaseException) -> Response:
+        """Its kind alone: what an error says may be of the model's files, or of another server's."""
+        request.state.facts = {"failed": type(error).__name__}
+        return answer(500, f"the model failed: {type(error).__name__}", "backend")
 
 
 def _search_route(app: FastAPI, state: State, retriever: Stage) -> None:
@@ -275,7 +306,8 @@ def _search_route(app: FastAPI, state: State, retriever: Stage) -> None:
 
 def _page(app: FastAPI) -> None:
     """The playground: three files, nothing from elsewhere."""
-    policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'"
+    policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'"
+    policy += "; base-uri 'none'; frame-ancestors 'none'"
     headers = {"content-security-policy": policy, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 
     def of(name: str, kind: str) -> Callable[[Request], Response]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from ..errors import InputError
 from .metrics import Metrics
 
 Message = MutableMapping[str, Any]
@@ -35,10 +36,16 @@ def failed(message: str, kind: str) -> dict[str, Any]:
 
 
 class Guard:
-    """app: what is guarded. keys: tokens any of which lets in; none: everybody. most_bytes: of a body."""
+    """app: what is guarded. keys: tokens any of which lets in; none: everybody. hosts: names that it is called by; none: any.
+    most_bytes: of a body. Raises InputError."""
 
-    def __init__(self, app: Any, *, keys: Sequence[str], most_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, app: Any, *, keys: Sequence[str], hosts: Sequence[str], most_bytes: int, metrics: Metrics) -> None:
+        if isinstance(keys, str) or not all(isinstance(key, str) and key.strip() for key in keys):
+            raise InputError(
+                "create_app: keys", got="one string" if isinstance(keys, str) else "a blank token", expected="a list of tokens"
+            )
         self.app, self.most_bytes, self.metrics = app, most_bytes, metrics
+        self._hosts = {host.lower() for host in hosts}
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -68,6 +75,9 @@ class Guard:
             self._told(scope, status, time.perf_counter() - start)
 
     def _refusal(self, scope: Message, headers: MutableMapping[bytes, bytes]) -> JSONResponse | None:
+        name = headers.get(b"host", b"").decode("latin-1").lower()
+        if self._hosts and (name if name.endswith("]") else name.rpartition(":")[0] or name) not in self._hosts:
+            return JSONResponse(failed(f"this server is not called '{name}'", "host"), 421)
         if self._keys and scope["path"] not in OPEN:
             kind, _, token = headers.get(b"authorization", b"").partition(b" ")
             own = hashlib.sha256(token.strip()).digest()

@@ -52,6 +52,7 @@ class Job:
     worked: float = 0.0
     done: Future[Job] = field(default_factory=Future)
     _next: int = 0  # the first document that no wave has had yet
+    _answered: int = 0  # documents that waves have brought back
     _tag: float = 0.0
     _came: float = field(default_factory=time.monotonic)
 
@@ -59,6 +60,7 @@ class Job:
         n = len(self.corpus)
         self.values, self.scored = np.full(n, -np.inf, np.float32), np.zeros(n, bool)
         self.truncated = np.zeros(n, np.int32)
+        self.costs = np.maximum(self.costs, 1)  # a blank document is no work, but takes a place
 
     @property
     def left(self) -> int:
@@ -93,8 +95,8 @@ class Scheduler:
     ) -> None:
         self.scorer, self.wave_ms, self.wave_tokens, self.wait_ms = scorer, wave_ms, wave_tokens, wait_ms
         self._told = told or (lambda **_: None)
-        self._jobs, self._clock, self._pace, self._waves = list[Job](), 0.0, 0.0, 0
-        self._reserved, self._closing, self._ends = 0, False, math.inf
+        self._jobs, self._clocks, self._pace, self._waves = list[Job](), dict[int, float](), 0.0, 0
+        self._reserved, self._closing, self._ended, self._ends = 0, False, False, math.inf
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="rerank-waves", daemon=True)
         self._thread.start()
@@ -119,28 +121,31 @@ class Scheduler:
         with self._changed:
             waiting = self._waiting()
             if self._closing:
-                raise Overloaded("this server is stopping", retry_after=1, stopping=True)
+                raise _stopping()
             if waiting and self._pace and waiting + tokens > self._pace * self.wait_ms / 1e3:
                 over = waiting / self._pace
                 raise Overloaded("too much waits here", retry_after=over / 2, got=f"{waiting} tokens, {over:.1f} s of work")
             self._reserved += tokens
 
     def release(self, tokens: int) -> None:
+        """Gives back a place that `admit` kept."""
         with self._changed:
             self._reserved -= tokens
+            self._changed.notify()
 
     def submit(self, job: Job, reserved: int) -> None:
         """Queues a job whose place `admit` has kept. Its `done` is resolved later, in the scheduler's thread."""
         with self._changed:
             self._reserved -= reserved
-            if self._closing and self._ends <= time.monotonic():
-                raise Overloaded("this server is stopping", retry_after=1, stopping=True)
-            job._tag, job._came = self._clock, time.monotonic()
+            if self._ended or self._ends <= time.monotonic():
+                self._changed.notify()
+                raise _stopping()
+            job._tag, job._came = self._clocks.get(job.priority, 0.0), time.monotonic()
             if len(job.costs):
                 self._jobs.append(job)
+            else:
+                job.done.set_result(job)
             self._changed.notify()
-        if not len(job.costs):
-            job.done.set_result(job)
 
     def drop(self, job: Job) -> None:
         """Forgets a job: its caller has gone, or takes what is there, which no longer changes then. What a running wave has of it is not
@@ -165,22 +170,38 @@ class Scheduler:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._jobs and not self._closing:
-                    self._changed.wait()
-                if self._closing and (not self._jobs or time.monotonic() >= self._ends):
+                while not self._jobs and not self._over():
+                    self._changed.wait(max(0.0, self._ends - time.monotonic()) if self._closing else None)
+                if self._over():
+                    self._ended = True
                     for job in self._jobs:
-                        job.done.set_exception(Overloaded("this server is stopping", retry_after=1, stopping=True))
+                        if not job.done.done():
+                            job.done.set_exception(_stopping())
                     self._jobs = []
                     return
                 wave = self._deal()
-            start = time.monotonic()
-            answers = self._score(wave)
-            took = time.monotonic() - start
-            tokens = sum(share.tokens for share in wave)
-            with self._changed:
-                self._keep_pace(tokens, took)
-                for share, answer in zip(wave, answers):
-                    self._take(share, answer, start, took * share.tokens / max(1, tokens))
+            try:
+                self._run(wave)
+            except Exception as error:  # a fault of ours: it fails its wave, and the thread goes on
+                with self._changed:
+                    self._jobs = [job for job in self._jobs if job not in [share.job for share in wave]]
+                    for share in wave:
+                        if not share.job.done.done():
+                            share.job.done.set_exception(_broken(error))
+
+    def _run(self, wave: Sequence[_Share]) -> None:
+        start = time.monotonic()
+        answers = self._score(wave)
+        took, tokens = time.monotonic() - start, sum(share.tokens for share in wave)
+        with self._changed:
+            for share, answer in zip(wave, answers, strict=True):
+                self._take(share, answer, start, took * share.tokens / tokens)
+            if not any(isinstance(answer, BaseException) for answer in answers):
+                self._keep_pace(sum(_distinct(share) for share in wave), took)
+
+    def _over(self) -> bool:
+        """Stopping, with all done, also what `admit` let in and is not here yet, or no time left."""
+        return self._closing and ((not self._jobs and self._reserved <= 0) or time.monotonic() >= self._ends)
 
     def _deal(self) -> tuple[_Share, ...]:
         """The next wave: a document at least."""
@@ -190,7 +211,7 @@ class Scheduler:
         part, begun = max(1.0, budget / len(jobs)), dict[Job, int]()
         while budget > 0 and jobs:
             job = min(jobs, key=lambda one: one._tag)  # of equal ones the first that came
-            self._clock = job._tag
+            self._clocks[first] = job._tag
             begun.setdefault(job, job._next)
             given = 0.0
             while given < min(part, budget) and job._next < len(job.costs):
@@ -206,9 +227,9 @@ class Scheduler:
         """What the scorer says of each share; an error that several share is looked for in each alone, so that it hits nobody else."""
         rankings = [Ranking.in_order(share.job.corpus, np.arange(share.rows.start, share.rows.stop)) for share in wave]
         try:
-            with limited(cancelled=lambda: all(share.job.done.done() for share in wave)):
+            with limited(cancelled=lambda: all(share.job.done.done() for share in wave) or time.monotonic() >= self._ends):
                 answers = self.scorer.score([share.job.query for share in wave], rankings)
-            return [_finite(answer) for answer in answers]
+            return [_right(answer, share) for answer, share in zip(answers, wave, strict=True)]
         except Cancelled as error:
             return [error] * len(wave)
         except Exception as error:  # whatever a model raises: it is the request's answer, and this thread goes on
@@ -221,26 +242,42 @@ class Scheduler:
         job, rows = share.job, share.rows
         if job.done.done():
             return
-        if isinstance(answer, BaseException):
-            self._jobs = [one for one in self._jobs if one is not job]
-            job.done.set_exception(answer)
-            return
         if rows.start == 0:
             job.waited = start - job._came
+        elif isinstance(answer, Scores) and answer.scale != job.scale:
+            answer = ModelError("the model", got=f"scores on two scales, '{job.scale}' and '{answer.scale}'", expected="one")
+        if isinstance(answer, BaseException):
+            self._jobs = [one for one in self._jobs if one is not job]
+            job.done.set_exception(answer if not isinstance(answer, Cancelled) else _stopping())
+            return
         job.worked += took
-        job.values[rows], job.scored[rows], job.scale = answer.values, True, answer.scale
+        job._answered += rows.stop - rows.start
+        job.values[rows], job.scored[rows], job.scale = answer.values, answer.columns.get("scored", True), answer.scale
         job.truncated[rows] = answer.columns.get("truncated_tokens", 0)
         job.tokens += int(answer.facts.get("tokens", share.tokens))
-        if job.scored.all():
+        if job._answered == len(job.costs):
             self._jobs = [one for one in self._jobs if one is not job]
             job.done.set_result(job)
 
     def _keep_pace(self, tokens: int, took: float) -> None:
+        """A geometric mean that forgets; no single wave moves it more than fourfold."""
         self._waves += 1
         own = tokens / max(took, 1e-6)
+        if self._pace:
+            own = min(max(own, self._pace / 4), self._pace * 4)
         weight = max(1 / self._waves, 1 - 0.5 ** (1 / PACE_HALF_LIFE))
-        self._pace = own if not self._pace else math.exp((1 - weight) * math.log(self._pace) + weight * math.log(max(own, 1e-6)))
+        self._pace = own if not self._pace else math.exp((1 - weight) * math.log(self._pace) + weight * math.log(own))
         self._told(tokens=tokens, seconds=took)
+
+
+def _stopping() -> Overloaded:
+    return Overloaded("this server is stopping", retry_after=1, stopping=True, got="a request that it will not finish")
+
+
+def _distinct(share: _Share) -> int:
+    """Its tokens, equal texts counted once: models run them once."""
+    texts = share.job.corpus.texts(np.arange(share.rows.start, share.rows.stop))
+    return int(sum(dict(zip(texts, share.job.costs[share.rows].tolist())).values()))
 
 
 def _broken(error: Exception) -> ModelError:
@@ -250,8 +287,10 @@ def _broken(error: Exception) -> ModelError:
     return made
 
 
-def _finite(answer: Scores) -> Scores:
-    """-inf, nothing to compare, becomes the lowest number; NaN and infinity raise: such a score has no place in an order."""
+def _right(answer: Scores, share: _Share) -> Scores:
+    """One score a document. -inf, nothing to compare, becomes the lowest number; NaN and infinity raise: they have no place in an order."""
+    if len(answer.values) != share.rows.stop - share.rows.start:
+        raise ModelError("the model", got=f"{len(answer.values)} scores", expected=f"{share.rows.stop - share.rows.start}")
     if not (answer.values < np.inf).all():
         raise NonFiniteError("the model's scores", got="NaN or infinity", expected="finite numbers")
     return Scores(np.maximum(answer.values, LOWEST), answer.scale, answer.columns, answer.facts)

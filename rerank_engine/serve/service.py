@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from .scheduler import Job, Overloaded, Scheduler
 
 CHARS_A_TOKEN = 4.0  # of the estimate that admission goes by, before a text is tokenised
 SPECIAL = 3
+TOGETHER = 64  # documents that become tokens at a time
 
 
 class OutOfTime(Exception):
@@ -50,7 +52,7 @@ class Service:
         self.scorer = scorer
         self.spans = spans if spans is not None else scorer if isinstance(scorer, ColBERT) else None
         self.scheduler = Scheduler(scorer, told=told, **schedule)
-        self.pool = ThreadPoolExecutor(2, "rerank-tokens")
+        self.pool, self._span_pool = ThreadPoolExecutor(2, "rerank-tokens"), ThreadPoolExecutor(1, "rerank-spans")
         self._tokenizer: Any = getattr(scorer, "tokenizer", None)
         self.limit = int(getattr(self._tokenizer, "max_length", 512))
 
@@ -82,10 +84,10 @@ class Service:
         """
         if not query.strip():
             raise InputError("query", got="an empty text", expected="a question")
-        guess, loop, begun = self._estimate(query, texts), asyncio.get_running_loop(), time.monotonic()
+        guess, begun = self._estimate(query, texts), time.monotonic()
         self.scheduler.admit(guess)
         try:
-            corpus, costs, cut = await loop.run_in_executor(self.pool, self._prepare, query, texts, most_tokens, refuse_long)
+            corpus, costs, cut = await self._prepared(query, texts, most_tokens, refuse_long)
             job = Job(Query(query), corpus, costs, priority)
         except BaseException:
             self.scheduler.release(guess)
@@ -94,13 +96,15 @@ class Service:
         self.scheduler.submit(job, guess)
         try:
             left = None if until is None else max(0.0, until - time.monotonic())
-            await asyncio.wait_for(asyncio.wrap_future(job.done), left)
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(job.done)), left)  # `drop` alone cancels it
         except (asyncio.TimeoutError, TimeoutError):
             pass
         finally:
             self.scheduler.drop(job)
         if len(texts) and not job.scored.any():
             raise OutOfTime
+        if refuse_long and job.truncated.any():  # of a scorer that tells only afterwards
+            raise _too_long(int(np.flatnonzero(job.truncated)[0]), int(job.truncated.max()))
         seconds = {"tokenization": read, "queue": job.waited, "inference": job.worked}
         return _ranked(job, cut, raw, seconds)
 
@@ -108,50 +112,71 @@ class Service:
         own = len(query) / CHARS_A_TOKEN + SPECIAL
         return int(sum(min(own + len(text) / CHARS_A_TOKEN, self.limit) for text in texts)) + 1
 
-    def _prepare(
+    async def _prepared(
         self, query: str, texts: Sequence[str], most: int | None, refuse_long: bool
     ) -> tuple[Corpus, NDArray[np.int64], NDArray[np.int32]]:
-        """(the documents, tokens of each with the query, tokens that `most` cut off). A cross-encoder's tokenizer remembers them."""
+        """(the documents, tokens of each with the query, tokens that `most` cut off). A cross-encoder's tokenizer remembers them. Some at a
+        time, so that those of other requests come in between."""
+        loop, parts = asyncio.get_running_loop(), list[tuple[list[str], NDArray[np.int64], NDArray[np.int32]]]()
+        for start in range(0, len(texts), TOGETHER):
+            part = texts[start : start + TOGETHER]
+            parts.append(await loop.run_in_executor(self.pool, self._prepare, query, part, start, most, refuse_long))
+        kept = [text for part, _, _ in parts for text in part]
+        empty = np.empty(0, np.int64)
+        costs, cut = (np.concatenate([empty, *(part[i] for part in parts)]) for i in (1, 2))
+        return Corpus.from_texts(kept), costs, cut.astype(np.int32)
+
+    def _prepare(
+        self, query: str, texts: Sequence[str], start: int, most: int | None, refuse_long: bool
+    ) -> tuple[list[str], NDArray[np.int64], NDArray[np.int32]]:
         kept, cut = list(texts), np.zeros(len(texts), np.int32)
-        if most is not None and most < self.limit and self._tokenizer is not None and texts:
+        if most is not None and most < self.limit and self._tokenizer is not None:
             for i, (tokens, starts) in enumerate(self._tokenizer.with_starts(kept)):
                 if len(tokens) > most:
                     kept[i], cut[i] = kept[i][: int(starts[most])], len(tokens) - most
-        corpus = Corpus.from_texts(kept)
-        if isinstance(self.scorer, CrossEncoder):
-            costs, dropped = self.scorer.counted([Query(query)], [Ranking.in_order(corpus)])[0]
-            if refuse_long and dropped.any():
-                row = int(np.flatnonzero(dropped)[0])
-                got = f"{dropped[row]} tokens more than fit beside the query"
-                raise InputError(f"document {row}", got=got, expected="one that fits", hint="Ask for truncation, or shorten it.")
-        else:
-            costs = np.array([self._estimate(query, [text]) for text in kept], np.int64)
-        return corpus, costs, cut
+        if not isinstance(self.scorer, CrossEncoder):
+            return kept, np.array([self._estimate(query, [text]) for text in kept], np.int64), cut
+        costs, dropped = self.scorer.counted([Query(query)], [Ranking.in_order(Corpus.from_texts(kept))])[0]
+        if refuse_long and dropped.any():
+            row = int(np.flatnonzero(dropped)[0])
+            raise _too_long(start + row, int(dropped[row]))
+        return kept, costs, cut
 
-    async def relevant_spans(self, query: str, texts: Sequence[str], threshold: float, most: int | None) -> list[list[dict[str, Any]]]:
+    async def relevant_spans(
+        self, query: str, texts: Sequence[str], threshold: float, most: int | None, until: float | None = None
+    ) -> list[list[dict[str, Any]]]:
         """Of each text [{"start", "end", "score"}], code points, the highest first: what of the text the query's words met, as a share of
-        all its words, at least `threshold`. Raises InputError where no late-interaction model is served."""
+        all its words, at least `threshold`; none where `until` came first. Raises InputError where no late-interaction model is served."""
         model = self.spans
         if model is None:
             hint = "Start the server with --spans answerai-colbert-small-v1."
             raise InputError("relevant_spans", got="no late-interaction model", expected="one", hint=hint)
 
-        def found() -> list[list[dict[str, Any]]]:
-            rows = []
-            for text in texts:
-                told = model.explain_by(query, text) if text.strip() else None
-                asked = sum(match.query_end > match.query_start for match in told.matches) if told else 1
-                spans = [
-                    {**span, "score": min(1.0, max(0.0, span["score"] / max(1, asked)))} for span in (told.relevant_spans if told else ())
-                ]
-                rows.append([span for span in spans if span["score"] >= threshold][:most])
-            return rows
+        gone = threading.Event()
 
-        return await asyncio.get_running_loop().run_in_executor(self.pool, found)
+        def found(text: str) -> list[dict[str, Any]]:
+            if gone.is_set() or (until is not None and time.monotonic() >= until):
+                return []
+            told = model.explain_by(query, text) if text.strip() else None
+            asked = sum(match.query_end > match.query_start for match in told.matches) if told else 1
+            spans = [{**span, "score": min(1.0, max(0.0, span["score"] / max(1, asked)))} for span in (told.relevant_spans if told else ())]
+            return [span for span in spans if span["score"] >= threshold][:most]
+
+        loop = asyncio.get_running_loop()
+        try:  # one at a time, so that those of other requests come in between
+            return [await loop.run_in_executor(self._span_pool, found, text) for text in texts]
+        finally:
+            gone.set()
 
     def close(self) -> None:
         self.scheduler.close()
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self.pool, self._span_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _too_long(document: int, tokens: int) -> InputError:
+    got = f"{tokens} tokens more than fit beside the query"
+    return InputError(f"document {document}", got=got, expected="one that fits", hint="Ask for truncation, or shorten it.")
 
 
 def _ranked(job: Job, cut: NDArray[np.int32], raw: bool, seconds: dict[str, float]) -> Ranked:

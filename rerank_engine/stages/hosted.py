@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from ..core import LOWEST, Query, Ranking, Scorer, Scores
 from ..errors import HostedError, InputError, MissingDependency
-from ..limits import limits
+from ..limits import Limits, limits
 from ..ops.checks import count, finite_number, one_of
 
 RETRIED = frozenset({408, 409, 425, 429})  # and all from 500 on; others are the caller's to mend
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+FIRST_WAIT_S, LONGEST_WAIT_S, PAUSE_S = 0.5, 30.0, 0.2
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ class Hosted(Scorer):
 
     provider: cohere, voyage, jina, mixedbread, tei, vllm, openai-compatible. base_url: in place of its own, and needed for the last three.
     key: in place of the environment variable's (COHERE_API_KEY, ...). batch: documents of a request, at most the provider's own limit;
-    concurrency: requests at a time. timeout_s: of one; retries: after 408, 409, 425, 429, 5xx and lost connections, waiting as Retry-After
+    concurrency: requests at a time. timeout_s: for a connection, and for
+    each part of an answer; retries: after 408, 409, 425, 429, 5xx and lost connections, waiting as Retry-After
     says, else 0.5 s, 1 s, 2 s, ..., each with jitter.
     failed: what becomes of a list one of whose requests fails for good: "raise" HostedError; "keep": its documents keep their old order
     behind the others (column `scored`); "fallback": the scorer `fallback` scores the whole list, so that scales do not mix.
@@ -156,7 +157,7 @@ class Hosted(Scorer):
         self._prices = [finite_number(f"Hosted: {name}", price, 0) for name, price in prices]
         own = os.environ.get(self._how.key, "") if key is None else key
         headers = {"authorization": f"Bearer {own}"} if own else {}
-        self._errors, self._lock = httpx.TransportError, threading.Lock()
+        self._errors, self._lock = (httpx.HTTPError, httpx.InvalidURL), threading.Lock()
         self._client = httpx.Client(headers=headers, timeout=self.timeout_s, follow_redirects=False, transport=transport)
 
     def close(self) -> None:
@@ -169,10 +170,10 @@ class Hosted(Scorer):
             for i, texts in enumerate(ranking.corpus.texts(ranking.ids) for ranking in rankings)
             for start in range(0, len(texts), self.batch)
         ]
-        limits().check()
-        until = limits().deadline
+        wanted = limits()
+        wanted.check()
         with ThreadPoolExecutor(min(self.concurrency, max(1, len(calls))), "rerank-hosted") as pool:
-            list(pool.map(lambda call: self._done(call, queries[call.query].text, until), calls))
+            list(pool.map(lambda call: self._done(call, queries[call.query].text, wanted), calls))
         of = [[call for call in calls if call.query == i] for i in range(len(rankings))]
         return [self._scores(query, ranking, own) for query, ranking, own in zip(queries, rankings, of)]
 
@@ -193,9 +194,9 @@ class Hosted(Scorer):
         columns = {"scored": scored} if errors or limits().deadline is not None else {}
         return Scores(values, self._how.scale, columns, facts)
 
-    def _done(self, call: _Call, query: str, until: float | None) -> None:
+    def _done(self, call: _Call, query: str, wanted: Limits) -> None:
         try:
-            told = self._told(self._how.body(self.model, query, call.texts), until)
+            told = self._told(self._how.body(self.model, query, call.texts), wanted)
             call.values = _checked(told, self._how, len(call.texts), self.provider)
             call.facts = _counted(told)
         except HostedError as error:
@@ -209,8 +210,9 @@ class Hosted(Scorer):
                 usage.search_units += call.facts["search_units"]
                 usage.cost += call.facts["search_units"] * self._prices[0] + call.facts["tokens"] * self._prices[1] / 1e6
 
-    def _told(self, body: dict[str, Any], until: float | None) -> Any:
-        """The JSON that is answered, after as many tries as it takes. Raises HostedError."""
+    def _told(self, body: dict[str, Any], wanted: Limits) -> Any:
+        """The JSON that is answered, after as many tries as it takes. Raises HostedError, Cancelled."""
+        until = wanted.deadline
         for attempt in range(self.retries + 1):
             left = self.timeout_s if until is None else min(self.timeout_s, until - time.monotonic())
             if left <= 0:
@@ -222,7 +224,7 @@ class Hosted(Scorer):
             try:
                 answer = self._client.post(self.url + self._how.path, json=body, timeout=left)
             except self._errors as error:
-                why = HostedError(self.provider, got=f"{type(error).__name__} from {self.url}", expected="an answer")
+                why = HostedError(self.provider, got=f"{type(error).__name__} from {self.url} ({error})", expected="an answer")
             else:
                 if answer.status_code == 200:
                     return _json(answer, self.provider)
@@ -231,12 +233,20 @@ class Hosted(Scorer):
                     raise why
                 wait = _retry_after(answer.headers.get("retry-after"))
             wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.0) if wait is None else wait)
-            if until is not None and time.monotonic() + wait >= until:
-                raise _Late(self.provider, got="no answer before the deadline", expected="one")
             if attempt == self.retries:
                 raise why
-            time.sleep(wait)
+            if until is not None and time.monotonic() + wait >= until:
+                raise _Late(self.provider, got="no answer before the deadline", expected="one")
+            self._pause(wait, wanted)
         raise AssertionError("unreachable")
+
+    @staticmethod
+    def _pause(seconds: float, wanted: Limits) -> None:
+        """Waits, unless the caller takes its request back. Raises Cancelled."""
+        while seconds > 0:
+            wanted.check()
+            time.sleep(min(seconds, PAUSE_S))
+            seconds -= PAUSE_S
 
     def __repr__(self) -> str:
         return f"Hosted({self.provider}, {self.model or self.url})"
@@ -295,8 +305,12 @@ def _checked(told: Any, how: Provider, n: int, provider: str) -> NDArray[np.floa
 
 def _counted(told: Any) -> dict[str, float]:
     """{"tokens", "search_units"} as the provider says."""
-    usage = told.get("usage") or {} if isinstance(told, dict) else {}
-    meta = told.get("meta") or {} if isinstance(told, dict) else {}
-    billed, tokens = meta.get("billed_units") or {}, meta.get("tokens") or {}
-    found = usage.get("total_tokens") or tokens.get("input_tokens") or 0
-    return {"tokens": float(found), "search_units": float(billed.get("search_units") or 0)}
+    found = _number(told, "usage", "total_tokens") or _number(told, "meta", "tokens", "input_tokens")
+    return {"tokens": found, "search_units": _number(told, "meta", "billed_units", "search_units")}
+
+
+def _number(told: Any, *names: str) -> float:
+    """What stands there, 0 for anything that is no number."""
+    for name in names:
+        told = told.get(name) if isinstance(told, dict) else None
+    return float(told) if isinstance(told, (int, float)) and not isinstance(told, bool) and np.isfinite(told) else 0.0

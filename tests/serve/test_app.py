@@ -16,6 +16,7 @@ pytest.importorskip("httpx", reason="httpx is not installed")
 from starlette.testclient import TestClient
 from words_scorer import Words
 
+from rerank_engine.errors import InputError
 from rerank_engine.serve import Limits, create_app
 
 QUERY, DOCUMENTS = "green tea health", ["black coffee", "green tea is good for health", "tea"]
@@ -264,3 +265,33 @@ def test_openapi_describes_every_dialect(client):
     told = client.get("/openapi.json").json()
     assert {"/rerank", "/v2/rerank", "/score", "/tei/rerank", "/voyage/v1/rerank"} <= set(told["paths"])
     assert {"Cohere", "Voyage", "TEI", "Score"} <= set(told["components"]["schemas"])
+
+
+def test_scores_of_pairs_are_all_there_or_none(scorer):
+    scorer.ms = 2
+    with TestClient(create_app(scorer, limits=Limits(wave_ms=10, documents=500))) as client:
+        start = time.monotonic()
+        body = {"text_1": [f"q{i}" for i in range(300)], "text_2": [str(i) for i in range(300)]}
+        assert client.post("/score", json=body, headers={"x-deadline-ms": "100"}).status_code == 504
+        assert time.monotonic() - start < 1
+        assert client.post("/score", json={"text_1": ["q"] * 501, "text_2": ["d"] * 501}).status_code == 400
+
+
+def test_tokens_are_no_blank_ones_and_no_string(scorer):
+    for keys in ("secret", [""], ["a", " "]):
+        with pytest.raises(InputError):
+            create_app(scorer, keys=keys)
+
+
+def test_it_answers_by_its_own_names_alone(scorer):
+    with TestClient(create_app(scorer, hosts=["localhost", "[::1]"])) as client:
+        for host, status in (("localhost", 200), ("LOCALHOST:8000", 200), ("[::1]:80", 200), ("evil.example:8000", 421), ("", 421)):
+            assert client.get("/health", headers={"host": host}).status_code == status
+
+
+def test_an_error_of_the_servers_own_is_json_and_says_its_kind_alone(scorer, monkeypatch):
+    app = create_app(scorer)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        monkeypatch.setattr(app.app.state.rerank.metrics, "answered", lambda ranked: 1 / 0)
+        answer = client.post("/v1/rerank", json={"query": "q", "documents": ["a"]})
+        assert answer.status_code == 500 and answer.json()["message"] == "the model failed: ZeroDivisionError"

@@ -209,3 +209,83 @@ def test_jobs_from_many_threads_lose_nothing(scheduler):
     for thread in threads:
         thread.join()
     assert len(found) == 16 * 20
+
+
+def test_blank_and_equal_documents_do_not_move_the_pace(scorer):
+    scorer.ms = 1
+    scheduler = Scheduler(scorer, wave_ms=20)
+    submitted(scheduler, job(numbers(100)))[0].done.result(10)
+    before = scheduler.pace
+    for _ in range(20):
+        submitted(scheduler, job(["0"], cost=0))[0].done.result(10)
+    assert scheduler.pace > before / 100
+    scorer.ms = 0
+    submitted(scheduler, job(["7"] * 3000))[0].done.result(10)  # run once by a model
+    assert scheduler.pace < 20 * before
+    scheduler.close()
+
+
+def test_failures_do_not_count_as_work(scheduler, scorer):
+    scorer.ms = 1
+    submitted(scheduler, job(numbers(100)))[0].done.result(10)
+    before = scheduler.pace
+    for _ in range(10):
+        with pytest.raises(ModelError):
+            submitted(scheduler, job(["broken"] * 50, cost=10_000))[0].done.result(10)
+    assert scheduler.pace == before
+
+
+def test_priorities_have_clocks_of_their_own(scheduler, scorer):
+    scorer.held.clear()
+    submitted(scheduler, job(numbers(300), priority=5))
+    started(scorer)
+    submitted(scheduler, job(numbers(200, 1000)))
+    scorer.ms = 0.5
+    scorer.held.set()
+    started(scorer, 8)
+    late = job(["7777"], priority=5)
+    scheduler.submit(late, 0)
+    late.done.result(10)
+    better = [i for i, wave in enumerate(scorer.waves) if "1199" in wave]
+    assert "7777" in scorer.waves[better[0] + 1]  # the first wave of its class after the others were done
+
+
+def test_what_a_scorer_did_not_get_to_is_told(scheduler, scorer, monkeypatch):
+    def partly(queries, rankings):
+        return [
+            rr.Scores(np.where(np.arange(len(row)) % 2, -np.inf, 5.0), "logit", {"scored": np.arange(len(row)) % 2 == 0})
+            for row in rankings
+        ]
+
+    monkeypatch.setattr(scorer, "score", partly)
+    done = submitted(scheduler, job(numbers(4)))[0].done.result(10)
+    assert done.scored.tolist() == [True, False, True, False]
+
+
+def test_scores_of_two_scales_are_refused(scheduler, scorer, monkeypatch):
+    scales = iter(["logit", "relevance"] * 100)
+    monkeypatch.setattr(scorer, "score", lambda queries, rankings: [rr.Scores(np.zeros(len(row)), next(scales)) for row in rankings])
+    with pytest.raises(ModelError, match="two scales"):
+        submitted(scheduler, job(numbers(500)))[0].done.result(10)
+
+
+def test_a_stop_waits_for_what_was_let_in_and_is_not_here_yet(scorer):
+    scheduler = Scheduler(scorer)
+    scheduler.admit(10)
+    scheduler.refuse(10)
+    time.sleep(0.05)
+    (late,) = (job(["5"]),)
+    scheduler.submit(late, 10)
+    assert late.done.result(5).values.tolist() == [5]
+    scheduler.close()
+    with pytest.raises(Overloaded):
+        scheduler.submit(job(["1"]), 0)
+
+
+def test_cancelling_at_any_moment_leaves_the_thread_alive(scheduler):
+    for i in range(3000):
+        one = job([str(i)])
+        scheduler.submit(one, 0)
+        if i % 3:
+            scheduler.drop(one)
+    assert submitted(scheduler, job(["5"]))[0].done.result(10).values.tolist() == [5]

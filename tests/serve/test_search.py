@@ -17,7 +17,7 @@ from rerank_engine.serve import create_app
 QUERY = "green tea health"
 DOCUMENTS = [
     rr.Document("a", "black coffee and tea tea tea"),
-    rr.Document("b", "green tea is good for health", title="On tea", metadata={"year": 3}),
+    rr.Document("b", "green tea is good for health", title="On tea", metadata={"year": 3, "odd": float("nan")}),
     rr.Document("c", "green green green paint"),
     rr.Document("d", "nothing of it"),
 ]
@@ -34,7 +34,7 @@ def test_results_stages_and_ranks(client):
     told = client.post("/search", json={"query": QUERY}).json()
     assert [row["id"] for row in told["results"]] == ["b", "c", "a"] and told["scale"] == "probability"
     best = told["results"][0]
-    assert best["document"] == {"text": DOCUMENTS[1].text, "title": "On tea", "metadata": {"year": 3}}
+    assert best["document"] == {"text": DOCUMENTS[1].text, "title": "On tea", "metadata": {"year": 3, "odd": None}}
     assert best["rank"] == best["ranks"]["Words"] == 1 and 1 <= best["ranks"]["BM25"] <= 3
     assert [(stage["name"], stage["n_out"]) for stage in told["stages"]] == [("BM25", 3), ("Words", 3)]
     assert all(stage["ms"] >= 0 for stage in told["stages"]) and told["unfinished"] == []
@@ -45,6 +45,14 @@ def test_only_the_head_is_read(client):
     assert len(told["results"]) == 1 and "document" not in told["results"][0]
     told = client.post("/search", json={"query": QUERY, "depth": 0}).json()
     assert [stage["name"] for stage in told["stages"]] == ["BM25"] and len(told["results"]) == 3 and told["scale"] == "bm25"
+
+
+def test_a_deadline_leaves_the_retrievers_list(client):
+    state = client.app.app.state.rerank
+    state.service.scorer.held.clear()
+    told = client.post("/search", json={"query": QUERY}, headers={"x-deadline-ms": "50"}).json()
+    state.service.scorer.held.set()
+    assert told["unfinished"] == ["Words"] and told["scale"] == "bm25" and len(told["results"]) == 3
 
 
 def test_fused_retrievers_are_told_apart():
@@ -59,6 +67,7 @@ def test_fused_retrievers_are_told_apart():
 def test_what_is_wrong(client):
     for body in ({"query": QUERY, "top_n": 0}, {"query": QUERY, "depth": -1}, {}, {"query": 3}):
         assert client.post("/search", json=body).status_code == 422
+    assert client.post("/search", json={"query": " "}).status_code == 400
     assert client.post("/search", json={"query": "zzz"}).json()["results"] == []
     with pytest.raises(InputError, match="retrieves"):
         create_app(Words(), retriever=rr.Top(3))

@@ -27,15 +27,15 @@ from rerank_engine.serve import Limits, create_app  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_no_answer_is_lost_or_swapped_between_clients():
-    told, wrong = list[int](), list[str]()
+def test_no_answer_is_lost_or_swapped_between_clients(thorough):
+    told, wrong, clients, requests = list[int](), list[str](), *((64, 200) if thorough else (16, 25))
     with served(create_app(Words(ms=0.02), limits=Limits(wave_ms=10, wait_ms=300))) as url:
 
         def ask(i: int) -> None:
             rng = np.random.default_rng(i)
             with httpx.Client(base_url=url, timeout=30) as client:
-                for k in range(25):
-                    own = 1000 * (25 * i + k) + rng.permutation(1000)[: rng.choice([1, 3, 20, 200])]
+                for k in range(requests):
+                    own = 1000 * (requests * i + k) + rng.permutation(1000)[: rng.choice([1, 3, 20, 200])]
                     answer = client.post("/rerank", json={"query": "q", "texts": [str(n) for n in own], "raw_scores": True})
                     told.append(answer.status_code)
                     if answer.status_code == 200:
@@ -44,12 +44,12 @@ def test_no_answer_is_lost_or_swapped_between_clients():
                     elif answer.status_code not in (429, 503) or int(answer.headers["retry-after"]) < 1:
                         wrong.append(answer.text)
 
-        threads = [threading.Thread(target=ask, args=(i,)) for i in range(16)]
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(clients)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert not wrong and len(told) == 16 * 25 and told.count(200) > 100
+    assert not wrong and len(told) == clients * requests and told.count(200) > len(told) / 4
 
 
 def test_a_client_that_goes_away_frees_its_work_at_once():

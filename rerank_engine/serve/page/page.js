@@ -82,7 +82,7 @@ function showRows(rows) {
 }
 
 function cutOf(warnings) {
-  // "document 3: 120 tokens were cut off, ..."
+  // "document 3: 120 tokens were cut off"
   const found = {};
   for (const warning of warnings) {
     const match = /^document (\d+): (\d+) tokens were cut off/.exec(warning);
