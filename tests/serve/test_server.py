@@ -125,3 +125,13 @@ def test_a_signal_lets_what_is_in_flight_finish(sent):
         assert [(row["route"], row["documents"]) for row in logged if row["status"] == 200 and row["route"] == "rerank"] == [
             ("rerank", 1000)
         ]
+
+
+def test_an_answer_does_not_wait_for_the_clients_acknowledgement():
+    with served(create_app(Words())) as url, httpx.Client(base_url=url) as client:
+        took = []
+        for _ in range(20):
+            start = time.monotonic()
+            client.post("/rerank", json={"query": "q", "texts": ["1"]})
+            took.append(time.monotonic() - start)
+    assert np.median(took) < 0.03  # 0.04 and more where it does
