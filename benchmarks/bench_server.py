@@ -17,16 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import numpy as np
-import uvicorn
 from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -34,6 +30,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from benchmarks import harness
+from benchmarks.live_server import served
 from rerank_engine.core import Query, Ranking, Scorer, Scores
 from rerank_engine.corpus import Corpus
 from rerank_engine.serve import Limits, create_app
@@ -103,27 +100,6 @@ def permits_a_text(scorer: Scorer) -> Starlette:
 def _scored(scorer: Scorer, texts: list[str]) -> list[dict[str, Any]]:
     values = scorer.score([Query("q")], [Ranking.in_order(Corpus.from_texts(texts))])[0].values
     return sorted(({"index": i, "score": float(v)} for i, v in enumerate(values)), key=lambda row: -row["score"])
-
-
-@contextmanager
-def served(app: Any) -> Iterator[str]:
-    held = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    held.setsockopt(
-        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-    )  # which asyncio does for its own alone: an answer would wait for an ACK, 40 ms
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [held]})
-    thread.start()
-    while not server.started:
-        if not thread.is_alive():
-            raise RuntimeError("the server did not start")
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{held.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        held.close()
 
 
 def arrivals(load: float, seconds: float, seed: int = 0) -> list[tuple[float, list[str]]]:

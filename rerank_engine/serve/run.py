@@ -32,9 +32,8 @@ def run(app: Guard, *, host: str, port: int, stop_s: float, note: Callable[[str]
         app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=int(stop_s) + 1, server_header=False
     )
     held = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=config.backlog)
-    held.setsockopt(
-        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-    )  # which asyncio does for its own alone: an answer would wait for an ACK, 40 ms
+    # As asyncio does for sockets of its own making: else an answer waits for the acknowledgement of its first half.
+    held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         name, at = held.getsockname()[:2]
         note(f"rerank-engine serves {app.app.state.rerank.service.model} at http://{f'[{name}]' if ':' in name else name}:{at}")

@@ -194,10 +194,10 @@ class Scheduler:
         answers = self._score(wave)
         took, tokens = time.monotonic() - start, sum(share.tokens for share in wave)
         with self._changed:
+            if not any(isinstance(answer, BaseException) for answer in answers):  # before anybody hears of the wave
+                self._keep_pace(sum(_distinct(share) for share in wave), took)
             for share, answer in zip(wave, answers, strict=True):
                 self._take(share, answer, start, took * share.tokens / tokens)
-            if not any(isinstance(answer, BaseException) for answer in answers):
-                self._keep_pace(sum(_distinct(share) for share in wave), took)
 
     def _over(self) -> bool:
         """Stopping, with all done, also what `admit` let in and is not here yet, or no time left."""

@@ -18,7 +18,7 @@ from ..corpus import Corpus
 from ..errors import InputError
 from ..stages.colbert import ColBERT
 from ..stages.cross import CrossEncoder, sigmoid
-from .scheduler import Job, Overloaded, Scheduler
+from .scheduler import Job, Scheduler
 
 CHARS_A_TOKEN = 4.0  # of the estimate that admission goes by, before a text is tokenised
 SPECIAL = 3
@@ -186,6 +186,3 @@ def _ranked(job: Job, cut: NDArray[np.int32], raw: bool, seconds: dict[str, floa
     if scale == "logit" and not raw:  # the order is that of the float32 logits: where probabilities meet at 1 it still holds
         scores, scale = sigmoid(scores), "probability"
     return Ranked(np.concatenate([best, unread]), scores, scale, job.scored.copy(), job.truncated + cut, job.tokens, seconds)
-
-
-__all__ = ["OutOfTime", "Overloaded", "Ranked", "Service"]

@@ -15,13 +15,13 @@ BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if BROWSER is None or DRIVER is None:
     pytest.skip("no chromium and chromedriver", allow_module_level=True)
 
-from live_server import served  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 from words_scorer import Words  # noqa: E402
 
 import rerank_engine as rr  # noqa: E402
+from benchmarks.live_server import served  # noqa: E402
 from rerank_engine.errors import MissingDependency  # noqa: E402
 from rerank_engine.serve import create_app  # noqa: E402
 

@@ -19,9 +19,9 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 
-from live_server import served  # noqa: E402
 from words_scorer import Words  # noqa: E402
 
+from benchmarks.live_server import served  # noqa: E402
 from rerank_engine.serve import Limits, create_app  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]

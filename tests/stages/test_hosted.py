@@ -195,8 +195,7 @@ def test_batches_stay_within_the_providers_limit():
 @pytest.mark.parametrize("provider", PATHS)
 def test_our_own_server_in_every_dialect(provider):
     pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
-    from live_server import served
-
+    from benchmarks.live_server import served
     from rerank_engine.serve import create_app
 
     with served(create_app(Words(), keys=["secret"])) as url:

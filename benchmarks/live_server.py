@@ -1,4 +1,4 @@
-"""A server in a thread of this process, for tests that need a real connection."""
+"""A server in a thread of this process, for tests and measurements that need a real connection."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ import uvicorn
 def served(app: Any) -> Iterator[str]:
     """Its address while it runs."""
     held = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    held.setsockopt(
-        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-    )  # which asyncio does for its own alone: an answer would wait for an ACK, 40 ms
+    # As asyncio does for sockets of its own making: else an answer waits for the acknowledgement of its first half.
+    held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [held]})
     thread.start()
