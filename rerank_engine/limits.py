@@ -22,11 +22,13 @@ from .progress import Progress
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """deadline: a time of `time.monotonic()`, None for none. cancelled: says whether the work is still wanted. progress(done, total)."""
+    """deadline: a time of `time.monotonic()`, None for none. cancelled: says whether the work is still wanted. progress(done, total).
+    calls(tokens, computed): told of each call of a network, how many tokens it was for and how many with the padding that it computed."""
 
     deadline: float | None = None
     cancelled: Callable[[], bool] | None = None
     progress: Progress | None = None
+    calls: Callable[[int, int], None] | None = None
 
     def out_of_time(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
@@ -52,22 +54,26 @@ def limits() -> Limits:
 
 @contextmanager
 def limited(
-    *, deadline_ms: float | None = None, cancelled: Callable[[], bool] | None = None, progress: Progress | None = None
+    *,
+    deadline_ms: float | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
+    calls: Callable[[int, int], None] | None = None,
 ) -> Iterator[Limits]:
-    """Limits for what runs inside. deadline_ms: from now on; an outer deadline that comes first stays in force, and so does what an outer
-    `with` asks for and this one does not.
+    """Limits for what runs inside, see `Limits`. deadline_ms: from now on; an outer deadline that comes first stays in force, and so does
+    what an outer `with` asks for and this one does not.
 
     At the deadline models stop between two calls of the network: a call that has begun is finished. Raises InputError.
     """
     if deadline_ms is not None and (isinstance(deadline_ms, bool) or not isinstance(deadline_ms, Real) or not deadline_ms >= 0):
         raise InputError("limited: deadline_ms", got=deadline_ms, expected="milliseconds from now, 0 or more, or None")
-    for name, call in (("cancelled", cancelled), ("progress", progress)):
+    for name, call in (("cancelled", cancelled), ("progress", progress), ("calls", calls)):
         if call is not None and not callable(call):
             raise InputError(f"limited: {name}", got=call, expected="a callable or None")
     outer = limits()
     own = None if deadline_ms is None else time.monotonic() + float(deadline_ms) / 1e3
     ends = [end for end in (own, outer.deadline) if end is not None]
-    token = _CURRENT.set(Limits(min(ends, default=None), cancelled or outer.cancelled, progress or outer.progress))
+    token = _CURRENT.set(Limits(min(ends, default=None), cancelled or outer.cancelled, progress or outer.progress, calls or outer.calls))
     try:
         yield limits()
     finally:

@@ -74,7 +74,7 @@ def test_a_bad_deadline(deadline):
     assert limits() == Limits()
 
 
-@pytest.mark.parametrize("name", ["cancelled", "progress"])
+@pytest.mark.parametrize("name", ["cancelled", "progress", "calls"])
 def test_what_is_not_callable(name):
     with pytest.raises(InputError, match=name), limited(**{name: 5}):
         pytest.fail("never entered")

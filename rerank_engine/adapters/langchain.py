@@ -57,7 +57,8 @@ class PairScorer(BaseCrossEncoder):
 
 
 class PipelineRetriever(BaseRetriever):
-    """Documents that a pipeline of this package finds: pipeline: a stage that retrieves; k: the best so many, None for all.
+    """Documents that a pipeline of this package finds: pipeline: a stage that retrieves; k: the best so many, None for all;
+    `invoke(query, k=)` has its own.
 
     Each Document has the corpus document's id and metadata, the score in metadata["relevance_score"].
     """
@@ -73,9 +74,9 @@ class PipelineRetriever(BaseRetriever):
             raise InputError("PipelineRetriever: pipeline", got=repr(pipeline), expected="a stage that retrieves, such as rr.BM25(index)")
         return pipeline
 
-    def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
-        ranking = self.pipeline(query)
-        kept = ranking if self.k is None else ranking.head(self.k)
+    def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None) -> list[Document]:
+        ranking, most = self.pipeline(query), self.k if k is None else k
+        kept = ranking if most is None else ranking.head(most)
         return [
             Document(page_content=found.passage, id=found.id, metadata={**copy.deepcopy(dict(found.metadata)), "relevance_score": score})
             for found, score in zip(kept.documents, kept.scores.tolist())

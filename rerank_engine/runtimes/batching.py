@@ -236,6 +236,10 @@ class _Calls:
             done += end - start
             if report:
                 report(done, self.distinct)
+            if until.calls:
+                lengths = self._ids.lengths[start:end]
+                used = int(lengths.sum())
+                until.calls(used, len(lengths) * int(lengths.max(initial=0)) if cost_of(self._runtime).padded else used)
 
         workers = min(self._workers, len(self.calls))
         if workers == 1:

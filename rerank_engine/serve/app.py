@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,8 @@ def create_app(
     if retriever is not None and not retriever.retrieves:
         raise InputError("create_app: retriever", got=repr(retriever), expected="a stage that retrieves, such as rr.BM25(index)")
     held, metrics = limits or Limits(), Metrics()
-    service = Service(scorer, spans=spans, told=metrics.told, wave_ms=held.wave_ms, wave_tokens=held.wave_tokens, wait_ms=held.wait_ms)
+    schedule = {"wave_ms": held.wave_ms, "wave_tokens": held.wave_tokens, "wait_ms": held.wait_ms}
+    service = Service(scorer, spans=spans, told=metrics.told, calls=metrics.called, **schedule)
     state = State(service, metrics, held, retriever)
 
     @asynccontextmanager
@@ -178,16 +179,20 @@ async def _together(work: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]
 
 async def _answer(state: State, ask: Ask, until: float | None, name: str) -> Answer:
     service = state.service
-    ranked = await service.rank(
-        ask.query, ask.texts, raw=ask.raw, most_tokens=ask.most_tokens, priority=ask.priority, until=until, refuse_long=ask.refuse_long
-    )
-    state.metrics.answered(ranked)
-    answer = Answer(ask, ranked, name, service.model, _warnings(ranked))
-    if ask.spans is None:
-        return answer
-    texts = [ask.texts[index] for index, _ in answer.found]
-    spans = await service.relevant_spans(ask.query, texts, ask.spans.threshold, ask.spans.most, until)
-    return replace(answer, spans=spans)
+    spans: AbstractContextManager[None] = nullcontext()
+    if ask.spans is not None:
+        spans = service.room_for_spans(ask.query, ask.texts, min(1.0, (ask.top or len(ask.texts)) / max(1, len(ask.texts))))
+    with spans:
+        ranked = await service.rank(
+            ask.query, ask.texts, raw=ask.raw, most_tokens=ask.most_tokens, priority=ask.priority, until=until, refuse_long=ask.refuse_long
+        )
+        state.metrics.answered(ranked)
+        answer = Answer(ask, ranked, name, service.model, _warnings(ranked))
+        if ask.spans is None:
+            return answer
+        texts = [ask.texts[index] for index, _ in answer.found]
+        found = await service.relevant_spans(ask.query, texts, ask.spans.threshold, ask.spans.most, until)
+        return replace(answer, spans=found)
 
 
 def _warnings(ranked: Any) -> list[str]:

@@ -141,7 +141,7 @@ class Cohere(Asked):
             row: dict[str, Any] = {"index": index, "relevance_score": score}
             if answer.ask.echo:
                 row["document"] = {"text": answer.ask.texts[index]}
-            if answer.spans is not None:
+            if answer.spans and answer.spans[place]:
                 row["relevant_spans"] = answer.spans[place]
             results.append(row)
         tokens = answer.ranked.tokens

@@ -15,6 +15,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = own = CollectorRegistry()
+        self._called = [0, 0]  # tokens, and with padding
         self.requests = Counter("rerank_requests", "Requests answered", ["route", "status"], registry=own)
         self.duration = Histogram("rerank_request_seconds", "From request to answer", ["route"], buckets=SECONDS, registry=own)
         self.shed = Counter("rerank_shed", "Requests turned away", ["reason"], registry=own)
@@ -23,6 +24,8 @@ class Metrics:
         self.inference = Histogram("rerank_inference_seconds", "Of waves, by a request's share", buckets=SECONDS, registry=own)
         self.documents = Histogram("rerank_request_documents", "Documents of a request", buckets=SIZES, registry=own)
         self.tokens = Counter("rerank_tokens", "Tokens that the model was given", registry=own)
+        self.computed = Counter("rerank_computed_tokens", "Tokens and padding that calls of networks computed", ["what"], registry=own)
+        self.padding = Gauge("rerank_padding_share", "Share of padding in them, so far", registry=own)
         self.truncated = Counter("rerank_truncated_documents", "Documents that lost their end", registry=own)
         self.unfinished = Counter("rerank_unfinished", "Answers that a deadline cut short", registry=own)
         self.cancelled = Counter("rerank_cancelled", "Requests whose client went away", registry=own)
@@ -35,6 +38,14 @@ class Metrics:
         """Of a wave, by the scheduler."""
         self.waves.inc()
         self.wave.observe(seconds)
+
+    def called(self, tokens: int, computed: int) -> None:
+        """Of a call of a network, see `Limits.calls`; in one thread at a time."""
+        self._called[0] += tokens
+        self._called[1] += computed
+        self.computed.labels("tokens").inc(tokens)
+        self.computed.labels("padding").inc(computed - tokens)
+        self.padding.set(1 - self._called[0] / self._called[1])
 
     def answered(self, ranked: Ranked) -> None:
         self.tokenization.observe(ranked.seconds["tokenization"])

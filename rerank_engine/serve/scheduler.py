@@ -82,7 +82,8 @@ class _Share:
 
 class Scheduler:
     """wave_ms: work of a wave, the longest that a new request waits for one to end; wave_tokens: at most in one; wait_ms: how much work may
-    wait in all, at the pace of the machine. One thread runs the scorer; every method may be called from any thread."""
+    wait in all, at the pace of the machine; calls: see `Limits`. A scorer of whole lists gets up to wave_tokens of them at a time. One
+    thread runs the scorer; every method may be called from any thread."""
 
     def __init__(
         self,
@@ -92,8 +93,9 @@ class Scheduler:
         wave_tokens: int = 16_384,
         wait_ms: float = 5_000.0,
         told: Callable[..., None] | None = None,
+        calls: Callable[[int, int], None] | None = None,
     ) -> None:
-        self.scorer, self.wave_ms, self.wave_tokens, self.wait_ms = scorer, wave_ms, wave_tokens, wait_ms
+        self.scorer, self.wave_ms, self.wave_tokens, self.wait_ms, self._calls = scorer, wave_ms, wave_tokens, wait_ms, calls
         self._told = told or (lambda **_: None)
         self._jobs, self._clocks, self._pace, self._waves = list[Job](), dict[int, float](), 0.0, 0
         self._reserved, self._closing, self._ended, self._ends = 0, False, False, math.inf
@@ -204,17 +206,18 @@ class Scheduler:
         return self._closing and ((not self._jobs and self._reserved <= 0) or time.monotonic() >= self._ends)
 
     def _deal(self) -> tuple[_Share, ...]:
-        """The next wave: a document at least."""
+        """The next wave: a document at least, of a scorer of whole lists a job."""
         first = min(job.priority for job in self._jobs)
         jobs = [job for job in self._jobs if job.priority == first]
-        budget = float(min(self.wave_tokens, self._pace * self.wave_ms / 1e3)) if self._pace else FIRST_WAVE
+        whole, known = self.scorer.whole, self._pace * self.wave_ms / 1e3 if self._pace else FIRST_WAVE
+        budget = float(self.wave_tokens if whole else min(self.wave_tokens, known))
         part, begun = max(1.0, budget / len(jobs)), dict[Job, int]()
         while budget > 0 and jobs:
             job = min(jobs, key=lambda one: one._tag)  # of equal ones the first that came
             self._clocks[first] = job._tag
             begun.setdefault(job, job._next)
-            given = 0.0
-            while given < min(part, budget) and job._next < len(job.costs):
+            given, most = 0.0, math.inf if whole else min(part, budget)
+            while given < most and job._next < len(job.costs):
                 given += max(1, int(job.costs[job._next]))
                 job._next += 1
             budget -= given
@@ -227,7 +230,9 @@ class Scheduler:
         """What the scorer says of each share; an error that several share is looked for in each alone, so that it hits nobody else."""
         rankings = [Ranking.in_order(share.job.corpus, np.arange(share.rows.start, share.rows.stop)) for share in wave]
         try:
-            with limited(cancelled=lambda: all(share.job.done.done() for share in wave) or time.monotonic() >= self._ends):
+            with limited(
+                cancelled=lambda: all(share.job.done.done() for share in wave) or time.monotonic() >= self._ends, calls=self._calls
+            ):
                 answers = self.scorer.score([share.job.query for share in wave], rankings)
             return [_right(answer, share) for answer, share in zip(answers, wave, strict=True)]
         except Cancelled as error:

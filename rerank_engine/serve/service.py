@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +113,18 @@ class Service:
         own = len(query) / CHARS_A_TOKEN + SPECIAL
         return int(sum(min(own + len(text) / CHARS_A_TOKEN, self.limit) for text in texts)) + 1
 
+    @contextmanager
+    def room_for_spans(self, query: str, texts: Sequence[str], share: float) -> Iterator[None]:
+        """What waits counts as much more as the spans of this share of the texts take. Raises Overloaded where that is too much,
+        InputError where no late-interaction model is served."""
+        self._span_model()
+        tokens = int(share * self._estimate(query, texts))
+        self.scheduler.admit(tokens)
+        try:
+            yield
+        finally:
+            self.scheduler.release(tokens)
+
     async def _prepared(
         self, query: str, texts: Sequence[str], most: int | None, refuse_long: bool
     ) -> tuple[Corpus, NDArray[np.int64], NDArray[np.int32]]:
@@ -147,12 +160,7 @@ class Service:
     ) -> list[list[dict[str, Any]]]:
         """Of each text [{"start", "end", "score"}], code points, the highest first: what of the text the query's words met, as a share of
         all its words, at least `threshold`; none where `until` came first. Raises InputError where no late-interaction model is served."""
-        model = self.spans
-        if model is None:
-            hint = "Start the server with --spans answerai-colbert-small-v1."
-            raise InputError("relevant_spans", got="no late-interaction model", expected="one", hint=hint)
-
-        gone = threading.Event()
+        model, gone = self._span_model(), threading.Event()
 
         def found(text: str) -> list[dict[str, Any]]:
             if gone.is_set() or (until is not None and time.monotonic() >= until):
@@ -167,6 +175,12 @@ class Service:
             return [await loop.run_in_executor(self._span_pool, found, text) for text in texts]
         finally:
             gone.set()
+
+    def _span_model(self) -> ColBERT:
+        if self.spans is None:
+            hint = "Start the server with --spans answerai-colbert-small-v1."
+            raise InputError("relevant_spans", got="no late-interaction model", expected="one", hint=hint)
+        return self.spans
 
     def close(self) -> None:
         self.scheduler.close()

@@ -117,7 +117,7 @@ class Hosted(Scorer):
     Raises InputError, MissingDependency (httpx), HostedError.
     """
 
-    timely = True
+    timely = whole = True
 
     def __init__(
         self,

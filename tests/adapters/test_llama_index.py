@@ -52,3 +52,18 @@ def test_events(nodes):
     RerankPostprocessor(model=Words()).postprocess_nodes(nodes, query_str=QUERY)
     root.event_handlers.remove(handler)
     assert [name for name in seen if name.startswith("ReRank")] == ["ReRankStartEvent", "ReRankEndEvent"]
+
+
+def test_in_a_query_engine(nodes, monkeypatch):
+    from llama_index.core.base.base_retriever import BaseRetriever
+    from llama_index.core.query_engine import RetrieverQueryEngine
+
+    class All(BaseRetriever):
+        def _retrieve(self, query_bundle):
+            return nodes
+
+    monkeypatch.setenv("IS_TESTING", "1")  # no language model
+    engine = RetrieverQueryEngine.from_args(
+        All(), node_postprocessors=[RerankPostprocessor(model=Words(), top_n=2)], response_mode="no_text"
+    )
+    assert [row.node.node_id for row in engine.query(QUERY).source_nodes] == ["1", "2"]

@@ -38,3 +38,24 @@ def test_a_frame_is_re_ranked(frame):
 
 def test_it_composes(frame):
     assert ((RerankTransformer(Words()) % 1)(frame)["docno"].tolist()) == ["d1", "d0"]
+
+
+def test_pyterrier_can_look_into_it():
+    import pyterrier as pt
+
+    made = RerankTransformer(Words())
+    assert [sorted(columns) for columns in pt.inspect.transformer_inputs(made)] == [["docno", "qid", "query", "text"]]
+    assert {"score", "rank"} <= set(pt.inspect.transformer_outputs(made, ["qid", "query", "docno", "text"]))
+    with pytest.raises(pt.validate.InputValidationError):
+        made(pd.DataFrame([{"qid": "1", "query": "q", "docno": "d"}]))
+
+
+def test_in_an_experiment(frame):
+    """PyTerrier's own evaluation of a pipeline: the first of each list is the relevant one only after re-ranking."""
+    import pyterrier as pt
+
+    topics = frame[["qid", "query"]].drop_duplicates()
+    first = pt.Transformer.from_df(frame.assign(score=-frame.index.to_numpy(float), rank=frame.index % 3))
+    qrels = pd.DataFrame([{"qid": "1", "docno": "d1", "label": 1}, {"qid": "2", "docno": "d0", "label": 1}])
+    found = pt.Experiment([first, first >> RerankTransformer(Words())], topics, qrels, ["recip_rank"], names=["first", "ours"])
+    assert dict(zip(found["name"], found["recip_rank"])) == {"first": 0.75, "ours": 1.0}

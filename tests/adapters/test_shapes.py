@@ -54,6 +54,15 @@ def test_flag_embedding():
         FlagReranker(Words(), peft=True)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_in_the_evaluation_of_sentence_transformers():
+    """Its re-ranking evaluator takes any model that predicts."""
+    evaluation = pytest.importorskip("sentence_transformers.cross_encoder.evaluation", reason="sentence-transformers is not installed")
+    samples = [{"query": QUERY, "positive": [TEXTS[1]], "documents": TEXTS}]
+    made = evaluation.CrossEncoderRerankingEvaluator(samples, show_progress_bar=False, write_csv=False, name="words")
+    assert made(CrossEncoder(Words()))["words_mrr@10"] == 1.0
+
+
 def test_the_real_one_agrees_with_sentence_transformers():
     """Where it is installed: the same folder, the same pairs, on float32 weights it is compared in test_cross_peers."""
     pytest.importorskip("onnxruntime", reason="runs a real model")

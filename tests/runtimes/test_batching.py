@@ -306,6 +306,18 @@ def test_progress_comes_from_the_context_unless_it_is_handed_in():
     assert context == [(1, 1)] and own == [(1, 2), (2, 2)]
 
 
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_calls_tell_of_tokens_and_of_the_padding_that_was_computed(padded, workers):
+    runtime, told = Recorder(), []
+    runtime.cost, runtime.workers = Cost(padded=padded, most=100, ragged=not padded, call=1e6), workers
+    with limited(calls=lambda tokens, computed: told.append((tokens, computed))):
+        run_batched(runtime, tokens_of([*SIX, SIX[0]]), "sum")  # the last one again is no work
+    blocks = [[len(ids) for ids, _ in batch] for batch in runtime.batches]
+    assert sorted(told) == sorted((sum(row), len(row) * max(row) if padded else sum(row)) for row in blocks)
+    assert not padded or workers > 1 or sum(computed - tokens for tokens, computed in told) > 0
+
+
 @pytest.mark.parametrize("bad", [np.zeros(5, np.int64), np.zeros(6), np.zeros((6, 1), np.int64)])
 def test_a_priority_of_another_shape_is_refused(bad):
     with pytest.raises(InputError, match=r"priority.*integers \[6\]"):

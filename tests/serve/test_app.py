@@ -13,10 +13,13 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 pytest.importorskip("httpx", reason="httpx is not installed")
 
+import httpx
 from starlette.testclient import TestClient
 from words_scorer import Words
 
+from rerank_engine import Corpus, Hosted, Ranking
 from rerank_engine.errors import InputError
+from rerank_engine.limits import limits
 from rerank_engine.serve import Limits, create_app
 
 QUERY, DOCUMENTS = "green tea health", ["black coffee", "green tea is good for health", "tea"]
@@ -244,6 +247,50 @@ def test_metrics_tell_of_routes_tokens_and_waves(client):
     for name in ("tokenization", "queue", "inference"):
         assert f"rerank_{name}_seconds_count 1.0" in text
     assert "rerank_request_documents_sum 3.0" in text
+
+
+def test_metrics_tell_of_padding(scorer, monkeypatch):
+    def score(queries, rankings):
+        limits().calls(6, 8)
+        return Words().score(queries, rankings)
+
+    monkeypatch.setattr(scorer, "score", score)
+    with TestClient(create_app(scorer)) as client:  # its first job is a call too
+        client.post("/v2/rerank", json={"query": "q", "documents": ["1", "2"]})
+        text = client.get("/metrics").text
+    assert 'rerank_computed_tokens_total{what="tokens"} 12.0' in text and 'rerank_computed_tokens_total{what="padding"} 4.0' in text
+    assert "rerank_padding_share 0.25" in text
+
+
+def test_a_hosted_scorer_that_falls_back_answers_on_one_scale():
+    """The provider fails for a list of many documents, and would have answered parts of it."""
+
+    def answer(request):
+        texts = json.loads(request.content)["documents"]
+        if "broken" in texts:
+            return httpx.Response(400)
+        return httpx.Response(200, json={"results": [{"index": i, "relevance_score": 0.5} for i in range(len(texts))]})
+
+    hosted = Hosted("cohere", key="k", failed="fallback", fallback=Numbers(), transport=httpx.MockTransport(answer))
+    with TestClient(create_app(hosted, limits=Limits(wave_ms=1e-3))) as client:
+        body = {"query": "q", "documents": [*map(str, range(40)), "broken"], "raw_scores": True}
+        assert [row["index"] for row in client.post("/rerank", json=body).json()["results"]] == [40, *range(39, -1, -1)]
+
+
+class Numbers(Words):
+    def score(self, queries, rankings):
+        rows = [[text.replace("broken", "99") for text in row.corpus.texts(row.ids)] for row in rankings]
+        return super().score(queries, [Ranking.in_order(Corpus.from_texts(row)) for row in rows])
+
+
+def test_spans_wait_for_room_as_scores_do(scorer):
+    with TestClient(create_app(scorer, spans=object(), limits=Limits(wait_ms=200))) as client:
+        service = client.app.app.state.rerank.service
+        service.scheduler._pace = 1000.0  # tokens a second: 200 may wait
+        body = {"query": "q", "documents": ["a word " * 40] * 2, "relevant_spans": {"mode": "enabled"}, "top_n": 1}
+        assert client.post("/v2/rerank", json=body).status_code == 429
+        assert client.post("/v2/rerank", json={**body, "relevant_spans": None}).status_code == 200
+        assert service.scheduler.waiting == 0
 
 
 def test_request_ids_come_back_if_they_are_plain(client):

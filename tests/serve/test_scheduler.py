@@ -269,6 +269,18 @@ def test_scores_of_two_scales_are_refused(scheduler, scorer, monkeypatch):
         submitted(scheduler, job(numbers(500)))[0].done.result(10)
 
 
+def test_lists_that_must_stay_whole_share_waves_but_are_not_cut(scheduler, scorer):
+    scorer.whole = True
+    scorer.held.clear()
+    jobs = submitted(scheduler, job(numbers(50)))
+    started(scorer)
+    jobs += submitted(scheduler, *(job(numbers(7, 100 * i)) for i in range(1, 5)))
+    scorer.held.set()
+    for one in jobs:
+        assert one.done.result(10).scored.all()
+    assert [len(wave) for wave in scorer.waves] == [50, 14, 14]  # 100 tokens, 10 a document: the list that goes beyond is the last
+
+
 def test_a_stop_waits_for_what_was_let_in_and_is_not_here_yet(scorer):
     scheduler = Scheduler(scorer)
     scheduler.admit(10)

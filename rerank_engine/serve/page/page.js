@@ -102,7 +102,7 @@ async function ranked(query) {
   const spent = stages.reduce((sum, stage) => sum + stage.ms, 0);
   stages.push({ name: "rest", ms: Math.max(0, whole - spent) });
   const rows = told.results.map((row, i) => ({
-    rank: i + 1, before: row.index + 1, score: row.relevance_score, text: documents[row.index], spans: row.relevant_spans, cut: cut[row.index],
+    rank: i + 1, before: row.index + 1, score: row.relevance_score, text: documents[row.index], spans: row.relevant_spans ?? [], cut: cut[row.index],
   }));
   return { stages, rows, notes: warnings.filter((warning) => !/^document \d+: /.test(warning)) };
 }
