@@ -49,6 +49,31 @@ def details(data: Any, about: str) -> str:
     return "\n".join([*lines, "", f"{few} {source(data)}", "", picture])
 
 
+def server(data: Any, about: str) -> str:
+    """Loads of bench_server by server, then what many clients and a connection cost."""
+    lines = [
+        "| load | server | short, p50 / p95 / p99 ms | long, p50 / p95 | in time: documents a second | requests a second | turned away |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    loads = [r for r in data if "of_ours" in r]
+    for load in dict.fromkeys(r["case"] for r in loads):
+        found = [r for r in loads if r["case"] == load]
+        for name, told in (("ours", found[0]["of_ours"]), *((r["peer"], r["of_theirs"]) for r in found)):
+            short = " / ".join(f"{told[f'short_p{q}_ms']:,.0f}" for q in (50, 95, 99))
+            long = " / ".join(f"{told[f'long_p{q}_ms']:,.0f}" for q in (50, 95))
+            counts = f"{told['goodput']:.0f} | {told['requests_in_time']:.1f} | {told['turned_away']} of {told['requests']}"
+            lines.append(f"| {load} | {name} | {short} | {long} | {counts} |")
+    lines += ["", "| 320 documents, 32 clients of 10 at a time | s | of one client's throughput | of the scorer's without a server |"]
+    lines += ["|---|---|---|---|"]
+    beside = {(r["case"], r["peer"]): r for r in data if "of_ours" not in r}
+    for case in dict.fromkeys(case for case, peer in beside if peer == "one client"):
+        one, bare = beside[case, "one client"], beside[case, "no server"]
+        lines.append(f"| {case.removeprefix('32 clients, ')} | {one['ours']:.3g} | {one['ratio']:.3f} | {bare['ratio']:.3f} |")
+    alone = next(r for r in data if r["case"] == "overhead")
+    how = "`python -m benchmarks.bench_server` says how it is measured; a capacity of 500 documents a second"
+    return "\n".join([*lines, "", f"A request at one connection takes {alone['ours']:.2g} ms beside its document, p50. {how}, {about}."])
+
+
 def plan(data: Any, about: str) -> str:
     """Budgets of bench_plan: what was planned, what came of it, and how many were kept."""
     *rows, whole = data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -11,13 +10,14 @@ from typing import Any
 
 import uvicorn
 
+from rerank_engine.serve.run import bound
+
 
 @contextmanager
 def served(app: Any) -> Iterator[str]:
     """Its address while it runs."""
-    held = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    # As asyncio does for sockets of its own making: else an answer waits for the acknowledgement of its first half.
-    held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    held = bound("127.0.0.1", 0)
+    held.listen(2048)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [held]})
     thread.start()

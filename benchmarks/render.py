@@ -248,6 +248,7 @@ PLACES = {
     "latency-peers": ("docs/latency.md", DATED, peer_tables.peers),
     "scaling": ("docs/latency.md", DATED, peer_tables.scaling),
     "plan": ("docs/planning.md", "plan.json", latency_tables.plan),
+    "server": ("docs/serving.md", "server.json", latency_tables.server),
     "demo": ("README.md", "quality.json", demo_table),
     "deadlines": ("docs/deadlines.md", "deadline.json", deadline_table),
     "bm25-speed": ("README.md", "bm25.json", speed_table),

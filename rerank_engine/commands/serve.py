@@ -40,25 +40,26 @@ def register(commands: cli.Commands) -> None:
     sub.add_argument(
         "--max-wait-ms", type=float, default=5_000, metavar="MS", help="work that may wait; more is turned away (default: 5000)"
     )
+    sub.add_argument("--wave-ms", type=float, default=50, metavar="MS", help="work that is done at a time (default: 50)")
 
 
 def serve(args: argparse.Namespace) -> None:
     from ..serve import Limits, create_app
-    from ..serve.run import run
+    from ..serve.run import bound, run
 
     keys = read_keys(args.keys)
-    if not 0 <= args.port <= 65_535:
-        raise InputError("--port", got=args.port, expected="0 to 65535")
     limits = Limits(
         documents=count("--max-documents", args.max_documents),
         body_bytes=count("--max-body-mb", args.max_body_mb) << 20,
         wait_ms=finite_number("--max-wait-ms", args.max_wait_ms, 0),
+        wave_ms=finite_number("--wave-ms", args.wave_ms, 0),
     )
+    held = bound(args.host, args.port)
     scorer, spans = models(args)
     hosts = ("localhost", "127.0.0.1", "[::1]") if args.host in ("localhost", "127.0.0.1", "::1") else ()
     found = retriever(args.index or [], args.threads)
     app = create_app(scorer, spans=spans, retriever=found, keys=keys, hosts=hosts, limits=limits)
-    run(app, host=args.host, port=args.port, stop_s=limits.stop_s, note=cli.note)
+    run(app, held, stop_s=limits.stop_s, note=cli.note)
 
 
 def models(args: argparse.Namespace) -> Any:
@@ -107,7 +108,10 @@ def searching(path: str, threads: int | None) -> Stage:
 
 def read_keys(path: str | None) -> list[str]:
     """Of a file, or of $RERANK_ENGINE_KEYS, separated by commas. Raises InputError where there is none."""
-    told = os.environ.get("RERANK_ENGINE_KEYS") if path is None else Path(path).read_text()
+    try:
+        told = os.environ.get("RERANK_ENGINE_KEYS") if path is None else Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--keys {path}", got=str(error), expected="a text file that can be read") from error
     if told is None:
         return []
     keys = [

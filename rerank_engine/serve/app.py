@@ -169,6 +169,8 @@ async def _answered(state: State, request: Request, asks: Sequence[Ask]) -> list
 
 async def _together(work: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
     """All of them; where one fails, the others are cancelled."""
+    if len(work) == 1:
+        return [await work[0]]
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
         return list(await asyncio.gather(*tasks))
@@ -268,7 +270,8 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
-        return answer(error.status_code, str(error.detail), "validation", dict(error.headers or {}))
+        kind = {404: "not_found", 405: "not_found"}.get(error.status_code, "validation")
+        return answer(error.status_code, str(error.detail), kind, dict(error.headers or {}))
 
     @app.exception_handler(Gone)
     async def gone(_: Request, error: Gone) -> Response:

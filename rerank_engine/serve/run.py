@@ -10,6 +10,7 @@ from types import FrameType
 
 import uvicorn
 
+from ..errors import InputError
 from .guard import Guard
 
 
@@ -25,16 +26,29 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def run(app: Guard, *, host: str, port: int, stop_s: float, note: Callable[[str], None]) -> None:
-    """Until a signal. port 0: any that is free; note: is told the address. Logs a line of JSON a request to standard error."""
-    _log_lines()
-    config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=int(stop_s) + 1, server_header=False
-    )
-    held = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=config.backlog)
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at that address, which nobody is answered at yet. port 0: any that is free. Raises InputError."""
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # As asyncio does for sockets of its own making: else an answer waits for the acknowledgement of its first half.
-    held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
+        made.bind((host, port))
+    except (OSError, OverflowError) as error:
+        made.close()
+        hint = "Another process may have it: take another --port."
+        raise InputError(
+            f"{host}, port {port}", got=str(error), expected="an address of this machine and a free port", hint=hint
+        ) from error
+    return made
+
+
+def run(app: Guard, held: socket.socket, *, stop_s: float, note: Callable[[str], None]) -> None:
+    """Until a signal. held: of `bound`; note: is told the address. Logs a line of JSON a request to standard error."""
+    _log_lines()
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=int(stop_s) + 1, server_header=False)
+    try:
+        held.listen(config.backlog)
         name, at = held.getsockname()[:2]
         note(f"rerank-engine serves {app.app.state.rerank.service.model} at http://{f'[{name}]' if ':' in name else name}:{at}")
         _Server(config, app).run(sockets=[held])

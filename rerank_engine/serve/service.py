@@ -24,6 +24,7 @@ from .scheduler import Job, Scheduler
 CHARS_A_TOKEN = 4.0  # of the estimate that admission goes by, before a text is tokenised
 SPECIAL = 3
 TOGETHER = 64  # documents that become tokens at a time
+FEW, FEW_TOKENS = 4, 256  # documents and tokens of a request that is prepared between two others, in the thread that reads requests
 
 
 class OutOfTime(Exception):
@@ -130,6 +131,9 @@ class Service:
     ) -> tuple[Corpus, NDArray[np.int64], NDArray[np.int32]]:
         """(the documents, tokens of each with the query, tokens that `most` cut off). A cross-encoder's tokenizer remembers them. Some at a
         time, so that those of other requests come in between."""
+        if len(texts) <= FEW and self._estimate(query, texts) <= FEW_TOKENS:  # sooner done than handed over
+            kept, costs, cut = self._prepare(query, texts, 0, most, refuse_long)
+            return Corpus.from_texts(kept), costs, cut
         loop, parts = asyncio.get_running_loop(), list[tuple[list[str], NDArray[np.int64], NDArray[np.int32]]]()
         for start in range(0, len(texts), TOGETHER):
             part = texts[start : start + TOGETHER]

@@ -156,6 +156,9 @@ class Hosted(Scorer):
         prices = ("price_per_search", price_per_search), ("price_per_million_tokens", price_per_million_tokens)
         self._prices = [finite_number(f"Hosted: {name}", price, 0) for name, price in prices]
         own = os.environ.get(self._how.key, "") if key is None else key
+        if not own and not base_url:
+            hint = f"Pass key=, or set {self._how.key}."
+            raise InputError(f"Hosted: key for {provider}", got="none", expected="its key", hint=hint)
         headers = {"authorization": f"Bearer {own}"} if own else {}
         self._errors, self._lock = (httpx.HTTPError, httpx.InvalidURL), threading.Lock()
         self._client = httpx.Client(headers=headers, timeout=self.timeout_s, follow_redirects=False, transport=transport)

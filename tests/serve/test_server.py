@@ -22,6 +22,7 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 from words_scorer import Words  # noqa: E402
 
 from benchmarks.live_server import served  # noqa: E402
+from rerank_engine import cli  # noqa: E402
 from rerank_engine.serve import Limits, create_app  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,8 +94,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from words_scorer import Words
 from rerank_engine.serve import Limits, create_app
-from rerank_engine.serve.run import run
-run(create_app(Words(ms=1), limits=Limits(wave_ms=10)), host="127.0.0.1", port=0, stop_s=8, note=lambda text: print(text, flush=True))
+from rerank_engine.serve.run import bound, run
+run(create_app(Words(ms=1), limits=Limits(wave_ms=10)), bound("127.0.0.1", 0), stop_s=8, note=lambda text: print(text, flush=True))
 """
 
 
@@ -135,3 +136,20 @@ def test_an_answer_does_not_wait_for_the_clients_acknowledgement():
             client.post("/rerank", json={"query": "q", "texts": ["1"]})
             took.append(time.monotonic() - start)
     assert np.median(took) < 0.03  # 0.04 and more where it does
+
+
+def test_what_cannot_be_served_is_told_before_a_model_is_loaded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rerank_engine.runtimes.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        taken = str(held.getsockname()[1])
+        (tmp_path / "none.txt").write_text("# no token\n")
+        for wrong, said in (
+            (["--port", taken], "another --port"),
+            (["--port", "70000"], "0-65535"),
+            (["--host", "192.0.2.1", "--port", "0"], "of this machine"),
+            (["--keys", str(tmp_path / "absent")], "--keys"),
+            (["--keys", str(tmp_path / "none.txt")], "no token"),
+            (["--wave-ms", "-1"], "--wave-ms"),
+        ):
+            assert cli.main(["serve", *wrong]) != 0
+            assert said in capsys.readouterr().err

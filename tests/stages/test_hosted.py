@@ -151,6 +151,15 @@ def test_a_fallback_scores_the_whole_list():
     assert ranking.ids.tolist() == [1, 2, 0] and ranking.scale == "logit" and ranking.trace[0].facts["fallback"] is True
 
 
+def test_a_key_is_asked_for_at_once_where_one_is_needed(monkeypatch):
+    monkeypatch.delenv("COHERE_API_KEY", raising=False)
+    with pytest.raises(InputError, match="COHERE_API_KEY"):
+        Hosted("cohere")
+    Hosted("cohere", base_url="http://localhost:8000")
+    monkeypatch.setenv("COHERE_API_KEY", "k")
+    Hosted("cohere")
+
+
 def test_a_deadline_ends_requests(monkeypatch):
     monkeypatch.undo()
 
