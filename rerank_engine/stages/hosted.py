@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import os
-import random
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core import LOWEST, Query, Ranking, Scorer, Scores
-from ..errors import HostedError, InputError, MissingDependency
+from ..errors import HostedError, InputError
 from ..limits import Limits, limits
 from ..ops.checks import count, finite_number, one_of
-
-RETRIED = frozenset({408, 409, 425, 429})  # and all from 500 on; others are the caller's to mend
-FIRST_WAIT_S, LONGEST_WAIT_S, PAUSE_S = 0.5, 30.0, 0.2
+from ..posting import Late, Poster, number
 
 
 @dataclass(frozen=True)
@@ -82,10 +77,6 @@ class Usage:
     cost: float = 0.0
 
 
-class _Late(HostedError):
-    """The deadline came first."""
-
-
 @dataclass(eq=False)
 class _Call:
     """A request: documents `start` to `end` of a query's list. values: their scores, or None; error: why not."""
@@ -136,19 +127,11 @@ class Hosted(Scorer):
         price_per_million_tokens: float = 0.0,
         transport: Any = None,
     ) -> None:
-        try:
-            import httpx
-        except ModuleNotFoundError as error:
-            raise MissingDependency("Hosted: httpx is not installed", hint="pip install httpx") from error
         self.provider = one_of("Hosted: provider", provider, tuple(PROVIDERS))
         self._how = PROVIDERS[provider]
-        self.url = (base_url or self._how.url).rstrip("/")
-        if not self.url.startswith(("https://", "http://")):
-            raise InputError("Hosted: base_url", got=base_url, expected=f"the http(s) address of a {provider} server")
         self.model = self._how.model if model is None else model
         self.batch = min(self._how.most, self._how.most if batch is None else count("Hosted: batch", batch))
-        self.concurrency, self.timeout_s = count("Hosted: concurrency", concurrency), finite_number("Hosted: timeout_s", timeout_s, 0)
-        self.retries = int(finite_number("Hosted: retries", retries, 0))
+        self.concurrency = count("Hosted: concurrency", concurrency)
         self.failed = one_of("Hosted: failed", failed, ("raise", "keep", "fallback"))
         if (failed == "fallback") != isinstance(fallback, Scorer):
             raise InputError("Hosted: fallback", got=repr(fallback), expected="a scorer exactly where failed='fallback'")
@@ -156,16 +139,19 @@ class Hosted(Scorer):
         prices = ("price_per_search", price_per_search), ("price_per_million_tokens", price_per_million_tokens)
         self._prices = [finite_number(f"Hosted: {name}", price, 0) for name, price in prices]
         own = os.environ.get(self._how.key, "") if key is None else key
-        if not own and not base_url:
+        if self._how.url and not own and not base_url:
             hint = f"Pass key=, or set {self._how.key}."
             raise InputError(f"Hosted: key for {provider}", got="none", expected="its key", hint=hint)
         headers = {"authorization": f"Bearer {own}"} if own else {}
-        self._errors, self._lock = (httpx.HTTPError, httpx.InvalidURL), threading.Lock()
-        self._client = httpx.Client(headers=headers, timeout=self.timeout_s, follow_redirects=False, transport=transport)
+        self._lock = threading.Lock()
+        self._poster = Poster(
+            "Hosted", provider, base_url or self._how.url, headers, timeout_s=finite_number("Hosted: timeout_s", timeout_s, 0),
+            retries=int(finite_number("Hosted: retries", retries, 0)), transport=transport,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Ends its connections."""
-        self._client.close()
+        self._poster.close()
 
     def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
         calls = [
@@ -181,7 +167,7 @@ class Hosted(Scorer):
         return [self._scores(query, ranking, own) for query, ranking, own in zip(queries, rankings, of)]
 
     def _scores(self, query: Query, ranking: Ranking, calls: Sequence[_Call]) -> Scores:
-        errors = [call.error for call in calls if call.error is not None and not isinstance(call.error, _Late)]
+        errors = [call.error for call in calls if call.error is not None and not isinstance(call.error, Late)]
         facts: dict[str, Any] = {"requests": len(calls), "tokens": int(sum(call.facts.get("tokens", 0) for call in calls))}
         if errors and self.failed == "raise":
             raise errors[0]
@@ -199,13 +185,14 @@ class Hosted(Scorer):
 
     def _done(self, call: _Call, query: str, wanted: Limits) -> None:
         try:
-            told = self._told(self._how.body(self.model, query, call.texts), wanted)
+            told = self._poster.post(self._how.path, self._how.body(self.model, query, call.texts), wanted)
             call.values = _checked(told, self._how, len(call.texts), self.provider)
             call.facts = _counted(told)
         except HostedError as error:
             call.error = error
         with self._lock:
             usage = self.usage
+            usage.requests, usage.retries = self._poster.requests, self._poster.retried
             usage.failures += call.error is not None
             if call.error is None:
                 usage.documents += len(call.texts)
@@ -213,77 +200,8 @@ class Hosted(Scorer):
                 usage.search_units += call.facts["search_units"]
                 usage.cost += call.facts["search_units"] * self._prices[0] + call.facts["tokens"] * self._prices[1] / 1e6
 
-    def _told(self, body: dict[str, Any], wanted: Limits) -> Any:
-        """The JSON that is answered, after as many tries as it takes. Raises HostedError, Cancelled."""
-        until = wanted.deadline
-        for attempt in range(self.retries + 1):
-            left = self.timeout_s if until is None else min(self.timeout_s, until - time.monotonic())
-            if left <= 0:
-                raise _Late(self.provider, got="no answer before the deadline", expected="one")
-            with self._lock:
-                self.usage.requests += 1
-                self.usage.retries += attempt > 0
-            wait, why = None, HostedError(self.provider, got="no answer", expected="one")
-            try:
-                answer = self._client.post(self.url + self._how.path, json=body, timeout=left)
-            except self._errors as error:
-                why = HostedError(self.provider, got=f"{type(error).__name__} from {self.url} ({error})", expected="an answer")
-            else:
-                if answer.status_code == 200:
-                    return _json(answer, self.provider)
-                why = HostedError(self.provider, got=f"{answer.status_code}: {_message(answer)}", expected="200", status=answer.status_code)
-                if answer.status_code not in RETRIED and answer.status_code < 500:
-                    raise why
-                wait = _retry_after(answer.headers.get("retry-after"))
-            wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.0) if wait is None else wait)
-            if attempt == self.retries:
-                raise why
-            if until is not None and time.monotonic() + wait >= until:
-                raise _Late(self.provider, got="no answer before the deadline", expected="one")
-            self._pause(wait, wanted)
-        raise AssertionError("unreachable")
-
-    @staticmethod
-    def _pause(seconds: float, wanted: Limits) -> None:
-        """Waits, unless the caller takes its request back. Raises Cancelled."""
-        while seconds > 0:
-            wanted.check()
-            time.sleep(min(seconds, PAUSE_S))
-            seconds -= PAUSE_S
-
     def __repr__(self) -> str:
-        return f"Hosted({self.provider}, {self.model or self.url})"
-
-
-def _json(answer: Any, provider: str) -> Any:
-    try:
-        return answer.json()
-    except ValueError as error:
-        raise HostedError(provider, got="an answer that is no JSON", expected="JSON") from error
-
-
-def _message(answer: Any) -> str:
-    """What an error's body says, in whichever dialect."""
-    try:
-        told = answer.json()
-    except ValueError:
-        return str(answer.text)[:200]
-    if isinstance(told, dict):
-        return str(next((told[key] for key in ("message", "detail", "error") if told.get(key)), told))[:200]
-    return str(told)[:200]
-
-
-def _retry_after(text: str | None) -> float | None:
-    """Seconds, of a number or a date; None for neither."""
-    if not text:
-        return None
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        try:
-            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-        except (TypeError, ValueError):
-            return None
+        return f"Hosted({self.provider}, {self.model or self._poster.url})"
 
 
 def _checked(told: Any, how: Provider, n: int, provider: str) -> NDArray[np.float32]:
@@ -308,12 +226,5 @@ def _checked(told: Any, how: Provider, n: int, provider: str) -> NDArray[np.floa
 
 def _counted(told: Any) -> dict[str, float]:
     """{"tokens", "search_units"} as the provider says."""
-    found = _number(told, "usage", "total_tokens") or _number(told, "meta", "tokens", "input_tokens")
-    return {"tokens": found, "search_units": _number(told, "meta", "billed_units", "search_units")}
-
-
-def _number(told: Any, *names: str) -> float:
-    """What stands there, 0 for anything that is no number."""
-    for name in names:
-        told = told.get(name) if isinstance(told, dict) else None
-    return float(told) if isinstance(told, (int, float)) and not isinstance(told, bool) and np.isfinite(told) else 0.0
+    found = number(told, "usage", "total_tokens") or number(told, "meta", "tokens", "input_tokens")
+    return {"tokens": found, "search_units": number(told, "meta", "billed_units", "search_units")}

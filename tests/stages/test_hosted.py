@@ -14,7 +14,6 @@ from words_scorer import Words  # noqa: E402
 
 import rerank_engine as rr  # noqa: E402
 from rerank_engine.errors import Cancelled, HostedError, InputError  # noqa: E402
-from rerank_engine.stages import hosted  # noqa: E402
 from rerank_engine.stages.hosted import PROVIDERS, Hosted  # noqa: E402
 
 QUERY, TEXTS = "green tea health", ["black coffee", "green tea is good for health", "tea"]
@@ -54,7 +53,7 @@ def made(server: Server, **how: object) -> Hosted:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     waits = list[float]()
-    monkeypatch.setattr(hosted.time, "sleep", waits.append)
+    monkeypatch.setattr("rerank_engine.posting.time.sleep", waits.append)
     return waits
 
 
