@@ -1,5 +1,6 @@
 """The concrete stages and scorers. Each is final and one file per family."""
 
+from ..llm.chat import Chat
 from .bound import Bound
 from .calibration import Activate, Calibration
 from .cascade import Cascade
@@ -13,6 +14,7 @@ from .fusion import Fuse
 from .hosted import Hosted
 from .late import CertifiedMaxSim, LateInteraction, MaxSim
 from .lexical import BM25
+from .listwise import Listwise, Pairwise, Setwise
 from .rules import Rules
 from .score_cache import ScoreCache
 from .select import MMR, LostInTheMiddle
@@ -31,6 +33,7 @@ __all__ = [
     "Calibration",
     "Cascade",
     "CertifiedMaxSim",
+    "Chat",
     "ColBERT",
     "ColBERTPRF",
     "CrossEncoder",
@@ -39,10 +42,13 @@ __all__ = [
     "Fuse",
     "Hosted",
     "LateInteraction",
+    "Listwise",
     "LostInTheMiddle",
     "MaxSim",
+    "Pairwise",
     "Rules",
     "ScoreCache",
+    "Setwise",
     "Similarity",
     "SparseEncoder",
     "VectorPRF",
