@@ -5,7 +5,7 @@ sent, so that a server that stalls cannot hide it (no coordinated omission). Mos
 same arrivals over real connections from a process of their own, with the same scorer, which sleeps for MS a document so that the capacity
 is known:
 
-ours               rerank_engine.serve
+ours               rerank_engine.serve, --max-wait-ms 1000
 one at a time      a request is scored whole, the next waits; nothing is turned away
 permits a text     as TEI admits: a permit for each text, 512 in all, or 429; then batches in the order of arrival
 
@@ -236,7 +236,7 @@ def _open_loop(clients: Executor, quick: bool) -> Iterator[dict[str, Any]]:
             yield {
                 "bench": "server", "case": f"{load:g}x", "peer": name, "metric": "short_p95_ms", "ours": a, "theirs": b,
                 "ratio": None if b is None else round(b / a, 2), "spread": _spread(short, other), "verified": ours["lost_or_wrong"] == 0,
-                "why": "it answered no short request", "goodput_of_peak": round(ours["goodput"] / peak, 3),
+                **({"why": "it answered no short request"} if b is None else {}), "goodput_of_peak": round(ours["goodput"] / peak, 3),
                 "of_ours": ours, "of_theirs": theirs,
             }  # fmt: skip
 

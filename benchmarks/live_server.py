@@ -10,15 +10,14 @@ from typing import Any
 
 import uvicorn
 
-from rerank_engine.serve.run import bound
+from rerank_engine.serve.run import bound, config
 
 
 @contextmanager
 def served(app: Any) -> Iterator[str]:
     """Its address while it runs."""
     held = bound("127.0.0.1", 0)
-    held.listen(2048)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    server = uvicorn.Server(config(app, stop_s=4))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [held]})
     thread.start()
     end = time.monotonic() + 30

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
@@ -37,7 +36,6 @@ class Poster:
         self.name, self.url, self.timeout_s, self.retries = name, url.rstrip("/"), timeout_s, retries
         if not self.url.startswith(("https://", "http://")):
             raise InputError(f"{what}: base_url", got=url or "none", expected=f"the http(s) address of a {name} server")
-        self.requests, self.retried, self._lock = 0, 0, threading.Lock()
         self._errors = (httpx.HTTPError, httpx.InvalidURL)
         self._client = httpx.Client(headers=dict(headers), timeout=timeout_s, follow_redirects=False, transport=transport)
 
@@ -45,16 +43,16 @@ class Poster:
         """Ends its connections."""
         self._client.close()
 
-    def post(self, path: str, body: Mapping[str, Any], wanted: Limits) -> Any:
-        """The JSON that is answered, after as many tries as it takes. Raises HostedError, Late, Cancelled."""
+    def post(self, path: str, body: Mapping[str, Any], wanted: Limits, tried: Callable[[int], None] = lambda attempt: None) -> Any:
+        """The JSON that is answered, after as many tries as it takes; tried: is told of each, from 0. Raises HostedError, Late,
+        Cancelled."""
         until = wanted.deadline
         for attempt in range(self.retries + 1):
+            wanted.check()
             left = self.timeout_s if until is None else min(self.timeout_s, until - time.monotonic())
             if left <= 0:
                 raise Late(self.name, got="no answer before the deadline", expected="one")
-            with self._lock:
-                self.requests += 1
-                self.retried += attempt > 0
+            tried(attempt)
             wait, why = None, HostedError(self.name, got="no answer", expected="one")
             try:
                 answer = self._client.post(self.url + path, json=body, timeout=left)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..core import Stage
 from ..errors import InputError
+from ..ops.checks import count
 from .scoring import missing, ordered, pair_scores, require_model
 
 try:
@@ -74,8 +75,10 @@ class PipelineRetriever(BaseRetriever):
             raise InputError("PipelineRetriever: pipeline", got=repr(pipeline), expected="a stage that retrieves, such as rr.BM25(index)")
         return pipeline
 
-    def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None) -> list[Document]:
-        ranking, most = self.pipeline(query), self.k if k is None else k
+    def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: Any = ...) -> list[Document]:
+        k = self.k if k is ... else k
+        most = None if k is None else count("PipelineRetriever: k", k)
+        ranking = self.pipeline(query)
         kept = ranking if most is None else ranking.head(most)
         return [
             Document(page_content=found.passage, id=found.id, metadata={**copy.deepcopy(dict(found.metadata)), "relevance_score": score})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,8 @@ def register(commands: cli.Commands) -> None:
 
 
 def serve(args: argparse.Namespace) -> None:
-    from ..serve import Limits, create_app
-    from ..serve.run import bound, run
+    from ..serve import Limits
+    from ..serve.run import bound
 
     keys = read_keys(args.keys)
     limits = Limits(
@@ -55,6 +56,14 @@ def serve(args: argparse.Namespace) -> None:
         wave_ms=finite_number("--wave-ms", args.wave_ms, 0),
     )
     held = bound(args.host, args.port)
+    with held:
+        _serve(args, held, keys, limits)
+
+
+def _serve(args: argparse.Namespace, held: socket.socket, keys: Sequence[str], limits: Any) -> None:
+    from ..serve import create_app
+    from ..serve.run import run
+
     scorer, spans = models(args)
     hosts = ("localhost", "127.0.0.1", "[::1]") if args.host in ("localhost", "127.0.0.1", "::1") else ()
     found = retriever(args.index or [], args.threads)

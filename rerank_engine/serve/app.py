@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from starlette.exceptions import HTTPException
 from .. import __version__
 from ..core import Scorer, Stage
 from ..errors import InputError, NonFiniteError, RerankError
+from ..ops.checks import finite_number
 from ..stages.colbert import ColBERT
 from .dialects import TEI, VLLM, Answer, Any_, Ask, Cohere, Infinity, Jina, Score, Voyage
 from .guard import Guard, failed
 from .metrics import Metrics
 from .scheduler import Overloaded
 from .search import Search, searched
-from .service import OutOfTime, Service
+from .service import OutOfTime, Room, Service, is_small
 
 PAGE = Path(__file__).parent / "page"
 
@@ -41,6 +42,10 @@ class Limits:
     wave_tokens: int = 16_384
     wait_ms: float = 5_000.0
     stop_s: float = 8.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("documents", 1), ("body_bytes", 1), ("wave_ms", 1e-3), ("wave_tokens", 1), ("wait_ms", 0), ("stop_s", 0)):
+            finite_number(f"Limits: {name}", getattr(self, name), least)
 
 
 class Gone(Exception):
@@ -157,7 +162,9 @@ async def _answered(state: State, request: Request, asks: Sequence[Ask]) -> list
     if documents > state.limits.documents:
         raise InputError("documents", got=f"{documents}", expected=f"at most {state.limits.documents}", hint="Send them in parts.")
     until = _deadline(request)
-    answers: list[Answer] = await _while_there(request, _together([_answer(state, ask, until, request.state.id) for ask in asks]))
+    with state.service.room(_tokens(state.service, asks)) as room:
+        work = _together([_answer(state, ask, room, until, request.state.id, len(asks) == 1) for ask in asks])
+        answers: list[Answer] = await _while_there(request, work)
     ranked = [answer.ranked for answer in answers]
     request.state.facts = {
         "documents": documents, "tokens": sum(one.tokens for one in ranked),
@@ -179,22 +186,30 @@ async def _together(work: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]
             task.cancel()
 
 
-async def _answer(state: State, ask: Ask, until: float | None, name: str) -> Answer:
+def _tokens(service: Service, asks: Sequence[Ask]) -> int:
+    """What a request takes, its spans as well: of as many documents as come back. Raises InputError where nothing finds spans."""
+    total = 0.0
+    for ask in asks:
+        tokens = service.estimate(ask.query, ask.texts)
+        total += tokens
+        if ask.spans is not None:
+            service.span_model()
+            total += tokens * min(1.0, (ask.top or len(ask.texts)) / max(1, len(ask.texts)))
+    return int(total)
+
+
+async def _answer(state: State, ask: Ask, room: Room, until: float | None, name: str, alone: bool) -> Answer:
     service = state.service
-    spans: AbstractContextManager[None] = nullcontext()
-    if ask.spans is not None:
-        spans = service.room_for_spans(ask.query, ask.texts, min(1.0, (ask.top or len(ask.texts)) / max(1, len(ask.texts))))
-    with spans:
-        ranked = await service.rank(
-            ask.query, ask.texts, raw=ask.raw, most_tokens=ask.most_tokens, priority=ask.priority, until=until, refuse_long=ask.refuse_long
-        )
-        state.metrics.answered(ranked)
-        answer = Answer(ask, ranked, name, service.model, _warnings(ranked))
-        if ask.spans is None:
-            return answer
-        texts = [ask.texts[index] for index, _ in answer.found]
-        found = await service.relevant_spans(ask.query, texts, ask.spans.threshold, ask.spans.most, until)
-        return replace(answer, spans=found)
+    ranked = await service.rank(
+        ask.query, ask.texts, room, raw=ask.raw, most_tokens=ask.most_tokens, priority=ask.priority, until=until,
+        refuse_long=ask.refuse_long, small=alone and is_small(ask.query, ask.texts),
+    )  # fmt: skip
+    state.metrics.answered(ranked)
+    answer = Answer(ask, ranked, name, service.model, _warnings(ranked))
+    if ask.spans is None:
+        return answer
+    texts = [ask.texts[index] for index, _ in answer.found]
+    return replace(answer, spans=await service.relevant_spans(ask.query, texts, ask.spans.threshold, ask.spans.most, until))
 
 
 def _warnings(ranked: Any) -> list[str]:
@@ -270,7 +285,7 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
-        kind = {404: "not_found", 405: "not_found"}.get(error.status_code, "validation")
+        kind = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "validation")
         return answer(error.status_code, str(error.detail), kind, dict(error.headers or {}))
 
     @app.exception_handler(Gone)

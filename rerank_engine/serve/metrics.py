@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from .service import Ranked
@@ -15,7 +17,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = own = CollectorRegistry()
-        self._called = [0, 0]  # tokens, and with padding
+        self._called, self._lock = [0, 0], threading.Lock()  # tokens, and with padding
         self.requests = Counter("rerank_requests", "Requests answered", ["route", "status"], registry=own)
         self.duration = Histogram("rerank_request_seconds", "From request to answer", ["route"], buckets=SECONDS, registry=own)
         self.shed = Counter("rerank_shed", "Requests turned away", ["reason"], registry=own)
@@ -40,12 +42,13 @@ class Metrics:
         self.wave.observe(seconds)
 
     def called(self, tokens: int, computed: int) -> None:
-        """Of a call of a network, see `Limits.calls`; in one thread at a time."""
-        self._called[0] += tokens
-        self._called[1] += computed
+        """Of a call of a network, see `Limits.calls`."""
+        with self._lock:
+            self._called[0] += tokens
+            self._called[1] += computed
         self.computed.labels("tokens").inc(tokens)
         self.computed.labels("padding").inc(computed - tokens)
-        self.padding.set(1 - self._called[0] / self._called[1])
+        self.padding.set(1 - self._called[0] / max(1, self._called[1]))
 
     def answered(self, ranked: Ranked) -> None:
         self.tokenization.observe(ranked.seconds["tokenization"])

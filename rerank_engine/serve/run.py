@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from ..errors import InputError
 from .guard import Guard
+
+BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
@@ -27,31 +31,33 @@ class _Server(uvicorn.Server):
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket at that address, which nobody is answered at yet. port 0: any that is free. Raises InputError."""
-    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # As asyncio does for sockets of its own making: else an answer waits for the acknowledgement of its first half.
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    """A socket at that address; who connects waits until `run` answers. port 0: any that is free. Raises InputError."""
     try:
-        made.bind((host, port))
+        made = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
-        made.close()
-        hint = "Another process may have it: take another --port."
+        hint = "Another process has it: take another --port." if getattr(error, "errno", None) == errno.EADDRINUSE else ""
         raise InputError(
             f"{host}, port {port}", got=str(error), expected="an address of this machine and a free port", hint=hint
         ) from error
+    # As asyncio does for sockets of its own making: else an answer waits for the acknowledgement of its first half.
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return made
+
+
+def config(app: Any, stop_s: float) -> uvicorn.Config:
+    """h11 reads the requests, which bounds their headers; uvloop runs the loop where it is installed."""
+    return uvicorn.Config(
+        app, http="h11", log_config=None, access_log=False, timeout_graceful_shutdown=int(stop_s) + 1, server_header=False
+    )
 
 
 def run(app: Guard, held: socket.socket, *, stop_s: float, note: Callable[[str], None]) -> None:
     """Until a signal. held: of `bound`; note: is told the address. Logs a line of JSON a request to standard error."""
     _log_lines()
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=int(stop_s) + 1, server_header=False)
     try:
-        held.listen(config.backlog)
         name, at = held.getsockname()[:2]
         note(f"rerank-engine serves {app.app.state.rerank.service.model} at http://{f'[{name}]' if ':' in name else name}:{at}")
-        _Server(config, app).run(sockets=[held])
+        _Server(config(app, stop_s), app).run(sockets=[held])
     finally:
         held.close()
 

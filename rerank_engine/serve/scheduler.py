@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from ..limits import limited
 
 FIRST_WAVE = 2048  # tokens, before the pace is known
 PACE_HALF_LIFE = 8  # waves
+BACK_MS = 20.0  # that a whole list is back before its deadline
 
 
 class Overloaded(RerankError):
@@ -36,7 +38,8 @@ class Overloaded(RerankError):
 
 @dataclass(eq=False)
 class Job:
-    """One request. costs: int64 [n], tokens that each document costs. values: -inf, scored False, where it was not got to.
+    """One request. costs: int64 [n], tokens that each document costs. until: a time of time.monotonic() for scorers of whole lists; others
+    are done wave by wave. values: -inf, scored False, where it was not got to.
 
     done: resolved with the job itself, or with what its scoring raised. waited, worked: seconds in the queue before the first wave, and of
     waves by its share of their tokens.
@@ -47,6 +50,7 @@ class Job:
     costs: NDArray[np.int64]
     priority: int = 0
     scale: str = "score"
+    until: float | None = None
     tokens: int = 0
     waited: float = 0.0
     worked: float = 0.0
@@ -82,8 +86,10 @@ class _Share:
 
 class Scheduler:
     """wave_ms: work of a wave, the longest that a new request waits for one to end; wave_tokens: at most in one; wait_ms: how much work may
-    wait in all, at the pace of the machine; calls: see `Limits`. A scorer of whole lists gets up to wave_tokens of them at a time. One
-    thread runs the scorer; every method may be called from any thread."""
+    wait in all, at the pace of the machine; calls: see `Limits`. One thread runs the scorer; every method may be called from any thread.
+
+    A scorer of whole lists gets one at a time, from as many threads as its `concurrency` says: one that waits for another machine does not
+    hold up the others."""
 
     def __init__(
         self,
@@ -100,8 +106,10 @@ class Scheduler:
         self._jobs, self._clocks, self._pace, self._waves = list[Job](), dict[int, float](), 0.0, 0
         self._reserved, self._closing, self._ended, self._ends = 0, False, False, math.inf
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="rerank-waves", daemon=True)
-        self._thread.start()
+        side_by_side = int(getattr(scorer, "concurrency", 1)) if scorer.whole else 1
+        self._threads = [threading.Thread(target=self._work, name=f"rerank-waves-{i}", daemon=True) for i in range(side_by_side)]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -114,8 +122,13 @@ class Scheduler:
 
     @property
     def pace(self) -> float:
-        """Tokens a second; 0 before the first wave."""
-        return self._pace
+        """Tokens a second, of all threads; 0 before the first wave."""
+        return self._pace * len(self._threads)
+
+    @property
+    def over(self) -> bool:
+        """The time that `refuse` left has passed."""
+        return time.monotonic() >= self._ends
 
     def admit(self, tokens: int) -> None:
         """Keeps a place for so many tokens, until `submit` or `release` takes it. Raises Overloaded where too many wait already; a request
@@ -124,8 +137,8 @@ class Scheduler:
             waiting = self._waiting()
             if self._closing:
                 raise _stopping()
-            if waiting and self._pace and waiting + tokens > self._pace * self.wait_ms / 1e3:
-                over = waiting / self._pace
+            if waiting and self._pace and waiting + tokens > self.pace * self.wait_ms / 1e3:
+                over = waiting / self.pace
                 raise Overloaded("too much waits here", retry_after=over / 2, got=f"{waiting} tokens, {over:.1f} s of work")
             self._reserved += tokens
 
@@ -133,21 +146,21 @@ class Scheduler:
         """Gives back a place that `admit` kept."""
         with self._changed:
             self._reserved -= tokens
-            self._changed.notify()
+            self._changed.notify_all()
 
     def submit(self, job: Job, reserved: int) -> None:
         """Queues a job whose place `admit` has kept. Its `done` is resolved later, in the scheduler's thread."""
         with self._changed:
             self._reserved -= reserved
-            if self._ended or self._ends <= time.monotonic():
-                self._changed.notify()
+            if self._ended or self.over:
+                self._changed.notify_all()
                 raise _stopping()
             job._tag, job._came = self._clocks.get(job.priority, 0.0), time.monotonic()
             if len(job.costs):
                 self._jobs.append(job)
             else:
                 job.done.set_result(job)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def drop(self, job: Job) -> None:
         """Forgets a job: its caller has gone, or takes what is there, which no longer changes then. What a running wave has of it is not
@@ -160,19 +173,20 @@ class Scheduler:
         """Takes nothing more in; what waits is done for so long, then it is refused."""
         with self._changed:
             self._closing, self._ends = True, min(self._ends, time.monotonic() + after_s)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def close(self) -> None:
-        """Ends the thread, once what waits is done or `refuse` has had its time."""
+        """Ends the threads, once what waits is done or `refuse` has had its time."""
         self.refuse()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    # In the scheduler's thread.
+    # In the scheduler's threads.
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._jobs and not self._over():
+                while not any(job._next < len(job.costs) for job in self._jobs) and not self._over():
                     self._changed.wait(max(0.0, self._ends - time.monotonic()) if self._closing else None)
                 if self._over():
                     self._ended = True
@@ -180,6 +194,7 @@ class Scheduler:
                         if not job.done.done():
                             job.done.set_exception(_stopping())
                     self._jobs = []
+                    self._changed.notify_all()
                     return
                 wave = self._deal()
             try:
@@ -200,17 +215,19 @@ class Scheduler:
                 self._keep_pace(sum(_distinct(share) for share in wave), took)
             for share, answer in zip(wave, answers, strict=True):
                 self._take(share, answer, start, took * share.tokens / tokens)
+            self._changed.notify_all()
 
     def _over(self) -> bool:
         """Stopping, with all done, also what `admit` let in and is not here yet, or no time left."""
-        return self._closing and ((not self._jobs and self._reserved <= 0) or time.monotonic() >= self._ends)
+        return self._closing and ((not self._jobs and self._reserved <= 0) or self.over)
 
     def _deal(self) -> tuple[_Share, ...]:
-        """The next wave: a document at least, of a scorer of whole lists a job."""
-        first = min(job.priority for job in self._jobs)
-        jobs = [job for job in self._jobs if job.priority == first]
-        whole, known = self.scorer.whole, self._pace * self.wave_ms / 1e3 if self._pace else FIRST_WAVE
-        budget = float(self.wave_tokens if whole else min(self.wave_tokens, known))
+        """The next wave: a document at least, of a scorer of whole lists one list."""
+        left = [job for job in self._jobs if job._next < len(job.costs)]
+        first = min(job.priority for job in left)
+        jobs, whole = [job for job in left if job.priority == first], self.scorer.whole
+        known = self._pace * self.wave_ms / 1e3 if self._pace else FIRST_WAVE
+        budget = 1.0 if whole else max(1.0, min(self.wave_tokens, known))
         part, begun = max(1.0, budget / len(jobs)), dict[Job, int]()
         while budget > 0 and jobs:
             job = min(jobs, key=lambda one: one._tag)  # of equal ones the first that came
@@ -229,10 +246,9 @@ class Scheduler:
     def _score(self, wave: Sequence[_Share]) -> list[Scores | BaseException]:
         """What the scorer says of each share; an error that several share is looked for in each alone, so that it hits nobody else."""
         rankings = [Ranking.in_order(share.job.corpus, np.arange(share.rows.start, share.rows.stop)) for share in wave]
+        unwanted = partial(self._unwanted, wave)
         try:
-            with limited(
-                cancelled=lambda: all(share.job.done.done() for share in wave) or time.monotonic() >= self._ends, calls=self._calls
-            ):
+            with limited(cancelled=unwanted, calls=self._calls, deadline_ms=_left(wave, self.scorer.whole)):
                 answers = self.scorer.score([share.job.query for share in wave], rankings)
             return [_right(answer, share) for answer, share in zip(answers, wave, strict=True)]
         except Cancelled as error:
@@ -241,6 +257,9 @@ class Scheduler:
             if len(wave) > 1:
                 return [answer for share in wave for answer in self._score([share])]
             return [error if isinstance(error, RerankError) else _broken(error)]
+
+    def _unwanted(self, wave: Sequence[_Share]) -> bool:
+        return self.over or all(share.job.done.done() for share in wave)
 
     def _take(self, share: _Share, answer: Scores | BaseException, start: float, took: float) -> None:
         """Puts a share's scores in their places, and resolves its job where it is complete or failed. took: its part of the wave's time."""
@@ -277,6 +296,12 @@ class Scheduler:
 
 def _stopping() -> Overloaded:
     return Overloaded("this server is stopping", retry_after=1, stopping=True, got="a request that it will not finish")
+
+
+def _left(wave: Sequence[_Share], whole: bool) -> float | None:
+    """ms that a whole list may take: it has to be back before its caller's time is over."""
+    until = wave[0].job.until
+    return None if not whole or until is None else max(0.0, 1e3 * (until - time.monotonic()) - BACK_MS)
 
 
 def _distinct(share: _Share) -> int:

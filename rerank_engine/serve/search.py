@@ -49,8 +49,8 @@ async def searched(service: Service, retriever: Stage, body: Search, until: floa
     unfinished, name, depth = [step.name for step in ranking.unfinished], service.scorer.name, len(texts)
     if depth:
         begun = time.perf_counter()
-        with suppress(OutOfTime):  # then the list stays as it came
-            ranked = await service.rank(body.query, texts, priority=body.priority or 0, until=until)
+        with service.room(service.estimate(body.query, texts)) as room, suppress(OutOfTime):  # then the list stays as it came
+            ranked = await service.rank(body.query, texts, room, priority=body.priority or 0, until=until)
         stages.append(_stage(name, service.scorer.backend, depth, depth, 1e3 * (time.perf_counter() - begun)))
         if ranked is not None:  # what stands below the depth is not shown
             rows, scores, scale = [rows[i] for i in ranked.order.tolist()], ranked.scores.tolist(), ranked.scale

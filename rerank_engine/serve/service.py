@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 from ..core import Query, Ranking, Scorer, with_tail
 from ..corpus import Corpus
 from ..errors import InputError
+from ..limits import limited
 from ..stages.colbert import ColBERT
 from ..stages.cross import CrossEncoder, sigmoid
-from .scheduler import Job, Scheduler
+from .scheduler import Job, Overloaded, Scheduler
+
+Calls = Callable[[int, int], None]
 
 CHARS_A_TOKEN = 4.0  # of the estimate that admission goes by, before a text is tokenised
 SPECIAL = 3
 TOGETHER = 64  # documents that become tokens at a time
-FEW, FEW_TOKENS = 4, 256  # documents and tokens of a request that is prepared between two others, in the thread that reads requests
+FEW, FEW_CHARS = 4, 1024  # documents and characters of a request that is prepared at once, in the thread that reads requests
 
 
 class OutOfTime(Exception):
@@ -46,14 +49,40 @@ class Ranked:
     seconds: dict[str, float]
 
 
+@dataclass
+class Room:
+    """Tokens of a request that wait for its jobs."""
+
+    left: int
+
+    def take(self, tokens: int) -> int:
+        taken = min(tokens, self.left)
+        self.left -= taken
+        return taken
+
+
+def is_small(query: str, texts: Sequence[str]) -> bool:
+    """Whether its tokens are counted sooner than a thread is woken."""
+    return len(texts) <= FEW and len(texts) * len(query) + sum(map(len, texts)) <= FEW_CHARS
+
+
 class Service:
     """One scorer behind a scheduler. spans: a late-interaction model that tells which words of a document were met; by default the scorer,
     if it is one. told(name, **values): of waves and of tokenization, for metrics."""
 
-    def __init__(self, scorer: Scorer, *, spans: ColBERT | None = None, told: Callable[..., None] | None = None, **schedule: Any) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        *,
+        spans: ColBERT | None = None,
+        told: Callable[..., None] | None = None,
+        calls: Calls | None = None,
+        **schedule: Any,
+    ) -> None:
         self.scorer = scorer
         self.spans = spans if spans is not None else scorer if isinstance(scorer, ColBERT) else None
-        self.scheduler = Scheduler(scorer, told=told, **schedule)
+        self._calls = calls
+        self.scheduler = Scheduler(scorer, told=told, calls=calls, **schedule)
         self.pool, self._span_pool = ThreadPoolExecutor(2, "rerank-tokens"), ThreadPoolExecutor(1, "rerank-spans")
         self._tokenizer: Any = getattr(scorer, "tokenizer", None)
         self.limit = int(getattr(self._tokenizer, "max_length", 512))
@@ -68,34 +97,41 @@ class Service:
         self.scheduler.submit(job, 0)
         job.done.result()
 
+    @contextmanager
+    def room(self, tokens: int) -> Iterator[Room]:
+        """Admits a whole request: so many tokens count as waiting until its jobs have taken them, or the block ends. Raises Overloaded."""
+        self.scheduler.admit(tokens)
+        made = Room(tokens)
+        try:
+            yield made
+        finally:
+            self.scheduler.release(made.take(made.left))
+
     async def rank(
         self,
         query: str,
         texts: Sequence[str],
+        room: Room,
         *,
         raw: bool = False,
         most_tokens: int | None = None,
         refuse_long: bool = False,
         priority: int = 0,
         until: float | None = None,
+        small: bool = False,
     ) -> Ranked:
-        """raw: logits, not their sigmoid. most_tokens: of a document; refuse_long: a document that does not fit is an error. until: a time
-        of `time.monotonic()`; then what is there is the answer.
+        """room: the request's. raw: logits, not their sigmoid. most_tokens: of a document; refuse_long: a document that does not fit is an
+        error. until: a time of `time.monotonic()`; then what is there is the answer. small: the whole request is, see `is_small`.
 
         A task that runs it may be cancelled: its work is forgotten then. Raises InputError, Overloaded, OutOfTime, what the scorer raises.
         """
         if not query.strip():
             raise InputError("query", got="an empty text", expected="a question")
-        guess, begun = self._estimate(query, texts), time.monotonic()
-        self.scheduler.admit(guess)
-        try:
-            corpus, costs, cut = await self._prepared(query, texts, most_tokens, refuse_long)
-            job = Job(Query(query), corpus, costs, priority)
-        except BaseException:
-            self.scheduler.release(guess)
-            raise
+        begun = time.monotonic()
+        corpus, costs, cut = await self._prepared(query, texts, most_tokens, refuse_long, small)
+        job = Job(Query(query), corpus, costs, priority, until=until)
         read = time.monotonic() - begun
-        self.scheduler.submit(job, guess)
+        self.scheduler.submit(job, room.take(self.estimate(query, texts)))
         try:
             left = None if until is None else max(0.0, until - time.monotonic())
             await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(job.done)), left)  # `drop` alone cancels it
@@ -110,28 +146,17 @@ class Service:
         seconds = {"tokenization": read, "queue": job.waited, "inference": job.worked}
         return _ranked(job, cut, raw, seconds)
 
-    def _estimate(self, query: str, texts: Sequence[str]) -> int:
+    def estimate(self, query: str, texts: Sequence[str]) -> int:
+        """Tokens, before they are counted."""
         own = len(query) / CHARS_A_TOKEN + SPECIAL
         return int(sum(min(own + len(text) / CHARS_A_TOKEN, self.limit) for text in texts)) + 1
 
-    @contextmanager
-    def room_for_spans(self, query: str, texts: Sequence[str], share: float) -> Iterator[None]:
-        """What waits counts as much more as the spans of this share of the texts take. Raises Overloaded where that is too much,
-        InputError where no late-interaction model is served."""
-        self._span_model()
-        tokens = int(share * self._estimate(query, texts))
-        self.scheduler.admit(tokens)
-        try:
-            yield
-        finally:
-            self.scheduler.release(tokens)
-
     async def _prepared(
-        self, query: str, texts: Sequence[str], most: int | None, refuse_long: bool
+        self, query: str, texts: Sequence[str], most: int | None, refuse_long: bool, small: bool
     ) -> tuple[Corpus, NDArray[np.int64], NDArray[np.int32]]:
         """(the documents, tokens of each with the query, tokens that `most` cut off). A cross-encoder's tokenizer remembers them. Some at a
         time, so that those of other requests come in between."""
-        if len(texts) <= FEW and self._estimate(query, texts) <= FEW_TOKENS:  # sooner done than handed over
+        if small:  # sooner done than handed over
             kept, costs, cut = self._prepare(query, texts, 0, most, refuse_long)
             return Corpus.from_texts(kept), costs, cut
         loop, parts = asyncio.get_running_loop(), list[tuple[list[str], NDArray[np.int64], NDArray[np.int32]]]()
@@ -152,7 +177,7 @@ class Service:
                 if len(tokens) > most:
                     kept[i], cut[i] = kept[i][: int(starts[most])], len(tokens) - most
         if not isinstance(self.scorer, CrossEncoder):
-            return kept, np.array([self._estimate(query, [text]) for text in kept], np.int64), cut
+            return kept, np.array([self.estimate(query, [text]) for text in kept], np.int64), cut
         costs, dropped = self.scorer.counted([Query(query)], [Ranking.in_order(Corpus.from_texts(kept))])[0]
         if refuse_long and dropped.any():
             row = int(np.flatnonzero(dropped)[0])
@@ -164,12 +189,15 @@ class Service:
     ) -> list[list[dict[str, Any]]]:
         """Of each text [{"start", "end", "score"}], code points, the highest first: what of the text the query's words met, as a share of
         all its words, at least `threshold`; none where `until` came first. Raises InputError where no late-interaction model is served."""
-        model, gone = self._span_model(), threading.Event()
+        model, gone = self.span_model(), threading.Event()
 
         def found(text: str) -> list[dict[str, Any]]:
+            if self.scheduler.over:
+                raise Overloaded("this server is stopping", retry_after=1, stopping=True, got="a request that it will not finish")
             if gone.is_set() or (until is not None and time.monotonic() >= until):
                 return []
-            told = model.explain_by(query, text) if text.strip() else None
+            with limited(calls=self._calls):
+                told = model.explain_by(query, text) if text.strip() else None
             asked = sum(match.query_end > match.query_start for match in told.matches) if told else 1
             spans = [{**span, "score": min(1.0, max(0.0, span["score"] / max(1, asked)))} for span in (told.relevant_spans if told else ())]
             return [span for span in spans if span["score"] >= threshold][:most]
@@ -180,7 +208,8 @@ class Service:
         finally:
             gone.set()
 
-    def _span_model(self) -> ColBERT:
+    def span_model(self) -> ColBERT:
+        """Raises InputError where no late-interaction model is served."""
         if self.spans is None:
             hint = "Start the server with --spans answerai-colbert-small-v1."
             raise InputError("relevant_spans", got="no late-interaction model", expected="one", hint=hint)

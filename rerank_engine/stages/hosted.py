@@ -185,20 +185,24 @@ class Hosted(Scorer):
 
     def _done(self, call: _Call, query: str, wanted: Limits) -> None:
         try:
-            told = self._poster.post(self._how.path, self._how.body(self.model, query, call.texts), wanted)
+            told = self._poster.post(self._how.path, self._how.body(self.model, query, call.texts), wanted, self._tried)
             call.values = _checked(told, self._how, len(call.texts), self.provider)
             call.facts = _counted(told)
         except HostedError as error:
             call.error = error
         with self._lock:
             usage = self.usage
-            usage.requests, usage.retries = self._poster.requests, self._poster.retried
             usage.failures += call.error is not None
             if call.error is None:
                 usage.documents += len(call.texts)
                 usage.tokens += int(call.facts["tokens"])
                 usage.search_units += call.facts["search_units"]
                 usage.cost += call.facts["search_units"] * self._prices[0] + call.facts["tokens"] * self._prices[1] / 1e6
+
+    def _tried(self, attempt: int) -> None:
+        with self._lock:
+            self.usage.requests += 1
+            self.usage.retries += attempt > 0
 
     def __repr__(self) -> str:
         return f"Hosted({self.provider}, {self.model or self._poster.url})"

@@ -51,6 +51,10 @@ def test_pairs(documents):
 def test_a_retriever_of_a_pipeline():
     corpus = rr.Corpus([rr.Document(f"d{i}", text, metadata={"row": i}) for i, text in enumerate(TEXTS)])
     retriever = PipelineRetriever(pipeline=rr.BM25(rr.BM25Index.build(corpus)) >> rr.Rescore(Words()), k=1)
+    assert len(retriever.invoke(QUERY, k=2)) == len(retriever.invoke(QUERY, k=None)) == 2
+    for wrong in ("2", 2.5, -1, 0):
+        with pytest.raises(InputError, match="k"):
+            retriever.invoke(QUERY, k=wrong)
     (found,) = retriever.invoke(QUERY)
     assert (found.id, found.page_content, found.metadata) == ("d1", TEXTS[1], {"row": 1, "relevance_score": 3.0})
 

@@ -21,6 +21,7 @@ from rerank_engine import Corpus, Hosted, Ranking
 from rerank_engine.errors import InputError
 from rerank_engine.limits import limits
 from rerank_engine.serve import Limits, create_app
+from rerank_engine.serve.service import is_small
 
 QUERY, DOCUMENTS = "green tea health", ["black coffee", "green tea is good for health", "tea"]
 BEST = [(1, 1 / (1 + math.exp(-3))), (2, 1 / (1 + math.exp(-1))), (0, 0.5)]
@@ -283,14 +284,63 @@ class Numbers(Words):
         return super().score(queries, [Ranking.in_order(Corpus.from_texts(row)) for row in rows])
 
 
-def test_spans_wait_for_room_as_scores_do(scorer):
-    with TestClient(create_app(scorer, spans=object(), limits=Limits(wait_ms=200))) as client:
-        service = client.app.app.state.rerank.service
-        service.scheduler._pace = 1000.0  # tokens a second: 200 may wait
-        body = {"query": "q", "documents": ["a word " * 40] * 2, "relevant_spans": {"mode": "enabled"}, "top_n": 1}
-        assert client.post("/v2/rerank", json=body).status_code == 429
+class Spans:
+    """In place of a late-interaction model: nothing of a text is met."""
+
+    def explain_by(self, query, text):
+        return None
+
+
+def test_a_request_is_admitted_once_with_its_spans(scorer):
+    with TestClient(create_app(scorer, spans=Spans(), limits=Limits(wait_ms=200))) as client:
+        scheduler = client.app.app.state.rerank.service.scheduler
+        scheduler._pace = 1000.0  # tokens a second: 200 may wait
+        texts = ["a word " * 40] * 2  # 2 * 73 tokens
+        body = {"query": "q", "documents": texts, "relevant_spans": {"mode": "enabled"}, "top_n": 1}
+        assert client.post("/v2/rerank", json=body).status_code == 200, "longer than the queue, and alone"
+        scheduler._pace = 1000.0
+        scheduler.admit(45)
         assert client.post("/v2/rerank", json={**body, "relevant_spans": None}).status_code == 200
-        assert service.scheduler.waiting == 0
+        scheduler._pace = 1000.0
+        answer = client.post("/v2/rerank", json=body)  # half of its texts once more
+        assert answer.status_code == 429 and answer.headers["retry-after"]
+        scheduler.release(45)
+        pairs = {"text_1": ["q"] * 60, "text_2": ["a word " * 4] * 60}
+        assert client.post("/score", json=pairs).status_code == 200, "pairs are one request"
+        assert scheduler.waiting == 0
+
+
+def test_small_requests_are_prepared_as_all_others(scorer, monkeypatch):
+    body = {"query": QUERY, "documents": DOCUMENTS}
+    with TestClient(create_app(scorer)) as client:
+        answers = [client.post("/v2/rerank", json=body).json()["results"]]
+        monkeypatch.setattr("rerank_engine.serve.service.FEW", -1)
+        answers.append(client.post("/v2/rerank", json=body).json()["results"])
+    assert answers[0] == answers[1]
+    assert is_small("q", ["a"]) is False  # by the patch
+    monkeypatch.undo()
+    assert (
+        is_small("q", ["a"] * 4) and not is_small("q", ["a"] * 5) and not is_small("q", ["a" * 2000]) and not is_small("q" * 500, ["a"] * 3)
+    )
+
+
+def test_many_pairs_do_not_hold_up_others(scorer, monkeypatch):
+    """They become tokens in the pool, where other requests come in between."""
+    threads = set()
+    with TestClient(create_app(scorer)) as client:
+        service = client.app.app.state.rerank.service
+        prepare = service._prepare
+        monkeypatch.setattr(service, "_prepare", lambda *given: threads.add(threading.current_thread().name) or prepare(*given))
+        assert client.post("/score", json={"text_1": ["q"] * 30, "text_2": ["a"] * 30}).status_code == 200
+    assert threads and all(name.startswith("rerank-tokens") for name in threads)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"wave_ms": 0}, {"wave_ms": -1}, {"wave_tokens": 0}, {"documents": 0}, {"wait_ms": math.nan}, {"stop_s": -1}]
+)
+def test_limits_that_would_stop_everything_are_refused(wrong):
+    with pytest.raises(InputError):
+        Limits(**wrong)
 
 
 def test_request_ids_come_back_if_they_are_plain(client):

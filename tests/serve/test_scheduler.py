@@ -8,6 +8,7 @@ import pytest
 
 import rerank_engine as rr
 from rerank_engine.errors import ModelError, NonFiniteError
+from rerank_engine.limits import limits
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
@@ -269,16 +270,58 @@ def test_scores_of_two_scales_are_refused(scheduler, scorer, monkeypatch):
         submitted(scheduler, job(numbers(500)))[0].done.result(10)
 
 
-def test_lists_that_must_stay_whole_share_waves_but_are_not_cut(scheduler, scorer):
-    scorer.whole = True
-    scorer.held.clear()
-    jobs = submitted(scheduler, job(numbers(50)))
-    started(scorer)
-    jobs += submitted(scheduler, *(job(numbers(7, 100 * i)) for i in range(1, 5)))
+@pytest.fixture
+def whole():
+    """A scheduler of a scorer of whole lists, three at a time."""
+    scorer = Words()
+    scorer.whole, scorer.concurrency = True, 3
+    made = Scheduler(scorer, wave_tokens=100)
+    yield made
     scorer.held.set()
-    for one in jobs:
-        assert one.done.result(10).scored.all()
-    assert [len(wave) for wave in scorer.waves] == [50, 14, 14]  # 100 tokens, 10 a document: the list that goes beyond is the last
+    made.close()
+
+
+def test_lists_that_must_stay_whole_are_not_cut_and_run_side_by_side(whole):
+    whole.scorer.held.clear()
+    jobs = submitted(whole, *(job(numbers(50 + i, 100 * i)) for i in range(7)))
+    started(whole.scorer, 3)
+    time.sleep(0.02)
+    assert len(whole.scorer.waves) == 3
+    whole.scorer.held.set()
+    for i, one in enumerate(jobs):
+        assert one.done.result(10).values.tolist() == [100 * i + k for k in range(50 + i)]
+    assert sorted(map(len, whole.scorer.waves)) == [50 + i for i in range(7)]
+
+
+def test_a_whole_list_that_fails_is_nobody_elses_business_and_runs_once(whole):
+    bad, *good = submitted(whole, job(["1", "broken"]), *(job(numbers(3, 10 * i)) for i in range(5)))
+    with pytest.raises(ModelError):
+        bad.done.result(10)
+    assert all(one.done.result(10).scored.all() for one in good)
+    assert len(whole.scorer.waves) == 6
+
+
+def test_a_whole_list_is_told_its_deadline(whole, monkeypatch):
+    told = []
+    monkeypatch.setattr(whole.scorer, "score", lambda queries, rankings: told.append(limits().left()) or Words().score(queries, rankings))
+    one = job(numbers(3))
+    one.until = time.monotonic() + 5
+    submitted(whole, one)
+    one.done.result(10)
+    assert 4 < told[0] < 5
+
+
+def test_a_stop_ends_all_threads_of_whole_lists(whole):
+    jobs = submitted(whole, *(job(numbers(3)) for _ in range(9)))
+    whole.close()
+    assert all(one.done.result(1).scored.all() for one in jobs) and not any(thread.is_alive() for thread in whole._threads)
+
+
+def test_a_wave_has_a_document_however_short_it_is_to_be(scorer):
+    made = Scheduler(scorer, wave_ms=0.0, wave_tokens=1)
+    (one,) = submitted(made, job(numbers(5)))
+    assert one.done.result(10).scored.all() and max(map(len, scorer.waves[1:])) == 1
+    made.close()
 
 
 def test_a_stop_waits_for_what_was_let_in_and_is_not_here_yet(scorer):

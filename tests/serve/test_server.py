@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -128,6 +129,37 @@ def test_a_signal_lets_what_is_in_flight_finish(sent):
         ]
 
 
+@pytest.mark.parametrize("head", [b"x-a: " + b"a" * 70_000, (b"x-a: " + b"a" * 100 + b"\r\n") * 700])
+def test_headers_are_bounded_before_anything_looks_at_them(head):
+    with served(create_app(Words(), keys=["secret"])) as url, socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as client:
+        client.settimeout(5)
+        with contextlib.suppress(OSError):
+            client.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n" + head)
+            for _ in range(100):
+                client.sendall(head)
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                assert not data.startswith(b"HTTP/1.1 200")
+
+
+def test_a_stop_does_not_wait_for_spans_for_ever():
+    class Slow:
+        def explain_by(self, query, text):
+            time.sleep(0.1)
+
+    app = create_app(Words(), spans=Slow(), limits=Limits(stop_s=0.3))
+    with served(app) as url:
+        body = {"query": "q", "documents": [str(i) for i in range(50)], "relevant_spans": {"mode": "enabled"}}
+        found = []
+        ask = threading.Thread(target=lambda: found.append(httpx.post(f"{url}/v2/rerank", json=body, timeout=30)))
+        ask.start()
+        time.sleep(0.3)
+        start = time.monotonic()
+        app.app.state.rerank.stop()
+        ask.join()
+        assert found[0].status_code == 503 and found[0].headers["retry-after"] and time.monotonic() - start < 2
+
+
 def test_an_answer_does_not_wait_for_the_clients_acknowledgement():
     with served(create_app(Words())) as url, httpx.Client(base_url=url) as client:
         took = []
@@ -147,9 +179,10 @@ def test_what_cannot_be_served_is_told_before_a_model_is_loaded(tmp_path, capsys
             (["--port", taken], "another --port"),
             (["--port", "70000"], "0-65535"),
             (["--host", "192.0.2.1", "--port", "0"], "of this machine"),
+            (["--host", "no.such.name.invalid"], "of this machine"),
             (["--keys", str(tmp_path / "absent")], "--keys"),
             (["--keys", str(tmp_path / "none.txt")], "no token"),
-            (["--wave-ms", "-1"], "--wave-ms"),
+            (["--wave-ms", "0"], "wave_ms"),
         ):
             assert cli.main(["serve", *wrong]) != 0
             assert said in capsys.readouterr().err

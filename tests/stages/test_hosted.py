@@ -150,6 +150,26 @@ def test_a_fallback_scores_the_whole_list():
     assert ranking.ids.tolist() == [1, 2, 0] and ranking.scale == "logit" and ranking.trace[0].facts["fallback"] is True
 
 
+def test_who_takes_a_request_back_is_not_sent_the_rest():
+    server = Server()
+    scorer = made(server, batch=1, concurrency=1)
+
+    def cancelled():
+        return len(server.seen) >= 3
+
+    with rr.limited(cancelled=cancelled), pytest.raises(Cancelled):
+        rr.Rescore(scorer)(QUERY, [f"t{i}" for i in range(20)])
+    assert len(server.seen) == 3 and scorer.usage.requests == 3
+
+
+def test_usage_can_be_begun_anew():
+    scorer = made(Server())
+    rr.Rescore(scorer)(QUERY, TEXTS)
+    scorer.usage = type(scorer.usage)()
+    rr.Rescore(scorer)(QUERY, TEXTS)
+    assert scorer.usage.requests == 1
+
+
 def test_a_key_is_asked_for_at_once_where_one_is_needed(monkeypatch):
     monkeypatch.delenv("COHERE_API_KEY", raising=False)
     with pytest.raises(InputError, match="COHERE_API_KEY"):
