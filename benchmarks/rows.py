@@ -22,7 +22,7 @@ FUSION, DIVERSITY, LTR = "fusion", "diversity", "ltr"
 NAMES = (*(row.name for row in ROWS), FUSION, DIVERSITY, LTR)
 WITHOUT = {  # rows, or peers of rows, that are not compared: (kind, case, peer, why)
     "cross-encoder@1000": ("float32", "pairs-1000", "all", "the work of cross-encoder@100 ten times over; its peers are timed there"),
-    "llm-listwise@20": ("listwise", "20-passages", "all", "the engine has no listwise stage yet, and the language model decides the time"),
+    "llm-listwise@20": ("listwise", "20-passages", "all", "the language model decides the time: here it is a stand-in"),
     LTR: ("ltr", "1000-docs", "lightgbm", "the engine has no learning-to-rank stage yet, so there is nothing to compare LightGBM with"),
 }
 

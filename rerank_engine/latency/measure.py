@@ -9,7 +9,8 @@ from typing import Any
 from ..errors import BackendUnavailable, InputError, MissingDependency, RerankError
 from ..progress import Progress
 from . import facts
-from .prepare import PREPARE, Effort, NotMeasured, Prepared, Shared, Ways
+from .listwise import listwise
+from .prepare import Effort, NotMeasured, Prepared, Shared, Ways, bm25, cross_encoder, dense, late
 from .results import SCHEMA
 from .rows import ROWS, LatencyRow, verdict
 from .timing import Clock, Samples, percentiles, timed
@@ -17,6 +18,14 @@ from .timing import Clock, Samples, percentiles, timed
 QUICK = Effort(corpus=100_000, queries=100, rounds=5, least=2, seconds=6, total=150, centroids=1024, variants=False)
 FULL = Effort(corpus=1_000_000, queries=200, rounds=5, least=10, seconds=60, total=1300, centroids=None, variants=True)
 SLOWEST = "cross-encoder@1000"  # is measured last, in the time that the others leave
+PREPARE: Ways = {
+    "bm25": bm25,
+    "bi-encoder-ann": dense,
+    "cross-encoder@100": cross_encoder,
+    "cross-encoder@1000": cross_encoder,
+    "colbert-maxsim@1000": late,
+    "llm-listwise@20": listwise,
+}
 Bars = Callable[[str], AbstractContextManager[Progress]]  # from what is counted to a bar
 
 

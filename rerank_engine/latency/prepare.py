@@ -165,7 +165,7 @@ def _bm25(
         queries=queries,
         run=lambda i: stage(queries[i]),
         parts={"analysis": lambda i: analyze(queries[i]), "search": lambda i: index.search([terms[i]], k)},
-        told=_told(stage, "cpu", str(index.parameters), documents=len(index.corpus), tokens=TOKENS, k=k, **settings),
+        told=told_of(stage, "cpu", str(index.parameters), documents=len(index.corpus), tokens=TOKENS, k=k, **settings),
         threads=1,
     )
 
@@ -196,7 +196,7 @@ def _dense(name: str, stage: Dense, queries: Sequence[str], asked: NDArray[np.fl
             "query encoding": lambda i: encoder.encode([queries[i]], queries=True),
             "search": lambda i: index.search(asked[i : i + 1], FOUND),
         },
-        told=_told(stage, encoder.runtime.device, encoder.model, documents=len(index.corpus), tokens=TOKENS, **settings),
+        told=told_of(stage, encoder.runtime.device, encoder.model, documents=len(index.corpus), tokens=TOKENS, **settings),
     )
 
 
@@ -219,7 +219,7 @@ def cross_encoder(row: LatencyRow, shared: Shared) -> Iterator[Prepared]:
         rest="network",
         warm_up=lambda: pipeline(queries[0], candidates(0, few)),
         warm_up_share=n / few,
-        told=_told(stage, model.runtime.device, model.model, documents=n, tokens=TOKENS, tokens_a_pair=round(float(read.mean()), 1)),
+        told=told_of(stage, model.runtime.device, model.model, documents=n, tokens=TOKENS, tokens_a_pair=round(float(read.mean()), 1)),
     )
 
 
@@ -262,7 +262,7 @@ def _late(
     pipeline = stage >> Top(SHOWN)
     # as a first stage would hand them over
     found = [np.random.default_rng(i).choice(len(corpus), n, replace=False) for i in range(len(queries))]
-    told = _told(stage, model.runtime.device, model.model, documents=n, tokens=TOKENS, stored_documents=len(corpus), **settings)
+    told = told_of(stage, model.runtime.device, model.model, documents=n, tokens=TOKENS, stored_documents=len(corpus), **settings)
     return Prepared(
         name=name,
         queries=queries,
@@ -272,26 +272,10 @@ def _late(
     )
 
 
-def listwise(row: LatencyRow, shared: Shared) -> Iterator[Prepared]:
-    raise NotMeasured(
-        "it takes a language model that writes, whose own generation decides the time; none ships with the package, and the published "
-        "figure is that of GPT-4 behind an API"
-    )
-    yield
-
-
 Ways = Mapping[str, Callable[[LatencyRow, Shared], Iterator[Prepared]]]  # by the row's name
-PREPARE: Ways = {
-    "bm25": bm25,
-    "bi-encoder-ann": dense,
-    "cross-encoder@100": cross_encoder,
-    "cross-encoder@1000": cross_encoder,
-    "colbert-maxsim@1000": late,
-    "llm-listwise@20": listwise,
-}
 
 
-def _told(stage: Stage, device: str, model: str, *, documents: int, tokens: int, **settings: Any) -> dict[str, Any]:
+def told_of(stage: Stage, device: str, model: str, *, documents: int, tokens: int, **settings: Any) -> dict[str, Any]:
     return {"documents": documents, "tokens": tokens, "backend": stage.backend, "device": device, "model": model, "settings": settings}
 
 

@@ -10,10 +10,22 @@ from typing import Any
 import pytest
 
 from rerank_engine import cli
-from rerank_engine.latency import moved, results
+from rerank_engine.latency import measure, moved, results
+from rerank_engine.latency.prepare import NotMeasured
 
 
-def test_rows_have_the_shape_that_others_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row of LLM listwise cannot be measured."""
+
+    def none(row: object, shared: object) -> Any:
+        raise NotMeasured("no language model")
+        yield
+
+    monkeypatch.setitem(measure.PREPARE, "llm-listwise@20", none)
+
+
+def test_rows_have_the_shape_that_others_read(capsys: pytest.CaptureFixture[str], tmp_path: Path, no_model: None) -> None:
     out = tmp_path / "new" / "results.json"
     assert cli.main(["bench", "--quick", "--rows", "bm25,llm-listwise@20", "--threads", "1", "--out", str(out), "--json"]) == 0
     bm25, llm = json.loads(capsys.readouterr().out)
@@ -50,7 +62,7 @@ def test_a_ratio_to_nothing_is_left_out(capsys: pytest.CaptureFixture[str], monk
     assert "a way" in capsys.readouterr().out
 
 
-def test_a_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_is_printed(capsys: pytest.CaptureFixture[str], no_model: None) -> None:
     assert cli.main(["bench", "--quick", "--rows", "bm25,llm-listwise@20"]) == 0
     said = capsys.readouterr().out
     for word in ("bm25", "1-10", "not measured", "language model", "analysis", "threads, load"):

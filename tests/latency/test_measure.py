@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from rerank_engine import cli
 from rerank_engine.cpus import available_cpus
 from rerank_engine.errors import InputError, MissingDependency, UnsupportedModelError
 from rerank_engine.indexes.vector_faiss import has_faiss
-from rerank_engine.latency import ROWS, LatencyRow, measure, prepare, results
+from rerank_engine.latency import ROWS, LatencyRow, listwise, measure, prepare, results
 from rerank_engine.latency.prepare import Effort, NotMeasured, Prepared, Shared, Ways
 from rerank_engine.runtimes.files import resolve
 
@@ -249,6 +250,20 @@ def test_too_many_documents_for_the_memory_are_not_tried(shared: Shared) -> None
         next(prepare.bm25(BM25, Shared(big, measure.no_bars, Ticks().clock)))
 
 
-def test_listwise_says_why_it_is_not_measured(shared: Shared) -> None:
-    with pytest.raises(NotMeasured, match="language model"):
-        next(prepare.listwise(LLM, shared))
+def test_listwise_is_measured_behind_a_stand_in_and_by_a_tiny_model(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each is, is said; the stand-in's stated time is in the time of a call."""
+    pytest.importorskip("httpx", reason="httpx is not installed")
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    monkeypatch.setattr(listwise, "SECONDS", 0.05)
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for prepared in listwise.listwise(LLM, shared):
+            ranking = prepared.run(0)
+            found.append((prepared.told["model"], ranking.trace[0].facts))
+            assert sorted(ranking.ids.tolist()) == list(range(20)) and prepared.told["settings"]["prompts"] == 1
+            for part in prepared.parts.values():
+                part(0)
+    (stand_in, first), (tiny, second) = found
+    assert stand_in == "a stand-in that answers after 0.05 s" and first["ok"] == 1
+    assert tiny.startswith("random weights") and second["calls"] == 1 and second["completion_tokens"] > 0
