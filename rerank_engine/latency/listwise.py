@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -108,9 +109,8 @@ def _random_model(folder: Path) -> int:
         from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
     except ModuleNotFoundError as error:
         raise NotMeasured("a causal language model takes transformers and torch, which are not installed") from error
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(resolve(RERANKER).folder / "tokenizer.json"), pad_token="[PAD]", eos_token="[SEP]"
-    )
+    fast: Any = PreTrainedTokenizerFast
+    tokenizer = fast(tokenizer_file=str(resolve(RERANKER).folder / "tokenizer.json"), pad_token="[PAD]", eos_token="[SEP]")
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=HIDDEN, intermediate_size=4 * HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=4,
         max_position_embeddings=CONTEXT, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,3 +184,11 @@ def test_bad_arguments_of_the_others():
     for wrong in ({"method": "merge"}, {"depth": 0}, {"failed": ""}):
         with pytest.raises(InputError):
             rr.Pairwise(choosing, **wrong)
+
+
+def test_the_examples_of_the_document_run():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "listwise.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(examples) == 2
+    for example in examples:
+        exec(compile(example, "docs/listwise.md", "exec"), {})  # noqa: S102 (nothing is sent: a dry run)
