@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .runtimes import load  # type: ignore[no-redef]
     from .stages import BM25, MMR, RM3, SPLADE, BiEncoder, CertifiedMaxSim, ColBERT, ColBERTPRF, CrossEncoder, Dedup, Dense, Fuse
     from .stages import Activate, Bound, Calibration, Cascade, LateInteraction, LostInTheMiddle, MaxSim, Rules, ScoreCache, Similarity
-    from .stages import Hosted, SparseEncoder, VectorPRF
+    from .stages import DuoT5, Hosted, MonoT5, PairwiseT5, RankT5, SparseEncoder, VectorPRF
 
 __version__ = "0.1.0"
 
@@ -42,7 +42,7 @@ _HOME = {
     "runtimes": "load",
     "stages": (
         "BM25 MMR RM3 SPLADE Activate BiEncoder Bound Calibration Cascade CertifiedMaxSim ColBERT ColBERTPRF CrossEncoder Dedup Dense Fuse "
-        "Hosted LateInteraction LostInTheMiddle MaxSim Rules ScoreCache Similarity SparseEncoder VectorPRF"
+        "DuoT5 Hosted LateInteraction LostInTheMiddle MaxSim MonoT5 PairwiseT5 RankT5 Rules ScoreCache Similarity SparseEncoder VectorPRF"
     ),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}

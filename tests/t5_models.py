@@ -31,10 +31,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 UNTIED = ("t5-v1.1", "mt5", "mt5-deep")
 
 
+SCORES = [(piece, 0.0 if piece.startswith("<") else -10.0 / len(piece)) for piece in VOCABULARY]  # long pieces are likelier
+
+
 def tokenizer() -> tokenizers.Tokenizer:
-    """Unigram pieces, a space before each word, </s> at the end; long pieces are likelier than their letters."""
-    scores = [(piece, 0.0 if piece.startswith("<") else -10.0 / len(piece)) for piece in VOCABULARY]
-    made = tokenizers.Tokenizer(models.Unigram(scores, unk_id=2, byte_fallback=False))
+    """Unigram pieces, a space before each word, </s> at the end."""
+    made = tokenizers.Tokenizer(models.Unigram(SCORES, unk_id=2, byte_fallback=False))
     made.normalizer = normalizers.NFKC()
     made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
     made.decoder = decoders.Metaspace()
@@ -96,3 +98,45 @@ def generated_logits(model: Any, rows: list[np.ndarray]) -> np.ndarray:
         warnings.simplefilter("ignore")
         out = model.generate(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), **how)
     return np.asarray(out.scores[0].numpy())
+
+
+def write_graphs(folder: Path, model: Any) -> None:
+    """encoder_model.onnx and decoder_model.onnx, with the names of inputs and outputs that optimum gives them."""
+
+    class Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model.encoder
+
+        def forward(self, ids: Any, mask: Any) -> Any:
+            return self.inner(input_ids=ids, attention_mask=mask).last_hidden_state
+
+    class Decoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, mask: Any, ids: Any, states: Any) -> Any:
+            given = {"encoder_outputs": (states,), "attention_mask": mask, "decoder_input_ids": ids, "use_cache": False}
+            return self.inner(**given).logits
+
+    ids, states = torch.full((2, 7), 5), torch.randn(2, 7, model.config.d_model)
+    mask = torch.ones_like(ids)
+    graphs: list[tuple[str, Any, tuple[Any, ...], list[str], str]] = [
+        ("encoder", Encoder(), (ids, mask), ["input_ids", "attention_mask"], "last_hidden_state"),
+        ("decoder", Decoder(), (mask, ids[:, :1], states), ["encoder_attention_mask", "input_ids", "encoder_hidden_states"], "logits"),
+    ]
+    for name, module, args, inputs, output in graphs:
+        steps = ("input_ids", "logits") if name == "decoder" else ()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module.eval(),
+                args,
+                folder / f"{name}_model.onnx",
+                input_names=inputs,
+                output_names=[output],
+                dynamic_axes={one: {0: "n", 1: "steps" if one in steps else "tokens"} for one in [*inputs, output]},
+                opset_version=17,
+                dynamo=False,
+            )

@@ -32,7 +32,8 @@ class T5Torch:
     Raises BackendUnavailable (the device), InputError (a precision), UnsupportedModelError (float16).
     """
 
-    name, batch_sensitive, form, workers, outputs = "torch", False, "packed", 1, ("logits",)
+    name, batch_sensitive, form, workers = "torch", False, "packed", 1
+    outputs: tuple[str, ...] = ("logits",)
 
     def __init__(
         self, model: T5, *, device: str = "cpu", precision: str | None = None, threads: int | None = None, fingerprint: str = ""

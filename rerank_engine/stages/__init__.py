@@ -16,6 +16,7 @@ from .lexical import BM25
 from .rules import Rules
 from .score_cache import ScoreCache
 from .select import MMR, LostInTheMiddle
+from .seq2seq import DuoT5, MonoT5, PairwiseT5, RankT5
 from .similarity import Similarity
 from .splade import SPLADE, SparseEncoder
 from .vector_prf import VectorPRF
@@ -36,11 +37,15 @@ __all__ = [
     "CrossEncoder",
     "Dedup",
     "Dense",
+    "DuoT5",
     "Fuse",
     "Hosted",
     "LateInteraction",
     "LostInTheMiddle",
     "MaxSim",
+    "MonoT5",
+    "PairwiseT5",
+    "RankT5",
     "Rules",
     "ScoreCache",
     "Similarity",
