@@ -144,6 +144,8 @@ def read_folder(name: str, folder: Path, file: str | None = None, defaults: Mapp
         )
         expected = "an ONNX file" if file or weights is None else "one: its .safetensors are of a family that needs it"
         pair = " with its decoder" if seq2seq else ""
+        if seq2seq and not file:
+            expected, hint = "them, or model.safetensors", f"save_pretrained(FOLDER) of the model writes the latter. {hint}"
         raise UnknownModelError(f"model '{name}'", got=f"no {' or '.join(names)}{pair} in {folder}", expected=expected, hint=hint)
     if not config:
         raise UnknownModelError(f"model '{name}'", got=f"no config.json in {folder}", expected="one: it decides what the model is")

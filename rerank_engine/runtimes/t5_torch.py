@@ -89,6 +89,7 @@ class T5Torch:
             own = qkv[token : token + count * length].view(count, length, 3, a.heads, a.head_dim)
             q, k, v = own.permute(2, 0, 3, 1, 4).unbind(0)
             mask = bias[None, :, :length, :length]
+            mask = mask.contiguous() if mask.is_cuda else mask  # its kernels want rows that are aligned
             out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
             found.append(out.transpose(1, 2).reshape(count * length, a.inner))
         return found[0] if len(found) == 1 else torch.cat(found)

@@ -192,6 +192,8 @@ class DuoT5(Stage):
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         assert rankings is not None
+        if limits().out_of_time():
+            return [one._with(facts=reach(0, min(self.depth, len(one)))) for one in self.late(rankings)]
         texts = [ranking.corpus.texts(ranking.ids[: self.depth]) for ranking in rankings]
         full = [np.array([i for i, text in enumerate(row) if text.strip()], np.int64) for row in texts]
         triples, priority, ends = list[tuple[str, str, str]](), list[int](), [0]

@@ -102,6 +102,16 @@ def test_in_bfloat16_the_answer_is_near(loaded) -> None:  # type: ignore[no-unty
     assert half.fingerprint == "f/bfloat16" and "bfloat16" in repr(half)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision, near", [("float32", 1e-3), (None, 0.1)])
+def test_on_cuda_the_answer_is_that_of_a_cpu(loaded, precision: str | None, near: float) -> None:  # type: ignore[no-untyped-def]
+    folder, _, runtime = loaded
+    rows = sequences(LENGTHS, seed=5)
+    there = T5Torch(read_t5("tiny", folder, config_of(folder), (YES, NO)), device="cuda", precision=precision)
+    exact = runtime.run(*packed(rows), "logits")
+    np.testing.assert_allclose(there.run(*packed(rows), "logits"), exact, atol=near * max(1.0, np.abs(exact).max()))
+
+
 def test_names_that_checkpoints_have_beside_shared(tmp_path: Path) -> None:
     """Older ones hold the embedding twice more, or under the encoder's name alone."""
     from safetensors.numpy import load_file, save_file

@@ -242,6 +242,8 @@ def test_a_deadline_leaves_whole_comparisons_of_the_first(tiny: Path, monkeypatc
     assert facts.get("reached") == (None if reached == 4 else reached) and ranking.trace[-1].finished == (reached == 4)
     assert ranking.columns["scored"].tolist() == [True] * reached + [False] * (5 - reached)
     assert seconds == 0 or facts["pairs"] == min(seconds, 12)
+    direct = duo.run(["w50"], [rr.Ranking.in_order(rr.Corpus.from_texts(texts))], deadline_ms=0)[0]
+    assert direct.facts == {"finished": False, "reached": 0} and direct.ids.tolist() == [0, 1, 2, 3, 4]
     if reached == 0:
         assert ranking.scale == "rank" and ranking.scores.tolist() == [5, 4, 3, 2, 1]
 
