@@ -68,6 +68,10 @@ class MonoT5(Scorer):
         """See CrossEncoder.count_tokens."""
         return self._reader.count_tokens(queries, rankings)
 
+    def counted(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+        """See CrossEncoder.counted."""
+        return self._reader.counted(queries, rankings)
+
     def __repr__(self) -> str:
         return f"MonoT5({self.model}, {self.backend})"
 
@@ -108,8 +112,15 @@ class RankT5(Scorer):
         """See CrossEncoder.count_tokens."""
         return self._reader.count_tokens(queries, rankings)
 
+    def counted(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+        """See CrossEncoder.counted."""
+        return self._reader.counted(queries, rankings)
+
     def __repr__(self) -> str:
         return f"RankT5({self.model}, {self.backend})"
+
+
+READERS = (CrossEncoder, MonoT5, RankT5)  # scorers that read a pair at a time, and have `predict` and `counted`
 
 
 def _resolved(what: str, prompt: T5Prompt, documents: int, answers: int) -> T5Prompt:

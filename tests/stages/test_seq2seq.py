@@ -275,6 +275,22 @@ def test_the_engine_takes_them_as_it_takes_any_scorer(tiny: Path) -> None:
     assert repr(mono).startswith("MonoT5(") and repr(load(tiny, "rankt5")).startswith("RankT5(")
 
 
+def test_a_server_and_adapters_take_them_too(tiny: Path) -> None:
+    testing = pytest.importorskip("starlette.testclient", reason="the server needs the extra [serve]")
+    from rerank_engine.adapters.scoring import pair_scores
+    from rerank_engine.serve import create_app
+
+    model = load(tiny, "monot5", max_length=24)
+    long = " ".join(["w7"] * 40)
+    wanted = model.predict([(QUERY, text) for text in ("w9", long)]).values
+    with testing.TestClient(create_app(model)) as client:
+        found = client.post("/v1/rerank", json={"model": "m", "query": QUERY, "documents": ["w9", long]}).json()["results"]
+    told = {row["index"]: row["relevance_score"] for row in found}
+    np.testing.assert_allclose([told[0], told[1]], sigmoid(wanted), rtol=1e-5)
+    assert model.counted([rr.Query(QUERY)], [rr.Ranking.in_order(rr.Corpus.from_texts([long]))])[0][0].tolist() == [24]
+    np.testing.assert_allclose(pair_scores(model, [(QUERY, "w9"), ("w5", "w9")], "sigmoid")[0], sigmoid(wanted[0]), rtol=1e-5)
+
+
 def test_one_cache_keeps_prompts_and_answers_apart(tiny: Path) -> None:
     from rerank_engine.stages.score_cache import ScoreCache
 
