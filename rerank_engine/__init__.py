@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .names import HOME
+
 # ruff: noqa: F401, I001
 if TYPE_CHECKING:
     from . import errors, ops
@@ -21,31 +23,11 @@ if TYPE_CHECKING:
     from .runtimes import load  # type: ignore[no-redef]
     from .stages import BM25, MMR, RM3, SPLADE, BiEncoder, CertifiedMaxSim, ColBERT, ColBERTPRF, CrossEncoder, Dedup, Dense, Fuse
     from .stages import Activate, Bound, Calibration, Cascade, LateInteraction, LostInTheMiddle, MaxSim, Rules, ScoreCache, Similarity
-    from .stages import Chat, Hosted, Listwise, Pairwise, Setwise, SparseEncoder, VectorPRF
+    from .stages import Chat, DuoT5, Hosted, Listwise, MonoT5, Pairwise, PairwiseT5, RankT5, Setwise, SparseEncoder, VectorPRF
 
 __version__ = "0.1.0"
 
-# Where each public name lives: a module is loaded when the first of its names is used, so that the import itself costs next to nothing.
-_HOME = {
-    "api": "Result rerank",
-    "codec": "ResidualCodec ResidualTokens",
-    "core": "Pipeline Query Ranking Rescore Scorer Scores Stage Step Top",
-    "corpus": "Corpus Document",
-    "device": "DeviceReranker to_device",
-    "evaluation": "answer_in_context compare diagnose distractor_rate evaluate load_collection measures",
-    "indexes": "BM25Index ImpactIndex TokenIndex VectorIndex",
-    "ops.device_codes": "DeviceCodes",
-    "ops.tensors": "DeviceTokens",
-    "limits": "limited",
-    "packed": "Packed",
-    "planning": "Parts Plan plan",
-    "runtimes": "load",
-    "stages": (
-        "BM25 MMR RM3 SPLADE Activate BiEncoder Bound Calibration Cascade CertifiedMaxSim Chat ColBERT ColBERTPRF CrossEncoder Dedup Dense "
-        "Fuse Hosted LateInteraction Listwise LostInTheMiddle MaxSim Pairwise Rules ScoreCache Setwise Similarity SparseEncoder VectorPRF"
-    ),
-}
-_WHERE = {name: module for module, names in _HOME.items() for name in names.split()}
+_WHERE = {name: module for module, names in HOME.items() for name in names.split()}
 __all__ = ["errors", "ops", *_WHERE]
 
 

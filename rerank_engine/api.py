@@ -15,8 +15,7 @@ from .corpus import Corpus, Document
 from .errors import InputError, UnsupportedModelError
 from .ops.checks import count, one_of
 from .runtimes.load import load
-from .stages.colbert import ColBERT
-from .stages.cross import CrossEncoder, sigmoid
+from .stages.cross import sigmoid
 
 DEFAULT_MODEL = "ms-marco-MiniLM-L-12-v2"
 
@@ -83,7 +82,7 @@ def rerank(
     return [Result(row, score, corpus[row], scale, dropped, read) for row, score, dropped, read in rows][:keep]
 
 
-def named_model(name: str) -> CrossEncoder | ColBERT:
+def named_model(name: str) -> Scorer:
     """Loads a model once for all threads, and keeps the one named last."""
     with _loading:
         return _named_model(name)
@@ -93,7 +92,7 @@ _loading = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)
-def _named_model(name: str) -> CrossEncoder | ColBERT:
+def _named_model(name: str) -> Scorer:
     model = load(name)
     if not isinstance(model, Scorer):
         hint = "Use one of these, or build a pipeline: rr.Dense(index, encoder)."

@@ -14,7 +14,8 @@ from ..api import rerank as rerank
 from ..core import LOWEST, Query, Ranking, Scorer, Stage
 from ..corpus import Corpus
 from ..errors import InputError, MissingDependency
-from ..stages.cross import CrossEncoder, sigmoid
+from ..stages.cross import sigmoid
+from ..stages.seq2seq import READERS
 
 Model = str | Path | Scorer | Stage | None
 
@@ -48,7 +49,7 @@ def scorer_of(model: Model) -> Scorer:
 def pair_scores(model: Model, pairs: Sequence[tuple[str, str]], activation: str = "none") -> NDArray[np.float64]:
     """float64 [n]: the score of each (query, document) pair, in their order. activation: "sigmoid" of logits, or "none"."""
     scorer, scale = scorer_of(model), "logit"
-    if isinstance(scorer, CrossEncoder):
+    if isinstance(scorer, READERS):
         values = scorer.predict(list(pairs)).values.astype(np.float64)
     else:
         values, places = np.empty(len(pairs), np.float64), dict[str, list[int]]()

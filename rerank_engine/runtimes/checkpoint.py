@@ -30,7 +30,7 @@ def read_checkpoint(name: str, folder: Path, config: Mapping[str, Any], choice: 
         raise UnsupportedModelError(f"model '{name}': architectures", got=got, expected="one of " + ", ".join(FAMILIES))
     family, classifier = FAMILIES[told]
     architecture, names = family(Config(name, config), classifier)
-    tensors = _Tensors(name, folder)
+    tensors = Tensors(name, folder)
     names = {ours: tuple(map(tensors.there, theirs)) for ours, theirs in names.items()}
     lm_head = _lm_head(config, tensors) if choice is not None else ""
     needed = {theirs for many in names.values() for theirs in many} | ({lm_head} if lm_head else set())
@@ -54,7 +54,7 @@ def read_checkpoint(name: str, folder: Path, config: Mapping[str, Any], choice: 
     return made
 
 
-def _lm_head(config: Mapping[str, Any], tensors: _Tensors) -> str:
+def _lm_head(config: Mapping[str, Any], tensors: Tensors) -> str:
     return "model.embed_tokens.weight" if config.get("tie_word_embeddings") or "lm_head.weight" not in tensors.where else "lm_head.weight"
 
 
@@ -80,7 +80,7 @@ def check_shapes(name: str, encoder: Encoder) -> None:
             raise CorruptModelError(f"model '{name}': weight '{weight}'", got=f"shape {list(array.shape)}", expected=f"{list(expected)}")
 
 
-class _Tensors:
+class Tensors:
     """The tensors of a folder: of model.safetensors, or of the shards that its index names. A norm's numbers may have their old names,
     gamma and beta."""
 

@@ -16,6 +16,7 @@ from .encoder import Architecture
 Names = dict[str, tuple[str, ...]]  # of an Encoder's weight: the checkpoint's tensors, which are put below one another
 Family = Callable[["Config", bool], tuple[Architecture, Names]]  # the second: whether what follows the encoder is in the checkpoint
 
+LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers")
 MOST_LAYERS = 1024  # names are made for each before any weight is looked at
 
 
@@ -30,7 +31,7 @@ class Config:
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
             raise self._wrong(key, value, "a whole number")
-        if key == "num_hidden_layers" and value > MOST_LAYERS:
+        if key in LAYERS and value > MOST_LAYERS:
             raise self._wrong(key, value, f"at most {MOST_LAYERS}")
         return value
 

@@ -13,8 +13,10 @@ from typing import Any
 from ..errors import CorruptModelError, InputError, MissingDependency, UnknownModelError, UnsafeModelError, UnsupportedModelError
 from .families import readable
 from .late_config import late_settings, read_json
+from .t5 import seq2seq_of
 
 ONNX_NAMES = ("model.onnx", "onnx/model.onnx")
+SEQ2SEQ_NAMES = ("encoder_model.onnx", "onnx/encoder_model.onnx")  # and the decoder beside it: see decoder_of
 ROOT_WEIGHTS = "model.safetensors"  # of a ColBERT checkpoint: the encoder, and the projection that an exported encoder may lack
 WEIGHTS = (ROOT_WEIGHTS, "model.safetensors.index.json")
 HUB_WEIGHTS = [*WEIGHTS, "model-*-of-*.safetensors"]
@@ -24,7 +26,8 @@ HUB_PATTERNS = ["*.json", "*_Pooling/*.json", "*_SpladePooling/*.json", "artifac
 @dataclass(frozen=True)
 class ModelFiles:
     """A model's folder, its ONNX file or its .safetensors or both, and what its configuration files say (with what they lack filled in for
-    a bundled one). weights: model.safetensors, or the index of its shards."""
+    a bundled one). onnx: of a seq2seq model its encoder, whose decoder is `decoder_of` it. weights: model.safetensors, or the index of its
+    shards."""
 
     name: str
     folder: Path
@@ -129,17 +132,21 @@ def resolve(path_or_name: str | Path, *, revision: str | None = None, file: str 
 
 def read_folder(name: str, folder: Path, file: str | None = None, defaults: Mapping[str, Any] | None = None) -> ModelFiles:
     """Reads the configuration of a model folder in the layout of transformers and sentence-transformers."""
-    names = (file,) if file else ONNX_NAMES
-    onnx = next((folder / n for n in names if (folder / n).is_file()), None)
     config = {**(defaults or {}), **read_json(folder / "config.json")}
+    seq2seq = seq2seq_of(config) is not None
+    names = (file,) if file else SEQ2SEQ_NAMES if seq2seq else ONNX_NAMES
+    onnx = next((path for path in map(folder.joinpath, names) if path.is_file() and (not seq2seq or decoder_of(path).is_file())), None)
     weights = next((folder / n for n in WEIGHTS if (folder / n).is_file()), None)
-    if onnx is None and (file or weights is None or readable(config) is None):
+    if onnx is None and (file or weights is None or not (seq2seq or readable(config))):
         present = sorted(str(p.relative_to(folder)) for pattern in ("*.onnx", "*/*.onnx") for p in folder.glob(pattern))[:5]
         hint = (
             f"It holds {', '.join(present)}: name one with file=." if present else "Export it: optimum-cli export onnx --model NAME FOLDER."
         )
         expected = "an ONNX file" if file or weights is None else "one: its .safetensors are of a family that needs it"
-        raise UnknownModelError(f"model '{name}'", got=f"no {' or '.join(names)} in {folder}", expected=expected, hint=hint)
+        pair = " with its decoder" if seq2seq else ""
+        if seq2seq and not file:
+            expected, hint = "them, or model.safetensors", f"save_pretrained(FOLDER) of the model writes the latter. {hint}"
+        raise UnknownModelError(f"model '{name}'", got=f"no {' or '.join(names)}{pair} in {folder}", expected=expected, hint=hint)
     if not config:
         raise UnknownModelError(f"model '{name}'", got=f"no config.json in {folder}", expected="one: it decides what the model is")
     pooling = read_json(folder / "1_Pooling" / "config.json")
@@ -167,6 +174,11 @@ def read_folder(name: str, folder: Path, file: str | None = None, defaults: Mapp
         max_length=min((int(n) for n in lengths if type(n) in (int, float) and n < 1e9), default=None),
         other_modules=tuple(module for module in modules if module not in ("Transformer", "Pooling", "Normalize")),
     )
+
+
+def decoder_of(encoder: Path) -> Path:
+    """The graph of the decoder that belongs to an encoder's: encoder_model.onnx -> decoder_model.onnx, as optimum names them."""
+    return encoder.with_name(encoder.name.replace("encoder", "decoder", 1))
 
 
 SATURATIONS = {"relu": 1, "log1p_relu": 2}  # logarithms of sentence-transformers' SpladePooling, by its activation_function
@@ -241,7 +253,13 @@ def _download(name: str, revision: str | None, file: str | None) -> Path:
     found = fetch(patterns)
     told = readable(read_json(found / "config.json")) or ""
     onnx = file is not None or any((found / name).is_file() for name in ONNX_NAMES)
-    if told and (not onnx or told.endswith("ForMaskedLM")):
+    if seq2seq_of(read_json(found / "config.json")):  # by its weights, and by its two graphs where there are none
+        found = fetch(HUB_WEIGHTS)
+        if file is not None or not any((found / name).is_file() for name in WEIGHTS):
+            graphs = [file] if file else list(SEQ2SEQ_NAMES)
+            both = [name for graph in graphs for name in (graph, decoder_of(Path(graph)).as_posix())]
+            fetch([name + ending for name in both for ending in ("", "_data", ".data")])
+    elif told and (not onnx or told.endswith("ForMaskedLM")):
         fetch(HUB_WEIGHTS)  # a family that runs without an ONNX file: there is none, or it would not be read
     if late_settings(found, read_json(found / "config.json")).get("dense") == ["root"]:
         fetch([ROOT_WEIGHTS])  # large, so only for those whose projection is in it

@@ -83,6 +83,17 @@ class Turn:
         return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1).to(x.dtype)
 
 
+def groups_of(lengths: list[int]) -> list[tuple[int, int, int, int]]:
+    """(first sequence, first token, sequences, their length) of each run of sequences of one length."""
+    groups = list[tuple[int, int, int, int]]()
+    first = token = 0
+    while first < len(lengths):
+        count = next((i for i in range(first, len(lengths)) if lengths[i] != lengths[first]), len(lengths)) - first
+        groups.append((first, token, count, lengths[first]))
+        first, token = first + count, token + count * lengths[first]
+    return groups
+
+
 class Grouped:
     """Attention of consecutive sequences of one length at a time. Exact for any composition: a sequence sees itself alone.
 
@@ -100,12 +111,7 @@ class Grouped:
         kept: list[tuple[torch.Tensor, torch.Tensor]] | None = None,
     ) -> None:
         self._causal, self._attended, self._prefix, self._kept = causal, attended, prefix, kept
-        self._groups: list[tuple[int, int, int, int]] = []  # first sequence, first token, sequences, length
-        first = token = 0
-        while first < len(lengths):
-            count = next((i for i in range(first, len(lengths)) if lengths[i] != lengths[first]), len(lengths)) - first
-            self._groups.append((first, token, count, lengths[first]))
-            first, token = first + count, token + count * lengths[first]
+        self._groups = groups_of(lengths)
 
     def __call__(self, layer: Layer, h: torch.Tensor, turn: Turn | None, rows: torch.Tensor | None) -> torch.Tensor:
         q, k, v = layer.split(h, rows, turn)
@@ -204,7 +210,7 @@ class Forward:
         else:
             pooled = self._run(batch, attention, batch.rows).float()
         if a.head in ("pooler", "prediction"):
-            pooled = _activation(
+            pooled = activated(
                 functional.linear(pooled, self._weights["head.dense.weight"], self._get("head.dense.bias")), a.head_activation
             )
         if a.head == "prediction":
@@ -217,7 +223,7 @@ class Forward:
         a, w = self.architecture, self._weights
         h = functional.linear(self.states(batch, attention).float(), w["head.dense.weight"], self._get("head.dense.bias"))
         h = functional.layer_norm(
-            _activation(h, a.head_activation), h.shape[1:], w["head.norm.weight"], self._get("head.norm.bias"), a.eps
+            activated(h, a.head_activation), h.shape[1:], w["head.norm.weight"], self._get("head.norm.bias"), a.eps
         ).to(self.dtype)
         decoder, bias = w.get("decoder", w["word"]), self._get("head.bias")
 
@@ -302,15 +308,15 @@ class Forward:
             return activate(functional.linear(h, weight), bias, activation=a.activation, gated=a.gated)
         x = functional.linear(h, weight, bias)
         if not a.gated:
-            return _activation(x, a.activation)
+            return activated(x, a.activation)
         active, gate = x.chunk(2, dim=-1)
-        return _activation(active, a.activation) * gate
+        return activated(active, a.activation) * gate
 
     def _get(self, name: str) -> torch.Tensor | None:
         return self._weights.get(name)
 
 
-def _activation(x: torch.Tensor, name: str) -> torch.Tensor:
+def activated(x: torch.Tensor, name: str) -> torch.Tensor:
     if name == "gelu_tanh":
         return functional.gelu(x, approximate="tanh")
     function: Any = {"gelu": functional.gelu, "silu": functional.silu, "relu": functional.relu, "tanh": torch.tanh}[name]

@@ -12,12 +12,14 @@ from .files import ModelFiles, resolve
 from .late_config import late_config, read_json
 from .projection import read_projections
 from .prompts import PROMPTS
+from .t5 import seq2seq_of
 from .tokenize import Tokenizer
 
 if TYPE_CHECKING:
     from ..stages.colbert import ColBERT
     from ..stages.cross import CrossEncoder
     from ..stages.dense import BiEncoder
+    from ..stages.seq2seq import MonoT5, PairwiseT5, RankT5
     from ..stages.splade import SparseEncoder
     from .base import Runtime
 
@@ -33,11 +35,13 @@ OPTIONS = {
     "cross-encoder": ("label", "long", "window", "stride", "aggregate", "cache", "prompt"),
     "bi-encoder": ("pooling", "normalize", "query_prompt", "document_prompt"),
     "sparse encoder": ("query_prompt", "document_prompt"),
+    "seq2seq": ("prompt", "answers", "long", "cache"),
     "late interaction": ("query_prefix", "document_prefix", "query_length", "document_length", "expand", "attend", "skiplist"),
 }
 CHOOSERS = tuple(f"{decoder}ForCausalLM" for decoder in DECODERS)  # re-rankers by the tokens for yes and no
-# Understood, and not runnable in this version: named so that the error can say so.
-LATER = {"T5ForConditionalGeneration": "seq2seq"}
+# Re-rankers' as well as others': named so that the error can say what is missing.
+ENCODERS_ALONE = ("T5EncoderModel", "MT5EncoderModel", "UMT5EncoderModel", "T5ForSequenceClassification", "MT5ForSequenceClassification")
+MOST_OF_T5 = 8192  # tokens of one input: a T5 knows distances and no places, so that what it was trained with is no limit
 SHORTEST = 8  # tokens of one input: below, special tokens leave no room for a query and a document
 # These count positions from pad_token_id + 1, which takes that many off the longest input.
 POSITION_OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet")
@@ -54,16 +58,19 @@ def load(
     revision: str | None = None,
     file: str | None = None,
     **options: Any,
-) -> CrossEncoder | BiEncoder | ColBERT | SparseEncoder:
-    """Loads a cross-encoder, a bi-encoder, a sparse encoder or a late-interaction model from a folder, a bundled name or a hub name holding
-    ONNX or .safetensors (a sparse encoder: the latter), tokenizer.json and config.json.
+) -> CrossEncoder | BiEncoder | ColBERT | SparseEncoder | MonoT5 | RankT5 | PairwiseT5:
+    """Loads a cross-encoder, a bi-encoder, a sparse encoder, a seq2seq or a late-interaction model from a folder, a bundled name or a hub
+    name holding ONNX or .safetensors (a sparse encoder: the latter), tokenizer.json and config.json.
 
     runtime: "onnx" | "torch" | "tensorrt"; device: "cpu" | "cuda"; precision: "auto" | "float32" | "float16" | "bfloat16": see
     runtimes.network for what "auto" takes.
-    threads: for the CPU, None = what this process may use. max_length: tokens of one input, at most the model's limit, the default.
+    threads: for the CPU, None = what this process may use. max_length: tokens of one input, at most the model's limit, the default; of a
+    T5, which has none, 512 by default.
     revision, file: see `runtimes.files.resolve`. options go to the family. A cross-encoder: `label=`, `long=`, `window=`, `stride=`,
     `aggregate=`, `cache=` (see stages.CrossEncoder), and of a decoder `prompt=`, a Prompt or its name (see runtimes.prompts). A bi-encoder:
     `pooling=`, `normalize=`, `query_prompt=`, `document_prompt=`. A sparse encoder: the last two (its weights are pruned where it encodes).
+    A T5, mT5 or UMT5: `prompt=` "monot5", "rankt5", "duot5" or a T5Prompt, which decides what it becomes (see runtimes.t5_prompts),
+    `answers=`, other tokens than the prompt's, `long=`, and but for "duot5" `cache=`.
     Late interaction: `query_prefix=`, `document_prefix=`, `query_length=`, `document_length=`, `expand=`, `attend=`, `skiplist=` (see
     runtimes.late_config.LateConfig), over what the model's files say.
     Raises UnknownModelError, UnsupportedModelError, CorruptModelError, UnsafeModelError, BackendUnavailable, MissingDependency, InputError.
@@ -72,10 +79,12 @@ def load(
     family = _family(files, options.get("prompt"))
     if unknown := sorted(set(options) - set(OPTIONS[family])):
         raise InputError(f"model '{files.name}', a {family}: options", got=", ".join(unknown), expected=", ".join(OPTIONS[family]))
-    tokenizer = _tokenizer(files, max_length)
+    tokenizer = _tokenizer(files, max_length, MOST_OF_T5 if family == "seq2seq" else None)
     from .network import open_network
 
     how: dict[str, Any] = {"runtime": runtime, "device": device, "precision": precision, "threads": threads, "pad_id": _pad(files)}
+    if family == "seq2seq":
+        return _seq2seq(files, tokenizer, how, options)
     how |= {"limit": tokenizer.max_length, "pack": family == "cross-encoder"}
     if family == "cross-encoder":
         return _cross(files, tokenizer, how, options)
@@ -94,10 +103,12 @@ def load(
     return encoder
 
 
-def _tokenizer(files: ModelFiles, max_length: int | None) -> Tokenizer:
+def _tokenizer(files: ModelFiles, max_length: int | None, most: int | None = None) -> Tokenizer:
+    """most: what max_length may be, where that is more than the default."""
     limit = _limit(files)
-    if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or not SHORTEST <= max_length <= limit):
-        raise InputError("max_length", got=max_length, expected=f"an integer from {SHORTEST} to {limit}, the model's limit")
+    most = limit if most is None else max(limit, most)
+    if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or not SHORTEST <= max_length <= most):
+        raise InputError("max_length", got=max_length, expected=f"an integer from {SHORTEST} to {most}, the model's limit")
     if not (files.folder / "tokenizer.json").is_file():
         hint = "AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER) writes one."
         raise CorruptModelError(f"model '{files.name}'", got=f"no tokenizer.json in {files.folder}", expected="one", hint=hint)
@@ -120,6 +131,23 @@ def _cross(files: ModelFiles, tokenizer: Tokenizer, how: dict[str, Any], options
     choice = prompt.choice(tokenizer) if _architecture(files, CHOOSERS) else None
     pairs = PromptTokenizer(tokenizer, prompt)
     return CrossEncoder(open_network(files, **how, choice=choice), tokenizer, name=files.name, folder=files.folder, pairs=pairs, **options)
+
+
+def _seq2seq(files: ModelFiles, tokenizer: Tokenizer, how: dict[str, Any], options: dict[str, Any]) -> MonoT5 | RankT5 | PairwiseT5:
+    from ..stages.seq2seq import MonoT5, PairwiseT5, RankT5
+    from .network import open_seq2seq
+    from .t5_prompts import t5_prompt
+
+    options = dict(options)
+    prompt = t5_prompt(
+        options.pop("prompt"), options.pop("answers", None), multilingual=seq2seq_of(files.config) != "T5ForConditionalGeneration"
+    )
+    made: Any = PairwiseT5 if len(prompt.documents) == 2 else MonoT5 if len(prompt.answers or ()) == 2 else RankT5
+    if made is PairwiseT5 and "cache" in options:
+        raise InputError("cache", got=options["cache"], expected="none: comparisons of a duoT5 are not kept")
+    answers = prompt.tokens(tokenizer)
+    loaded: MonoT5 | RankT5 | PairwiseT5 = made(open_seq2seq(files, answers, **how), tokenizer, name=files.name, prompt=prompt, **options)
+    return loaded
 
 
 def _sparse(files: ModelFiles, tokenizer: Tokenizer, how: dict[str, Any], options: dict[str, Any]) -> SparseEncoder:
@@ -171,6 +199,13 @@ def _family(files: ModelFiles, prompt: Any = None) -> str:
             hint = "Pass prompt=, how the model was trained to be asked: one of " + ", ".join(PROMPTS) + ", or a Prompt of your own."
             raise UnsupportedModelError(f"model '{files.name}'", got=f"{found}, which writes text", expected="a re-ranker", hint=hint)
         return "cross-encoder"
+    if found := seq2seq_of(files.config):
+        if prompt is None:
+            from .t5_prompts import PROMPTS as TEMPLATES
+
+            hint = "Pass prompt=, how the model was trained to be asked: one of " + ", ".join(TEMPLATES) + ", or a T5Prompt of your own."
+            raise UnsupportedModelError(f"model '{files.name}'", got=f"{found}, which writes text", expected="a re-ranker", hint=hint)
+        return "seq2seq"
     architectures = files.config.get("architectures")
     for architecture in architectures if isinstance(architectures, list) else []:
         if not isinstance(architecture, str):
@@ -181,9 +216,10 @@ def _family(files: ModelFiles, prompt: Any = None) -> str:
             raise UnsupportedModelError(f"model '{files.name}'", got=got, expected="an encoder, or SpladePooling", hint=hint)
         if architecture in FAMILIES:
             return FAMILIES[architecture]
-        if architecture in LATER:
-            what = f"{architecture}, a {LATER[architecture]} model, which this version does not run yet"
-            raise UnsupportedModelError(f"model '{files.name}'", got=what, expected="a cross-encoder, a bi-encoder or a ColBERT model")
+        if architecture in ENCODERS_ALONE:
+            got = f"{architecture}, which this version does not run"
+            expected = "a T5 with its decoder and LM head, T5ForConditionalGeneration, as RankT5's of encoder and decoder"
+            raise UnsupportedModelError(f"model '{files.name}'", got=got, expected=expected)
     raise UnsupportedModelError(
         f"model '{files.name}': architectures in its config.json", got=repr(architectures), expected="one of " + ", ".join(FAMILIES)
     )

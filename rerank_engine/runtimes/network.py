@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from ..backends import RUNTIMES, try_import
 from ..errors import BackendUnavailable, CorruptModelError, InputError, MissingDependency, ModelError, UnsupportedModelError
@@ -40,13 +41,7 @@ def open_network(
 
     Raises BackendUnavailable, UnsupportedModelError, MissingDependency, CorruptModelError, UnsafeModelError, InputError.
     """
-    if runtime not in ("auto", *RUNTIMES):
-        available = f"Available: {', '.join(RUNTIMES)}."
-        raise BackendUnavailable(f"runtime '{runtime}' asked for, but there is none of that name", hint=available)
-    if precision not in PRECISIONS:
-        raise InputError("precision", got=precision, expected="one of " + ", ".join(PRECISIONS))
-    if not isinstance(device, str):
-        raise InputError("device", got=device, expected="a string, such as cpu or cuda")
+    _require_known(runtime, device, precision)
     where = _device(runtime, device)
     if runtime == "auto":
         runtime = _runtime(files, where, precision, choice)
@@ -55,13 +50,8 @@ def open_network(
             runtime = _runtime(files, where, precision, choice)
     elif (where, device, runtime) == ("cuda", "auto", "onnx") and not _onnx_takes(files):
         where = "cpu"
-    if where not in RUNTIMES[runtime]:
-        known = f"It knows {', '.join(RUNTIMES[runtime])}."
-        raise BackendUnavailable(f"runtime {runtime}: device '{where}' asked for", hint=known)
+    _require_runs(runtime, where)
     if runtime == "torch":
-        if (reason := try_import("torch")) is not None:
-            hint = "pip install torch, or take runtime='onnx'."
-            raise BackendUnavailable(f"runtime torch asked for, but {reason}", hint=hint)
         from .torch import TorchRuntime
 
         made = read_encoder(files, choice)
@@ -70,6 +60,74 @@ def open_network(
         hint = "Take runtime='torch', or a file of that precision."
         raise BackendUnavailable(f"runtime {runtime}: precision '{precision}' asked for", hint=hint)
     return _onnx(files, runtime, where, precision, threads, pad_id, limit, pack)
+
+
+def open_seq2seq(
+    files: ModelFiles,
+    answers: tuple[int, ...],
+    *,
+    runtime: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    pad_id: int = 0,
+) -> Runtime:
+    """Of an encoder with a decoder; answers: see read_t5. "auto" takes torch, which runs it without padding, where there are .safetensors
+    and torch is installed, else ONNX Runtime by the two graphs, which pads and computes the logits of the whole vocabulary.
+
+    precision: of torch "auto" (float32 on a CPU, bfloat16 on a GPU), "float32" or "bfloat16"; of ONNX Runtime "auto", as the files have it.
+    Raises BackendUnavailable, UnsupportedModelError, MissingDependency, CorruptModelError, UnsafeModelError, InputError.
+    """
+    from .t5 import read_t5, t5_architecture
+
+    _require_known(runtime, device, precision)
+    where = _device(runtime, device)
+    if runtime == "auto":
+        runtime = "torch" if files.weights is not None and (files.onnx is None or try_import("torch") is None) else "onnx"
+        if (where, device, runtime) == ("cuda", "auto", "onnx") and not _onnx_on_cuda():
+            where = "cpu"
+    if runtime == "tensorrt":
+        hint = "Take runtime='torch' or 'onnx'."
+        raise BackendUnavailable("runtime tensorrt asked for, but it runs no model with a decoder", hint=hint)
+    _require_runs(runtime, where)
+    architecture = t5_architecture(files.name, files.config)
+    if (files.weights if runtime == "torch" else files.onnx) is None:
+        got, expected = ("no .safetensors", "them") if runtime == "torch" else ("no ONNX graphs", "encoder_model.onnx, decoder_model.onnx")
+        hint = "save_pretrained(FOLDER) writes them." if runtime == "torch" else "Export it: optimum-cli export onnx --model NAME FOLDER."
+        raise UnsupportedModelError(f"model '{files.name}' by runtime {runtime}", got=got, expected=expected, hint=hint)
+    if runtime == "torch":
+        from .t5_torch import T5Torch
+
+        how: dict[str, Any] = {"device": where, "precision": precision, "threads": threads}
+        read = read_t5(files.name, files.folder, files.config, answers)
+        return T5Torch(read, **how, fingerprint=_fingerprint_of_weights(files))
+    if precision != "auto":
+        hint = "Take runtime='torch', or files of that precision."
+        raise BackendUnavailable(f"runtime onnx: precision '{precision}' asked for", hint=hint)
+    from .t5_onnx import T5Onnx
+
+    assert files.onnx is not None
+    return T5Onnx(files.onnx, answers, architecture.start, device=where, threads=threads, pad_id=pad_id)
+
+
+def _require_known(runtime: str, device: str, precision: str) -> None:
+    """Raises BackendUnavailable, InputError for what no model has."""
+    if runtime not in ("auto", *RUNTIMES):
+        available = f"Available: {', '.join(RUNTIMES)}."
+        raise BackendUnavailable(f"runtime '{runtime}' asked for, but there is none of that name", hint=available)
+    if precision not in PRECISIONS:
+        raise InputError("precision", got=precision, expected="one of " + ", ".join(PRECISIONS))
+    if not isinstance(device, str):
+        raise InputError("device", got=device, expected="a string, such as cpu or cuda")
+
+
+def _require_runs(runtime: str, device: str) -> None:
+    """Raises BackendUnavailable for a device that a runtime does not know, and for torch where it is not installed."""
+    if device not in RUNTIMES[runtime]:
+        known = f"It knows {', '.join(RUNTIMES[runtime])}."
+        raise BackendUnavailable(f"runtime {runtime}: device '{device}' asked for", hint=known)
+    if runtime == "torch" and (reason := try_import("torch")) is not None:
+        raise BackendUnavailable(f"runtime torch asked for, but {reason}", hint="pip install torch, or take runtime='onnx'.")
 
 
 def _onnx(
@@ -115,6 +173,11 @@ def fingerprint(files: ModelFiles) -> str:
 
         assert files.onnx is not None
         return fingerprint_of(files.onnx, *read_checked(files.onnx))
+    return _fingerprint_of_weights(files)
+
+
+def _fingerprint_of_weights(files: ModelFiles) -> str:
+    assert files.weights is not None
     digest, shards = hashlib.sha256(), sorted(files.folder.glob("*.safetensors"))
     try:
         for path in [files.weights] if files.weights.suffix == ".safetensors" else [files.weights, *shards]:

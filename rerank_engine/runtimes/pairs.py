@@ -97,7 +97,7 @@ class PairTokenizer:
                 raise UnsupportedModelError("long='chunk' with this tokenizer", got="no template of its own", expected="one", hint=hint)
             tokens = self.tokenizer.encode_pairs(pairs)
             if long == "error":
-                _refuse(tokens.dropped)
+                refuse(tokens.dropped)
             n = len(pairs)
             return PairTokens(tokens, np.arange(n), tokens.dropped, np.ones(n, np.int32))
         if long != "chunk":
@@ -116,7 +116,7 @@ class PairTokenizer:
             else:
                 spans += [(i, *span) for span in _windows(document.total, room, window, stride)]
         if long == "error":
-            _refuse(dropped)
+            refuse(dropped)
         return self._join(texts, spans, dropped)
 
     def _texts(self, pairs: Sequence[tuple[str, str]], whole: bool) -> list[tuple[_Text, _Text]]:
@@ -263,7 +263,8 @@ def _check(long: str, window: int | None, stride: int | None) -> None:
         raise InputError("stride", got=stride, expected=f"at most {window}, the window", hint="A longer one would leave tokens out.")
 
 
-def _refuse(dropped: NDArray[np.int32]) -> None:
+def refuse(dropped: NDArray[np.int32]) -> None:
+    """Raises InputError for the first document that lost a token."""
     if dropped.any():
         i = int(np.flatnonzero(dropped)[0])
         hint = "long='truncate' cuts it and counts what it cut; long='chunk' reads it in parts."

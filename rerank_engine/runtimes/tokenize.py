@@ -118,6 +118,17 @@ class Tokenizer:
             raise
         return [(np.array(e.ids, np.int64), np.array([start for start, _ in e.offsets], np.int64)) for e in encodings]
 
+    def with_spans(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """(tokens, int64 [tokens, 2]: where each begins and ends in the text) with the special tokens that the template adds, whose span is
+        (0, 0). Raises what the package raises: see `explain`."""
+        encodings = self._tokenizer.encode_batch(list(texts))
+        return [(np.array(e.ids, np.int64), np.array(e.offsets, np.int64).reshape(-1, 2)) for e in encodings]
+
+    def raw(self, text: str) -> list[int]:
+        """The tokens of one text as the template makes them, nothing cut."""
+        ids: list[int] = self._tokenizer.encode(text).ids
+        return ids
+
     def _in_pieces(self, text: str, encode: Any) -> NDArray[np.int32]:
         pieces, start = [], 0
         while start < len(text):
@@ -189,7 +200,7 @@ def no_token(i: int) -> InputError:
     return InputError(f"text of input {i}", got="no token", expected="at least one", hint=hint)
 
 
-def query_too_long(i: int, entry: str | tuple[str, str], taken: int, most: int, cut: bool = True) -> QueryTooLongError:
+def query_too_long(i: int, entry: str | tuple[str, ...], taken: int, most: int, cut: bool = True) -> QueryTooLongError:
     """taken: the query's tokens with the special ones; cut: there is a document, of which a token must fit."""
     return QueryTooLongError(
         f"query of input {i}",
@@ -199,6 +210,6 @@ def query_too_long(i: int, entry: str | tuple[str, str], taken: int, most: int, 
     )
 
 
-def _start(entry: str | tuple[str, str]) -> str:
+def _start(entry: str | tuple[str, ...]) -> str:
     text = entry if isinstance(entry, str) else entry[0]
     return text if len(text) <= 60 else text[:59] + "…"

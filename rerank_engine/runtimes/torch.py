@@ -8,6 +8,8 @@ another order for another number of rows.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -75,9 +77,9 @@ class TorchRuntime:
         self.architecture, self.outputs = encoder.architecture, encoder.architecture.outputs
         self.cost = COSTS["cuda" if device == "cuda" else "cpu"]
         if encoder.architecture.head == "vocabulary":  # [sequences, vocabulary] come out, of a token each at least
-            self.cost = replace(self.cost, most=max(1, min(self.cost.most, LARGEST // encoder.architecture.vocabulary)))
+            self.cost = capped(self.cost, LARGEST // encoder.architecture.vocabulary)
         elif device == "cuda":
-            self.cost = replace(self.cost, most=max(GRAPH_TOKENS, min(self.cost.most, LARGEST // encoder.architecture.hidden)))
+            self.cost = capped(self.cost, max(GRAPH_TOKENS, LARGEST // encoder.architecture.hidden))
         self._graphs: Any = None
         if use and device == "cuda":
             from .graphs import Graphs
@@ -89,21 +91,8 @@ class TorchRuntime:
         if output not in self.outputs:
             raise ModelError(f"runtime torch: output '{output}'", got=", ".join(self.outputs), expected="one of the network's")
         self._check(ids)
-        try:
-            with torch.inference_mode():
-                if self.device == "cuda":
-                    return self._on_cuda(ids, types, output, attended)
-                with _THREADS:  # torch has one number of threads for all
-                    before = torch.get_num_threads()
-                    torch.set_num_threads(self.threads)
-                    try:
-                        return self._run(ids, types, output, attended)
-                    finally:
-                        torch.set_num_threads(before)
-        except RuntimeError as error:  # torch's, out of memory among them
-            got = f"torch: {(str(error).splitlines() or [''])[0]}"
-            hint = "A smaller budget of tokens a call, or precision='float16', needs less memory." if "memory" in got else ""
-            raise ModelError(f"the model failed on {len(ids)} inputs of {len(ids.values)} tokens", got=got, hint=hint) from error
+        with calling(ids, self.device, self.threads):
+            return self._on_cuda(ids, types, output, attended) if self.device == "cuda" else self._run(ids, types, output, attended)
 
     def _on_cuda(self, ids: Packed, types: Packed, output: str, attended: NDArray[np.int64] | None) -> NDArray[np.float32]:
         if self._graphs is not None and output == "logits" and attended is None and self._graphs.fits(ids):
@@ -112,14 +101,10 @@ class TorchRuntime:
 
     def _check(self, ids: Packed) -> None:
         """Raises ModelError for what a look-up on a GPU would end the process for."""
-        a, lengths = self._forward.architecture, ids.lengths
-        if not len(ids) or int(lengths.min()) < 1:
-            raise ModelError("runtime torch: ids", got=f"{len(ids)} sequences, one of them empty", expected="sequences of tokens")
-        if not 0 <= int(ids.values.min()) <= int(ids.values.max()) < a.vocabulary:
-            expected = f"0 to {a.vocabulary - 1}: the tokenizer that belongs to the model"
-            raise ModelError("runtime torch: ids", got=f"token {int(ids.values.max())}", expected=expected)
-        if a.positions == "absolute" and int(lengths.max()) > a.max_positions:
-            raise ModelError("the model failed", got=f"an input of {int(lengths.max())} tokens", expected=f"at most {a.max_positions}")
+        a, longest = self._forward.architecture, int(ids.lengths.max(initial=0))
+        check_ids(ids, a.vocabulary)
+        if a.positions == "absolute" and longest > a.max_positions:
+            raise ModelError("the model failed", got=f"an input of {longest} tokens", expected=f"at most {a.max_positions}")
 
     def _run(self, ids: Packed, types: Packed, output: str, attended: NDArray[np.int64] | None) -> NDArray[np.float32]:
         net, a = self._forward, self._forward.architecture
@@ -157,6 +142,42 @@ class TorchRuntime:
     def __repr__(self) -> str:
         kernels = ", Triton kernels" if self._forward.kernels else ""
         return f"TorchRuntime({self.device}, {self.precision}, {self.threads} threads{kernels})"
+
+
+def capped(cost: Cost, most: int) -> Cost:
+    """The cost of calls that take so many tokens at most, at least one."""
+    return replace(cost, most=max(1, min(cost.most, most)))
+
+
+@contextmanager
+def calling(ids: Packed, device: str, threads: int) -> Iterator[None]:
+    """What is around a call of any network in torch: no gradients; on a CPU `threads` of torch, for the time of the call, which other calls
+    wait for, since torch has one number of threads for all; and torch's own errors, out of memory among them, become ModelError."""
+    try:
+        with torch.inference_mode():
+            if device == "cuda":
+                yield
+                return
+            with _THREADS:
+                before = torch.get_num_threads()
+                torch.set_num_threads(threads)
+                try:
+                    yield
+                finally:
+                    torch.set_num_threads(before)
+    except RuntimeError as error:
+        got = f"torch: {(str(error).splitlines() or [''])[0]}"
+        hint = "A smaller budget of tokens a call, or a half precision, needs less memory." if "memory" in got else ""
+        raise ModelError(f"the model failed on {len(ids)} inputs of {len(ids.values)} tokens", got=got, hint=hint) from error
+
+
+def check_ids(ids: Packed, vocabulary: int) -> None:
+    """Raises ModelError for a sequence without tokens, and for a token that the embedding lacks: a GPU ends the process for it."""
+    if not len(ids) or int(ids.lengths.min()) < 1:
+        raise ModelError("runtime torch: ids", got=f"{len(ids)} sequences, one of them empty", expected="sequences of tokens")
+    if not 0 <= int(ids.values.min()) <= int(ids.values.max()) < vocabulary:
+        expected = f"0 to {vocabulary - 1}: the tokenizer that belongs to the model"
+        raise ModelError("runtime torch: ids", got=f"token {int(ids.values.max())}", expected=expected)
 
 
 def refusal(device: str) -> str | None:

@@ -19,7 +19,8 @@ from ..corpus import Corpus
 from ..errors import InputError
 from ..limits import limited
 from ..stages.colbert import ColBERT
-from ..stages.cross import CrossEncoder, sigmoid
+from ..stages.cross import sigmoid
+from ..stages.seq2seq import READERS
 from .scheduler import Job, Overloaded, Scheduler
 
 Calls = Callable[[int, int], None]
@@ -176,7 +177,7 @@ class Service:
             for i, (tokens, starts) in enumerate(self._tokenizer.with_starts(kept)):
                 if len(tokens) > most:
                     kept[i], cut[i] = kept[i][: int(starts[most])], len(tokens) - most
-        if not isinstance(self.scorer, CrossEncoder):
+        if not isinstance(self.scorer, READERS):
             return kept, np.array([self.estimate(query, [text]) for text in kept], np.int64), cut
         costs, dropped = self.scorer.counted([Query(query)], [Ranking.in_order(Corpus.from_texts(kept))])[0]
         if refuse_long and dropped.any():

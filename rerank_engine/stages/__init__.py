@@ -18,38 +18,14 @@ from .listwise import Listwise, Pairwise, Setwise
 from .rules import Rules
 from .score_cache import ScoreCache
 from .select import MMR, LostInTheMiddle
+from .seq2seq import DuoT5, MonoT5, PairwiseT5, RankT5
 from .similarity import Similarity
 from .splade import SPLADE, SparseEncoder
 from .vector_prf import VectorPRF
 
 __all__ = [
-    "BM25",
-    "MMR",
-    "RM3",
-    "SPLADE",
-    "Activate",
-    "BiEncoder",
-    "Bound",
-    "Calibration",
-    "Cascade",
-    "CertifiedMaxSim",
-    "Chat",
-    "ColBERT",
-    "ColBERTPRF",
-    "CrossEncoder",
-    "Dedup",
-    "Dense",
-    "Fuse",
-    "Hosted",
-    "LateInteraction",
-    "Listwise",
-    "LostInTheMiddle",
-    "MaxSim",
-    "Pairwise",
-    "Rules",
-    "ScoreCache",
-    "Setwise",
-    "Similarity",
-    "SparseEncoder",
-    "VectorPRF",
-]
+    "BM25", "MMR", "RM3", "SPLADE", "Activate", "BiEncoder", "Bound", "Calibration", "Cascade", "CertifiedMaxSim", "Chat",
+    "ColBERT", "ColBERTPRF", "CrossEncoder", "Dedup", "Dense", "DuoT5", "Fuse", "Hosted", "LateInteraction", "Listwise",
+    "LostInTheMiddle", "MaxSim", "MonoT5", "Pairwise", "PairwiseT5", "RankT5", "Rules", "ScoreCache", "Setwise", "Similarity",
+    "SparseEncoder", "VectorPRF",
+]  # fmt: skip

@@ -23,6 +23,7 @@ from ..runtimes.base import Runtime, check_finite, describe, weights_of
 from ..runtimes.batching import run_until
 from ..runtimes.pairs import PairTokenizer, PairTokens
 from ..runtimes.prompts import PromptTokenizer
+from ..runtimes.t5_prompts import TemplateTokenizer
 from ..runtimes.tokenize import Tokenizer, Tokens
 from .calibration import Calibration, labelled_pairs, require_labels
 from .calibration import sigmoid as sigmoid
@@ -78,7 +79,7 @@ class CrossEncoder(Scorer):
         aggregate: str = "max",
         cache: int | ScoreCache = 0,
         folder: Path | None = None,
-        pairs: PairTokenizer | PromptTokenizer | None = None,
+        pairs: PairTokenizer | PromptTokenizer | TemplateTokenizer | None = None,
     ) -> None:
         if label is not None and (isinstance(label, bool) or not isinstance(label, int) or label < 0):
             raise InputError("label", got=label, expected="the number of a label, from 0")
@@ -209,7 +210,7 @@ class CrossEncoder(Scorer):
 
     def _read(self, pairs: Sequence[tuple[str, str]], waves: NDArray[np.int64] | None, progress: Progress | None) -> _Read:
         """waves: int64 [n], which pairs go before which when time is short."""
-        _require_pairs(pairs)
+        require_texts("CrossEncoder.predict", pairs, ("query", "document"))
         n, full = len(pairs), np.array([bool(document.strip()) for _, document in pairs], bool)
         if not full.any():
             none = np.zeros(n, np.int32)
@@ -300,11 +301,14 @@ def _pairs_of(queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[lis
     return [[(query.text, text) for text in ranking.corpus.texts(ranking.ids)] for query, ranking in zip(queries, rankings)]
 
 
-def _require_pairs(pairs: Sequence[tuple[str, str]]) -> None:
-    if isinstance(pairs, str) or not isinstance(pairs, Sequence):
-        raise InputError("CrossEncoder.predict: pairs", got=type(pairs).__name__, expected="a sequence of (query, document)")
-    for i, pair in enumerate(pairs):
-        if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            raise InputError(f"CrossEncoder.predict: pair {i}", got=pair, expected="a tuple of two strings, (query, document)")
-        if not pair[0].strip():
-            raise InputError(f"CrossEncoder.predict: query of pair {i}", got="an empty text", expected="a query to compare with")
+def require_texts(what: str, rows: Sequence[tuple[str, ...]], fields: tuple[str, ...]) -> None:
+    """Raises InputError unless each row is a tuple of that many strings, of which the first, the query, is not blank."""
+    kind, names = "pair" if len(fields) == 2 else "triple", ", ".join(fields)
+    if isinstance(rows, str) or not isinstance(rows, Sequence):
+        raise InputError(f"{what}: {kind}s", got=type(rows).__name__, expected=f"a sequence of ({names})")
+    for i, row in enumerate(rows):
+        if not isinstance(row, tuple) or len(row) != len(fields) or not all(isinstance(text, str) for text in row):
+            expected = f"a tuple of {'two' if len(fields) == 2 else 'three'} strings, ({names})"
+            raise InputError(f"{what}: {kind} {i}", got=row, expected=expected)
+        if not row[0].strip():
+            raise InputError(f"{what}: query of {kind} {i}", got="an empty text", expected="a query to compare with")

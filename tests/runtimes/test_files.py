@@ -6,6 +6,7 @@ import fnmatch
 import hashlib
 import importlib.util
 import inspect
+import json
 import shutil
 import socket
 import subprocess
@@ -246,6 +247,30 @@ def test_the_weights_of_a_sparse_model_are_fetched_beside_its_onnx_file(hub, tmp
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert type(rr.load("owner/splade", device="cpu")).__name__ == "SparseEncoder"
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_of_a_seq2seq_model_weights_are_fetched_or_else_both_graphs(hub, monkeypatch, weights):
+    calls = []
+
+    def snapshot_download(name, *, revision, allow_patterns, local_dir):
+        held = ["onnx/encoder_model.onnx", "onnx/decoder_model.onnx", "onnx/decoder_model_merged.onnx", *(["model.safetensors"] * weights)]
+        calls.append([file for file in held if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns)])
+        for file in calls[-1]:
+            (local_dir / file).parent.mkdir(parents=True, exist_ok=True)
+            (local_dir / file).write_bytes(b"")
+        local_dir.mkdir(parents=True, exist_ok=True)
+        (local_dir / "config.json").write_text(json.dumps({"architectures": ["MT5ForConditionalGeneration"]}))
+        return str(local_dir)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    found = resolve("owner/t5")
+    both = ["onnx/encoder_model.onnx", "onnx/decoder_model.onnx"]
+    assert calls == ([[], ["model.safetensors"]] if weights else [[], [], both])
+    assert (found.weights is not None, found.onnx is not None) == (weights, not weights)
+    if not weights:
+        assert files.decoder_of(found.onnx) == found.folder / "onnx" / "decoder_model.onnx"
+        assert resolve("owner/t5", file="onnx/encoder_model.onnx").onnx == found.onnx
 
 
 def test_revisions_and_owners_do_not_share_a_folder(hub):

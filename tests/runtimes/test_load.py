@@ -45,9 +45,18 @@ def test_an_unknown_architecture_lists_the_known(tmp_path, architectures):
     assert all(known in str(caught.value) for known in FAMILIES)
 
 
-def test_what_is_for_later_says_so(tmp_path):
-    with pytest.raises(UnsupportedModelError, match=r"T5ForConditionalGeneration.*does not run yet"):
-        rr.load(write_model(tmp_path, cross(), "T5ForConditionalGeneration"), device="cpu")
+@pytest.mark.parametrize("base", ["T5", "MT5", "UMT5"])
+def test_a_seq2seq_model_has_to_be_asked_as_it_was_trained(tmp_path, base):
+    with pytest.raises(UnsupportedModelError, match=r"T5ForConditionalGeneration, which writes text.*prompt=.*monot5, rankt5, duot5"):
+        folder = write_model(tmp_path, cross(), f"{base}ForConditionalGeneration", name="encoder_model.onnx")
+        (folder / "decoder_model.onnx").write_bytes(b"")
+        rr.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("architecture", ["T5EncoderModel", "T5ForSequenceClassification"])
+def test_an_encoder_without_its_decoder_says_so(tmp_path, architecture):
+    with pytest.raises(UnsupportedModelError, match=rf"{architecture}, which this version does not run.*T5 with its decoder"):
+        rr.load(write_model(tmp_path, cross(), architecture), device="cpu")
 
 
 def test_a_decoder_has_to_be_asked_as_it_was_trained(tmp_path):
