@@ -1,16 +1,16 @@
 """Fine-tune a small cross-encoder for a collection without labels, by a stronger re-ranker, and see what it was worth.
 
-    python examples/distil.py COLLECTION OUT [--student FOLDER] [--teacher MODEL] [--questions 400] [--json]
+    python examples/distil.py COLLECTION OUT [--student FOLDER] [--teacher MODEL] [--questions 250] [--json]
 
 1. Questions: titles of the collection's documents, or their first sentences; the collection's own queries are held out for the report.
 2. Negatives: each question's list by BM25; a few documents from its top, where they are hard, and from further down.
 3. Labels: the teacher's scores of these pairs; no judgment is read. A teacher is whatever scores better: here a larger cross-encoder.
-4. Training: sentence-transformers' CrossEncoderTrainer, mean squared error on the teacher's logits.
+4. Training: sentence-transformers' CrossEncoderTrainer, mean squared error on the teacher's logits, standardised.
 5. Report: nDCG@10 of BM25, the student before and after, and the teacher, on the held-out queries, by this package; with a paired test of
    after against before and against the teacher.
 
-Needs: pip install '.[demo]' 'sentence-transformers[train]', torch. The student is a BERT-like model folder for transformers, with or without
-a head for one label; COLLECTION in BEIR's layout. Mean squared error on logits: Hofstaetter et al., 2020.
+Needs: pip install '.[demo]' 'sentence-transformers[train]', torch. The student is a BERT-like model for transformers, with or without a
+head for one label; COLLECTION in BEIR's layout. Mean squared error on logits: Hofstaetter et al., 2020.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ def passage_of(corpus: rr.Corpus, row: int, question: str) -> str:
 
 def labelled(teacher: rr.CrossEncoder, corpus: rr.Corpus, pairs: Sequence[tuple[str, int]]) -> dict[str, list[Any]]:
     texts = [(question, passage_of(corpus, row, question)) for question, row in pairs]
-    scores = teacher.predict(texts).values
-    return {"query": [query for query, _ in texts], "passage": [text for _, text in texts], "label": [float(score) for score in scores]}
+    scores = teacher.predict(texts).values.astype(float)
+    labels = (scores - scores.mean()) / max(scores.std(), 1e-6)  # a head that starts at 0 need not learn the teacher's zero first
+    return {"query": [query for query, _ in texts], "passage": [text for _, text in texts], "label": labels.tolist()}
 
 
 def trained(student: Any, data: dict[str, list[Any]], out: Path, args: argparse.Namespace) -> None:
@@ -104,11 +105,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("--student", default="sentence-transformers/all-MiniLM-L6-v2", help="a folder or a hub name for transformers")
     parser.add_argument("--teacher", default="ms-marco-MiniLM-L-12-v2", help="what rr.load takes")
-    parser.add_argument("--questions", type=int, default=400)
+    parser.add_argument("--questions", type=int, default=250)
     parser.add_argument("--each", type=int, default=8, help="documents of a question")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rate", type=float, default=5e-5)
-    parser.add_argument("--max-length", type=int, default=192, help="tokens of a pair, in training and after it")
+    parser.add_argument("--max-length", type=int, default=128, help="tokens of a pair, in training and after it")
     parser.add_argument("--held-out", type=int, default=100, help="queries of the report")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
@@ -120,7 +121,8 @@ def main() -> None:
     split = min(path.name for path in (args.collection / "qrels").iterdir()).split(".")[0]
     whole = load_beir(args.collection, split)
     chosen = np.sort(np.random.default_rng(args.seed).permutation(len(whole.queries))[: args.held_out])
-    collection = Collection(whole.corpus, [whole.queries[i] for i in chosen], whole.qrels)
+    queries = [whole.queries[i] for i in chosen]
+    collection = Collection(whole.corpus, queries, {str(query.id): whole.qrels[str(query.id)] for query in queries}, {})
     retriever = rr.BM25(rr.BM25Index.build(whole.corpus, analyzer="english"), k=DEPTH)
     teacher = rr.load(args.teacher, max_length=args.max_length)
     pairs = mined(retriever, training_questions(whole.corpus, args.questions, args.seed), args.each, args.seed)

@@ -339,3 +339,18 @@ def test_errors_are_one_line_and_exit_2(capsys: pytest.CaptureFixture[str], args
 def test_installed_command_runs() -> None:
     done = subprocess.run([str(Path(sys.executable).parent / "rerank-engine"), "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("rerank-engine 0.")
+
+
+def test_rerank_by_a_model_that_is_asked_in_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    from t5_models import write_t5
+
+    write_t5(tmp_path)
+    (tmp_path / "documents.txt").write_text("cats\nfleas\n")
+    told = run_json(
+        capsys, "rerank", "--model", str(tmp_path), "--prompt", "monot5", "--query", "fleas", "--documents", str(tmp_path / "documents.txt")
+    )
+    assert told["scale"] == "logit" and sorted(row["index"] for row in told["results"]) == [0, 1]
+    assert cli.main(["rerank", "--model", str(tmp_path), "--query", "q", "--documents", str(tmp_path / "documents.txt")]) != 0
+    assert "monot5" in capsys.readouterr().err

@@ -19,6 +19,7 @@ def register(commands: cli.Commands) -> None:
     sub.add_argument("--runtime", choices=("onnx", "torch", "tensorrt"), help="what runs the model (default: the best that does here)")
     sub.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
     sub.add_argument("--precision", choices=("float32", "float16", "bfloat16"), help="default: the file's, or half on a GPU")
+    sub.add_argument("--prompt", help="how a decoder or a T5 was trained to be asked: qwen3, monot5, rankt5, ... (see rr.load)")
     sub.add_argument("--query", required=True)
     sub.add_argument(
         "--documents", required=True, metavar="FILE", help="JSON lines (.jsonl, .gz), or text with one document a line; - reads it"
@@ -38,7 +39,7 @@ def rerank(args: argparse.Namespace) -> None:
     documents, name = read_documents(args.documents), DEFAULT_MODEL if args.model is None else args.model
     if args.top_n is not None:
         count("--top-n", args.top_n)
-    given = {key: getattr(args, key) for key in ("threads", "runtime", "device", "precision") if getattr(args, key) is not None}
+    given = {key: getattr(args, key) for key in ("threads", "runtime", "device", "precision", "prompt") if getattr(args, key) is not None}
     model: Any = load(name, **given) if given else named_model(name)
     results = rerank(args.query, documents, model, args.top_n, activation=args.activation)
     own = "maxsim" if isinstance(model, ColBERT) else "logit" if args.activation == "none" else "probability"

@@ -33,6 +33,7 @@ def register(commands: cli.Commands) -> None:
     sub.add_argument("--runtime", choices=("onnx", "torch", "tensorrt"), help="what runs the model (default: the best that does here)")
     sub.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
     sub.add_argument("--precision", choices=("float32", "float16", "bfloat16"), help="default: the file's, or half on a GPU")
+    sub.add_argument("--prompt", help="how a decoder or a T5 was trained to be asked: qwen3, monot5, rankt5, ... (see rr.load)")
     sub.add_argument(
         "--long", choices=("truncate", "error", "chunk"), help="what becomes of a document that does not fit (default: truncate)"
     )
@@ -78,7 +79,9 @@ def models(args: argparse.Namespace) -> Any:
     from ..runtimes import load
     from ..stages import ColBERT
 
-    given = {key: getattr(args, key) for key in ("threads", "runtime", "device", "precision", "long") if getattr(args, key) is not None}
+    given = {
+        key: getattr(args, key) for key in ("threads", "runtime", "device", "precision", "prompt", "long") if getattr(args, key) is not None
+    }
     scorer = load(args.model or DEFAULT_MODEL, **given)
     if not isinstance(scorer, Scorer):
         raise InputError("--model", got=repr(scorer), expected="a cross-encoder or a late-interaction model")
