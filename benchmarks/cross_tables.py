@@ -86,6 +86,21 @@ def cascade(data: Any, about: str) -> str:
     return "\n".join([*lines, "", f"{note} (`python -m benchmarks.quality_cross FOLDER...`), {about}."])
 
 
+def distilled(data: Any, about: str) -> str:
+    """What examples/distil.py reported."""
+    names = {"bm25": "BM25", "before": "the student before", "after": "the student after", "teacher": "the teacher"}
+    found = data["nDCG@10"]
+    lines = ["| | nDCG@10 |", "|---|---|", *(f"| {label} | {found[name]:.4f} |" for name, label in names.items())]
+    against = {row["run"]: row for row in data["against_after"]}
+    told = "; ".join(
+        f"{names[name]} against after: {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]" for name, row in against.items()
+    )
+    what = f"{data['collection']}, {data['held_out_queries']} held-out queries, the first {data['depth']} of BM25 re-ranked"
+    what += f"; {data['pairs']:,} pairs"
+    how = f"{what}, {data['minutes']:.0f} minutes on {data['threads']} threads; student {data['student']}, teacher {data['teacher']}"
+    return "\n".join([*lines, "", f"{how}. 95 % intervals of the difference: {told}. {about}."])
+
+
 GPU_PEERS = {
     "transformers-padded": "transformers, sorted, 32 a batch",
     "transformers-one-batch": "transformers, one batch",

@@ -261,6 +261,7 @@ PLACES = {
     "cross-quality": ("docs/cross-encoder.md", "cross-quality.json", cross_tables.quality),
     "cross-gpu": ("docs/cross-encoder.md", "cross-gpu.json", cross_tables.on_gpu),
     "cascade": ("docs/cross-encoder.md", "cross-quality.json", cross_tables.cascade),
+    "distil": ("docs/cross-encoder.md", "distil.json", cross_tables.distilled),
     "quality": ("README.md", "quality-table.json", quality_tables.overview),
     "quality-details": ("docs/quality.md", "quality-table.json", quality_tables.details),
     "vectors": ("docs/dense.md", "vectors.json", quality_tables.vectors),

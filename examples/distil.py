@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +96,15 @@ def quality(collection: Collection, lists: Sequence[rr.Ranking], scorer: rr.Scor
 
 
 def report(collection: Collection, runs: dict[str, dict[str, dict[str, float]]], told: dict[str, Any]) -> dict[str, Any]:
-    values = {name: rr.evaluate(collection.qrels, run, ["nDCG@10"])["nDCG@10"] for name, run in runs.items()}
-    tests = rr.compare(collection.qrels, {name: runs[name] for name in ("after", "before", "bm25", "teacher")}, ["nDCG@10"])
-    return {**told, "held_out_queries": len(collection.queries), "nDCG@10": values, "after_against": str(tests)}
+    found = rr.compare(collection.qrels, runs, ["nDCG@10"], baseline="after")
+    rows = [asdict(row) for row in found.rows]
+    return {
+        **told,
+        "depth": DEPTH,
+        "held_out_queries": len(collection.queries),
+        "nDCG@10": {row["run"]: row["mean"] for row in rows},
+        "against_after": [row for row in rows if row["run"] != "after"],
+    }
 
 
 def arguments() -> argparse.Namespace:
@@ -136,9 +144,19 @@ def main() -> None:
     runs = {"bm25": quality(collection, lists, None), "teacher": quality(collection, lists, teacher)}
     for name in ("before", "after"):
         runs[name] = quality(collection, lists, rr.load(args.out / name, max_length=args.max_length))
-    told = report(collection, runs, {"pairs": len(pairs), "minutes": round((time.monotonic() - begun) / 60, 1)})
+    about = {name: Path(getattr(args, name)).name for name in ("collection", "student", "teacher")}
+    about |= {"pairs": len(pairs), "epochs": args.epochs, "max_length": args.max_length, "seed": args.seed, "threads": os.cpu_count()}
+    told = report(collection, runs, {**about, "minutes": round((time.monotonic() - begun) / 60, 1)})
     (args.out / "report.json").write_text(json.dumps(told, indent=1))
-    print(json.dumps(told, indent=1) if args.json else "\n".join(f"{name}: {value}" for name, value in told.items()))
+    if args.json:
+        print(json.dumps(told, indent=1))
+        return
+    for name, value in told["nDCG@10"].items():
+        print(f"{name:10} nDCG@10 {value:.4f}")
+    for row in told["against_after"]:
+        print(
+            f"{row['run']} against after: {row['difference']:+.4f}, 95 % {row['low']:+.4f} to {row['high']:+.4f}, p {row['p_corrected']:.3f}"
+        )
 
 
 if __name__ == "__main__":
