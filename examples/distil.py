@@ -154,9 +154,8 @@ def main() -> None:
     for name, value in told["nDCG@10"].items():
         print(f"{name:10} nDCG@10 {value:.4f}")
     for row in told["against_after"]:
-        print(
-            f"{row['run']} against after: {row['difference']:+.4f}, 95 % {row['low']:+.4f} to {row['high']:+.4f}, p {row['p_corrected']:.3f}"
-        )
+        numbers = f"{row['difference']:+.4f}, 95 % {row['low']:+.4f} to {row['high']:+.4f}"
+        print(f"{row['run']} against after: {numbers}, p {row['p_corrected']:.3f}")
 
 
 if __name__ == "__main__":
