@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 # ruff: noqa: F401, I001
 if TYPE_CHECKING:
-    from . import errors, ops
+    from . import errors, learning, ops
     from .api import Result, rerank
     from .codec import ResidualCodec, ResidualTokens
     from .core import Pipeline, Query, Ranking, Rescore, Scorer, Scores, Stage, Step, Top
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .runtimes import load  # type: ignore[no-redef]
     from .stages import BM25, MMR, RM3, SPLADE, BiEncoder, CertifiedMaxSim, ColBERT, ColBERTPRF, CrossEncoder, Dedup, Dense, Fuse
     from .stages import Activate, Bound, Calibration, Cascade, LateInteraction, LostInTheMiddle, MaxSim, Rules, ScoreCache, Similarity
-    from .stages import Hosted, SparseEncoder, VectorPRF
+    from .stages import LTR, Hosted, SparseEncoder, VectorPRF
 
 __version__ = "0.1.0"
 
@@ -41,12 +41,12 @@ _HOME = {
     "planning": "Parts Plan plan",
     "runtimes": "load",
     "stages": (
-        "BM25 MMR RM3 SPLADE Activate BiEncoder Bound Calibration Cascade CertifiedMaxSim ColBERT ColBERTPRF CrossEncoder Dedup Dense Fuse "
-        "Hosted LateInteraction LostInTheMiddle MaxSim Rules ScoreCache Similarity SparseEncoder VectorPRF"
+        "BM25 LTR MMR RM3 SPLADE Activate BiEncoder Bound Calibration Cascade CertifiedMaxSim ColBERT ColBERTPRF CrossEncoder Dedup Dense "
+        "Fuse Hosted LateInteraction LostInTheMiddle MaxSim Rules ScoreCache Similarity SparseEncoder VectorPRF"
     ),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}
-__all__ = ["errors", "ops", *_WHERE]
+__all__ = ["errors", "learning", "ops", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from .fusion import Fuse
 from .hosted import Hosted
 from .late import CertifiedMaxSim, LateInteraction, MaxSim
 from .lexical import BM25
+from .ltr import LTR
 from .rules import Rules
 from .score_cache import ScoreCache
 from .select import MMR, LostInTheMiddle
@@ -22,6 +23,7 @@ from .vector_prf import VectorPRF
 
 __all__ = [
     "BM25",
+    "LTR",
     "MMR",
     "RM3",
     "SPLADE",
