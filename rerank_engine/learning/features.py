@@ -222,7 +222,7 @@ class Metadata(Feature):
         if not isinstance(value, (int, float, np.integer, np.floating)) or (self.log and value < 0):
             expected = "a number from 0" if self.log else "a number"
             raise InputError(f"Metadata: '{self.field}' of document '{document.id}'", got=value, expected=expected)
-        return float(np.log1p(value)) if self.log else float(value)
+        return float(np.log1p(float(value))) if self.log else float(value)
 
 
 @final
@@ -295,7 +295,7 @@ class Supplied(Feature):
     def _of(self, ranking: Ranking) -> Values:
         if self._by_id is not None:
             return np.array([self._by_id.get(doc_id, self.default) for doc_id in ranking.doc_ids], np.float32)
-        if len(self._by_row) != len(ranking.corpus):
+        if len(ranking) and len(self._by_row) != len(ranking.corpus):
             got, expected = f"{len(self._by_row)} values", f"one for each of the corpus' {len(ranking.corpus)} documents"
             raise InputError(f"Supplied: '{self.names[0]}'", got=got, expected=expected, hint="A mapping from ids fits any corpus.")
         return self._by_row[ranking.ids]
