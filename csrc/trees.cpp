@@ -47,6 +47,8 @@ public:
         std::size_t room = memory_.size();
         std::align(64, n * sizeof(T), at_, room);
     }
+    Lines(const Lines&) = delete;  // at_ points into memory_
+    Lines(Lines&&) = default;
     T* data() { return static_cast<T*>(at_); }
 
 private:
