@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <memory>
@@ -20,6 +21,7 @@ namespace {
 constexpr double zero_threshold = 1e-35f;  // LightGBM's kZeroThreshold: what lies within counts as 0 where 0 is missing
 constexpr std::uint8_t nan_is_zero = 0, zero_is_missing = 1, raw = 3;
 constexpr std::size_t blocks_a_piece = 4;
+constexpr std::uint32_t words_a_group = 128;  // scanned together: their bits stay in the first-level cache
 
 void require(bool ok, const char* what) {
     if (!ok) throw std::invalid_argument(std::string("trees: ") + what);
@@ -146,8 +148,7 @@ void Trees::lay_out(const std::vector<std::vector<Entry>>& entries) {
     std::map<std::pair<std::int32_t, std::uint8_t>, std::vector<std::size_t>> by_slot;
     for (std::size_t i = 0; i < nodes_.size(); ++i)
         if (!entries[i].empty()) by_slot[{nodes_[i].feature, missing_of(nodes_[i].flags)}].push_back(i);
-    std::vector<std::vector<Entry>> absent;
-    scan_offsets_.push_back(0);
+    std::vector<std::vector<Entry>> columns, absent;
     for (const auto& [key, members] : by_slot) {
         Slot slot{key.first, key.second, -1, lookups_.size(), 0};
         std::vector<Entry> all, to_right;
@@ -157,28 +158,31 @@ void Trees::lay_out(const std::vector<std::vector<Entry>>& entries) {
             if (slot.missing == nan_is_zero || slot.missing == raw || nodes_[i].flags & node_flags::default_left) continue;
             for (Entry entry : entries[i]) entry.threshold = 0, to_right.push_back(entry);
         }
-        append(all);
         slot.lookup_end = lookups_.size();
         if (!to_right.empty()) {
             slot.absent = static_cast<std::int32_t>(by_slot.size() + absent.size());
-            absent.push_back(to_right);
+            absent.push_back(std::move(to_right));
         }
+        columns.push_back(std::move(all));
         slots_.push_back(slot);
     }
-    for (const auto& list : absent) append(list);
-}
-
-void Trees::append(const std::vector<Entry>& entries) {
-    std::vector<Entry> sorted = entries;
-    std::stable_sort(sorted.begin(), sorted.end(), [](const Entry& a, const Entry& b) { return a.threshold < b.threshold; });
-    for (const Entry& entry : sorted) {
-        thresholds_.push_back(entry.threshold);
-        low_thresholds_.push_back(floor32(entry.threshold));
-        scan_words_.push_back(entry.word);
-        keep64_.push_back(entry.keep);
-        keep32_.push_back(static_cast<std::uint32_t>(entry.keep));
+    std::move(absent.begin(), absent.end(), std::back_inserter(columns));
+    for (auto& column : columns) std::stable_sort(column.begin(), column.end(), [](const Entry& x, const Entry& y) { return x.threshold < y.threshold; });
+    n_columns_ = columns.size();
+    for (std::uint32_t first = 0; first < n_words_; first += words_a_group) {
+        scan_offsets_.push_back(thresholds_.size());
+        for (const auto& column : columns) {
+            for (const Entry& entry : column) {
+                if (entry.word < first || entry.word >= first + words_a_group) continue;
+                thresholds_.push_back(entry.threshold);
+                low_thresholds_.push_back(floor32(entry.threshold));
+                scan_words_.push_back(entry.word);
+                keep64_.push_back(entry.keep);
+                keep32_.push_back(static_cast<std::uint32_t>(entry.keep));
+            }
+            scan_offsets_.push_back(thresholds_.size());
+        }
     }
-    scan_offsets_.push_back(thresholds_.size());
 }
 
 bool Trees::holds(std::int32_t set, double value) const {
@@ -246,7 +250,7 @@ template <class T, class Word>
 void Trees::block(const T* features, std::size_t n, double* out, TreesFn<T, Word> scan, T* columns, Word* bits) const {
     std::fill_n(bits, n_words_ * tree_lanes, static_cast<Word>(~Word{0}));
     this->columns(features, n, columns, bits);
-    scan(scan_of<T, Word>(), columns, bits);
+    for (std::size_t group = 0; group * words_a_group < n_words_; ++group) scan(scan_of<T, Word>(group), columns, bits);
     double sums[tree_lanes];
     std::fill(std::begin(sums), std::end(sums), base_);
     for (const Tree& tree : trees_) {  // in their order, as the libraries add
@@ -270,8 +274,8 @@ void Trees::block(const T* features, std::size_t n, double* out, TreesFn<T, Word
 }
 
 template <class T, class Word>
-TreeScan<T, Word> Trees::scan_of() const {
-    TreeScan<T, Word> scan{scan_offsets_.size() - 1, scan_offsets_.data(), nullptr, scan_words_.data(), nullptr};
+TreeScan<T, Word> Trees::scan_of(std::size_t group) const {
+    TreeScan<T, Word> scan{n_columns_, scan_offsets_.data() + group * (n_columns_ + 1), nullptr, scan_words_.data(), nullptr};
     if constexpr (std::is_same_v<T, float>) scan.thresholds = low_thresholds_.data();
     else scan.thresholds = thresholds_.data();
     if constexpr (sizeof(Word) == 4) scan.keep = keep32_.data();
@@ -283,7 +287,7 @@ template <class T, class Word>
 void Trees::run(std::span<const T> features, std::size_t n, std::span<double> out, int threads, TreesFn<T, Word> scan) const {
     constexpr std::size_t piece = blocks_a_piece * tree_lanes;
     parallel_for((n + piece - 1) / piece, threads, [&] {
-        return [&, columns = Lines<T>((scan_offsets_.size() - 1) * tree_lanes), bits = Lines<Word>(n_words_ * tree_lanes)](std::size_t p) mutable {
+        return [&, columns = Lines<T>(n_columns_ * tree_lanes), bits = Lines<Word>(n_words_ * tree_lanes)](std::size_t p) mutable {
             for (std::size_t row = p * piece; row < std::min(n, (p + 1) * piece); row += tree_lanes)
                 block<T, Word>(features.data() + row * n_features_, std::min(n - row, tree_lanes), out.data() + row, scan, columns.data(), bits.data());
         };

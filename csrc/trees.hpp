@@ -80,7 +80,7 @@ private:
     template <class T>
     double walk(const Tree& tree, const T* row) const;
     template <class T, class Word>
-    TreeScan<T, Word> scan_of() const;
+    TreeScan<T, Word> scan_of(std::size_t group) const;
     template <class T, class Word>
     void run(std::span<const T> features, std::size_t n, std::span<double> out, int threads, TreesFn<T, Word> scan) const;
 
@@ -88,7 +88,6 @@ private:
     void check(const TreesView& view) const;
     std::vector<std::vector<Entry>> entries();
     void lay_out(const std::vector<std::vector<Entry>>& entries);
-    void append(const std::vector<Entry>& entries);
 
     std::size_t n_features_;
     double base_, divisor_;
@@ -101,7 +100,8 @@ private:
     std::vector<std::uint32_t> sets_;
     std::vector<Slot> slots_;
     std::vector<Entry> lookups_;  // of categorical nodes: threshold is the set
-    std::vector<std::size_t> scan_offsets_;  // of a column's entries in the arrays below
+    std::size_t n_columns_ = 0;
+    std::vector<std::size_t> scan_offsets_;  // [groups][n_columns_ + 1]: of a column's entries in the arrays below
     std::vector<float> low_thresholds_;      // the largest float32 that is not above: exact for rows of float32
     std::vector<double> thresholds_;
     std::vector<std::uint32_t> scan_words_;

@@ -70,7 +70,7 @@ double walked(const Arrays& a, const float* row) {
 
 void check_scores(Random& random) {
     constexpr std::size_t n_features = 5;
-    const std::vector<std::vector<std::size_t>> all{{}, {1}, {2, 1, 31, 32}, {33, 5}, {64, 65, 200}, {512, 513, 3}};
+    const std::vector<std::vector<std::size_t>> all{{}, {1}, {2, 1, 31, 32}, {33, 5}, {64, 65, 200}, {512, 513, 3}, std::vector<std::size_t>(150, 5)};
     for (const auto& sizes : all)
         for (const bool chain : {false, true}) {
             Arrays a;

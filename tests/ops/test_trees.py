@@ -101,6 +101,13 @@ def test_leaves_around_the_words(run, leaves):
 
 
 @EVERY
+@pytest.mark.parametrize("leaves", [[3] * 127, [3] * 128, [3] * 129, [5] * 300, [2, 500, 70] * 12])
+def test_words_around_the_groups(run, leaves):
+    rng = np.random.default_rng(len(leaves))
+    check(run, rows(rng, 20), ensemble(rng, leaves))
+
+
+@EVERY
 @pytest.mark.parametrize("kinds", ["plain", "all"])
 def test_many_trees_with_and_without_rounding(run, kinds):
     rng = np.random.default_rng(7)
