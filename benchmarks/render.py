@@ -42,7 +42,7 @@ def source(quality: dict[str, Any]) -> str:
         names = ("torch", "triton", "late-interaction-kernels", "flash-maxsim")
         used = ", ".join(f"{name} {held[name]}" for name in names if name in held)
         return f"{quality['date']}, {used}, {quality['machine']['gpu']}"
-    named = ("lightgbm", "xgboost", "treelite", "lleaves") if "treelite" in quality["versions"] else ("onnxruntime",)
+    named = ("lightgbm", "xgboost", "treelite", "tl2cgen", "lleaves") if "treelite" in quality["versions"] else ("onnxruntime",)
     used = [f"{name} {quality['versions'][name]}" for name in named if name in quality["versions"]]
     return ", ".join([quality["date"], *used, quality["machine"]["processor"]])
 
