@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import corpora, cross, cross_models, harness, late, lexical, oracle
+from benchmarks import bench_trees, corpora, cross, cross_models, harness, late, lexical, oracle
 from benchmarks.bench_mmr import greedy
 from benchmarks.peers import OURS, Entry
 from rerank_engine import BM25Index, Corpus
@@ -27,6 +27,7 @@ from rerank_engine.codec import ResidualCodec, ResidualTokens
 from rerank_engine.demo import DATA
 from rerank_engine.evaluation import load_beir
 from rerank_engine.latency import workload
+from rerank_engine.learning import TreeModel
 from rerank_engine.ops import fuse
 from rerank_engine.packed import Packed
 
@@ -324,6 +325,34 @@ class Mmr(Job):
     def check(self, entry: Entry, number: int, given: Arrays) -> Checked:
         right = greedy(given[0].tolist(), *self.read(), self.k)
         return Checked(right, 0.0 if right else math.inf)
+
+
+@dataclass
+class Ltr(Job):
+    """1,000 documents by a LambdaMART model of 100 trees of 31 leaves, LightGBM's text; needs lightgbm to make it."""
+
+    kind: str = "ltr"
+
+    def write(self) -> None:
+        _, train, documents = bench_trees.data()
+        (self.folder / "model.txt").write_text(bench_trees.lightgbm_text(train))
+        np.save(self.folder / "documents.npy", documents)
+
+    def read(self) -> tuple[str, NDArray[np.float64]]:
+        return (self.folder / "model.txt").read_text(), np.load(self.folder / "documents.npy")
+
+    def side(self, entry: Entry) -> Callable[[int], Any]:
+        call = entry.make()(*self.read())
+        return lambda number: call()
+
+    @cached_property
+    def want(self) -> NDArray[np.float64]:
+        text, documents = self.read()
+        return TreeModel.parse(text).score(documents, backend="reference")
+
+    def check(self, entry: Entry, number: int, given: Arrays) -> Checked:
+        error = _apart(given[0], self.want)
+        return Checked(error <= entry.error, error)
 
 
 def _scored(entry: Entry, got: NDArray[Any], want: NDArray[Any]) -> Checked:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cross_tables, latency_tables, peer_tables, quality_tables, roofline
+from benchmarks import cross_tables, latency_tables, ltr_tables, peer_tables, quality_tables, roofline
 
 ROOT = Path(__file__).resolve().parents[1]
 DATED = "20??-??-??*.json"  # of the latency table: benchmarks.suite
@@ -42,7 +42,8 @@ def source(quality: dict[str, Any]) -> str:
         names = ("torch", "triton", "late-interaction-kernels", "flash-maxsim")
         used = ", ".join(f"{name} {held[name]}" for name in names if name in held)
         return f"{quality['date']}, {used}, {quality['machine']['gpu']}"
-    used = [f"{name} {quality['versions'][name]}" for name in ("onnxruntime",) if name in quality["versions"]]
+    named = ("lightgbm", "xgboost", "treelite", "tl2cgen", "lleaves") if "treelite" in quality["versions"] else ("onnxruntime",)
+    used = [f"{name} {quality['versions'][name]}" for name in named if name in quality["versions"]]
     return ", ".join([quality["date"], *used, quality["machine"]["processor"]])
 
 
@@ -267,6 +268,8 @@ PLACES = {
     "vectors": ("docs/dense.md", "vectors.json", quality_tables.vectors),
     "probed": ("docs/late-interaction.md", "probe.json", quality_tables.probed),
     "feedback": ("docs/quality.md", "quality-table.json", quality_tables.feedback),
+    "ltr-speed": ("docs/learning-to-rank.md", "ltr.json", ltr_tables.speed),
+    "ltr-quality": ("docs/learning-to-rank.md", "ltr-quality.json", ltr_tables.quality),
     "kernels": ("kernels/README.md", "triton-3.9.json", kernel_table),
     "roofline": ("kernels/README.md", "roofline.json", roofline_table),
 }

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.jobs import CrossEncoder, Fuse, Job, Lexical, MaxSim, Mmr, Residual, Vectors
+from benchmarks.jobs import CrossEncoder, Fuse, Job, Lexical, Ltr, MaxSim, Mmr, Residual, Vectors
 from benchmarks.peers.turns import measured, not_measured, unmeasured
 from rerank_engine.latency import ROWS
 
@@ -23,7 +23,6 @@ NAMES = (*(row.name for row in ROWS), FUSION, DIVERSITY, LTR)
 WITHOUT = {  # rows, or peers of rows, that are not compared: (kind, case, peer, why)
     "cross-encoder@1000": ("float32", "pairs-1000", "all", "the work of cross-encoder@100 ten times over; its peers are timed there"),
     "llm-listwise@20": ("listwise", "20-passages", "all", "the language model decides the time: here it is a stand-in"),
-    LTR: ("ltr", "1000-docs", "lightgbm", "the engine has no learning-to-rank stage yet, so there is nothing to compare LightGBM with"),
 }
 
 
@@ -45,6 +44,7 @@ def jobs_of(name: str, quick: bool) -> list[Job]:
         ],
         FUSION: [Fuse("rrf-2x1000", rounds=9 if quick else 31)],
         DIVERSITY: [Mmr("1000x384", rounds=5 if quick else 21)],
+        LTR: [Ltr("1000-docs", rounds=5 if quick else 21)],
     }
     return found.get(name, [])
 

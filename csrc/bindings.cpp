@@ -98,4 +98,5 @@ PYBIND11_MODULE(_native, m) {
     m.def("mmr_for_query", &py_mmr_for_query, "query"_a, "vectors"_a, "k"_a, "lambda_"_a, "isa"_a = "", "seconds"_a = kNever);
     bind_lexical(m);
     bind_late(m);
+    bind_trees(m);
 }

@@ -79,5 +79,6 @@ inline Isa isa_of(const std::string& name) {
 
 void bind_lexical(py::module_& m);
 void bind_late(py::module_& m);
+void bind_trees(py::module_& m);
 
 }  // namespace rerank

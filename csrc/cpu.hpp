@@ -74,6 +74,28 @@ ResidualKernel residual_baseline();
 ResidualKernel residual_avx2();
 ResidualKernel residual_avx512();
 
+// The numerical nodes of an ensemble of trees, column by column, thresholds rising; see trees.hpp.
+template <class T, class Word>
+struct TreeScan {
+    std::size_t n_columns;
+    const std::size_t* offsets;  // [n_columns + 1]
+    const T* thresholds;
+    const std::uint32_t* words;
+    const Word* keep;  // the leaves of that word that stay where a value is above the threshold
+};
+// values [n_columns][16]; bits [words][16].
+template <class T, class Word>
+using TreesFn = void (*)(const TreeScan<T, Word>& scan, const T* values, Word* bits);
+struct TreesKernel {
+    TreesFn<float, std::uint32_t> f32w32;
+    TreesFn<float, std::uint64_t> f32w64;
+    TreesFn<double, std::uint32_t> f64w32;
+    TreesFn<double, std::uint64_t> f64w64;
+};
+TreesKernel trees_baseline();
+TreesKernel trees_avx2();
+TreesKernel trees_avx512();
+
 struct Kernels {
     DotsFn dots;
     TwoDotsFn two_dots;
@@ -81,6 +103,7 @@ struct Kernels {
     MaxSimKernel maxsim;
     ResidualKernel residual;
     Dot8Kernel dot8;
+    TreesKernel trees;
 };
 
 // The best instruction set that is both compiled in and present on this processor.

@@ -7,7 +7,7 @@ from .names import HOME
 
 # ruff: noqa: F401, I001
 if TYPE_CHECKING:
-    from . import errors, ops
+    from . import errors, learning, ops
     from .api import Result, rerank
     from .codec import ResidualCodec, ResidualTokens
     from .core import Pipeline, Query, Ranking, Rescore, Scorer, Scores, Stage, Step, Top
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from .runtimes import load  # type: ignore[no-redef]
     from .stages import BM25, MMR, RM3, SPLADE, BiEncoder, CertifiedMaxSim, ColBERT, ColBERTPRF, CrossEncoder, Dedup, Dense, Fuse
     from .stages import Activate, Bound, Calibration, Cascade, LateInteraction, LostInTheMiddle, MaxSim, Rules, ScoreCache, Similarity
-    from .stages import Chat, DuoT5, Hosted, Listwise, MonoT5, Pairwise, PairwiseT5, RankT5, Setwise, SparseEncoder, VectorPRF
+    from .stages import LTR, Chat, DuoT5, Hosted, Listwise, MonoT5, Pairwise, PairwiseT5, RankT5, Setwise, SparseEncoder, VectorPRF
 
 __version__ = "0.1.0"
 
 _WHERE = {name: module for module, names in HOME.items() for name in names.split()}
-__all__ = ["errors", "ops", *_WHERE]
+__all__ = ["errors", "learning", "ops", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:

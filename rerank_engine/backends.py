@@ -39,6 +39,7 @@ OPS: dict[str, dict[str, str]] = {
         "reference": "rerank_engine.ops.residual:residual_reference",
     },
     "topk": {"cpp": "rerank_engine.ops.topk:topk_cpp", "reference": "rerank_engine.ops.topk:topk_reference"},
+    "trees": {"cpp": "rerank_engine.ops.trees:trees_cpp", "reference": "rerank_engine.ops.trees:trees_reference"},
 }
 
 # They score torch tensors where these lie; the others take arrays of numpy.
@@ -201,6 +202,7 @@ LIBRARIES = {
     "torch": "scores tensors on a device",
     "triton": "GPU kernels",
     "faiss": "approximate vector search",
+    "lightgbm": "trains learning to rank (its models, and XGBoost's, run without it)",
 }
 
 

@@ -16,8 +16,8 @@ HOME = {
     "planning": "Parts Plan plan",
     "runtimes": "load",
     "stages": (
-        "BM25 MMR RM3 SPLADE Activate BiEncoder Bound Calibration Cascade CertifiedMaxSim Chat ColBERT ColBERTPRF CrossEncoder Dedup Dense "
-        "DuoT5 Fuse Hosted LateInteraction Listwise LostInTheMiddle MaxSim MonoT5 Pairwise PairwiseT5 RankT5 Rules ScoreCache Setwise "
-        "Similarity SparseEncoder VectorPRF"
+        "BM25 LTR MMR RM3 SPLADE Activate BiEncoder Bound Calibration Cascade CertifiedMaxSim Chat ColBERT ColBERTPRF CrossEncoder "
+        "Dedup Dense DuoT5 Fuse Hosted LateInteraction Listwise LostInTheMiddle MaxSim MonoT5 Pairwise PairwiseT5 RankT5 Rules "
+        "ScoreCache Setwise Similarity SparseEncoder VectorPRF"
     ),
 }

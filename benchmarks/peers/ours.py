@@ -17,6 +17,7 @@ from rerank_engine import BM25Index, CrossEncoder, VectorIndex, load, ops
 from rerank_engine.codec import ResidualTokens
 from rerank_engine.indexes.documents import NumberedCorpus
 from rerank_engine.latency.prepare import forgetful
+from rerank_engine.learning import TreeModel
 from rerank_engine.packed import Packed
 
 FILE = "index.bm25"
@@ -73,6 +74,11 @@ def fuse(queries: NDArray[np.int64]) -> Callable[[], Any]:
 
 def mmr(query: NDArray[np.float32], vectors: NDArray[np.float32], k: int, lambda_: float) -> Callable[[], list[int]]:
     return lambda: ops.mmr(None, vectors, k, query=query, lambda_=lambda_)[0].tolist()
+
+
+def ltr(text: str, documents: NDArray[Any]) -> Callable[[], Any]:
+    model = TreeModel.parse(text)
+    return lambda: model.score(documents)
 
 
 def flat(vectors: NDArray[np.float32]) -> Callable[[NDArray[np.float32], int], Any]:

@@ -83,6 +83,13 @@ ENTRIES = (
     Entry(OURS, "mmr", "ours:mmr", "rerank-engine", 1e-6),
     Entry("langchain-core", "mmr", "with_langchain:mmr", "langchain-core", 1e-6),
     Entry("langchain-core-array", "mmr", "with_langchain:mmr_of_array", "langchain-core", 1e-6),
+    # kind ltr: (LightGBM's text model, documents float64) -> a call -> scores; kind ltr-xgboost: the same of XGBoost's JSON and float32
+    Entry(OURS, "ltr", "ours:ltr", "rerank-engine", 1e-6),
+    Entry("lightgbm", "ltr", "with_lightgbm:ltr", "lightgbm", 1e-6),
+    Entry("lleaves", "ltr", "with_lleaves:ltr", "lleaves", 1e-6, default=False),
+    Entry("xgboost", "ltr-xgboost", "with_xgboost:ltr", "xgboost", 1e-6, default=False),
+    Entry("treelite-gtil", "ltr-xgboost", "with_treelite:gtil", "treelite", 1e-6, default=False),
+    Entry("tl2cgen", "ltr-xgboost", "with_treelite:compiled", "tl2cgen", 1e-6, default=False),
 )
 PEERS = {entry.name: entry for entry in ENTRIES if entry.kind == "bm25"}
 

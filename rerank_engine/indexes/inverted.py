@@ -274,6 +274,12 @@ class BM25Index(SegmentedIndex):
                 out.append(found)
         return out
 
+    def document_lengths(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """int64 [m]: how many terms these rows have, as the index counted them. No text is read."""
+        lengths = [member.part.segment.lengths for member in self._state.members]
+        found: NDArray[np.int64] = np.concatenate(lengths).astype(np.int64)[np.asarray(rows, np.int64)]
+        return found
+
     # Searching
 
     def search(self, queries: Sequence[str | Query | Sequence[Any]], k: int, *, threads: int | None = 1) -> list[Hits]:

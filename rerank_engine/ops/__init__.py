@@ -9,10 +9,11 @@ from .mmr import mmr
 from .postings import Segment
 from .residual import centroid_scores, residual_maxsim, residual_maxsim_explained
 from .topk import topk
+from .trees import Ensemble, tree_contributions, trees
 
 __all__ = [
-    "BM25Parameters", "Searcher", "Segment", "bm25", "centroid_maxsim", "centroid_scores",
+    "BM25Parameters", "Ensemble", "Searcher", "Segment", "bm25", "centroid_maxsim", "centroid_scores",
     "certified_top", "fuse", "fuse_explained", "matches", "maxsim", "mmr", "quantize_int8",
     "residual_maxsim", "residual_maxsim_explained",
-    "token_norms", "topk",
+    "token_norms", "topk", "tree_contributions", "trees",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from .hosted import Hosted
 from .late import CertifiedMaxSim, LateInteraction, MaxSim
 from .lexical import BM25
 from .listwise import Listwise, Pairwise, Setwise
+from .ltr import LTR
 from .rules import Rules
 from .score_cache import ScoreCache
 from .select import MMR, LostInTheMiddle
@@ -24,7 +25,7 @@ from .splade import SPLADE, SparseEncoder
 from .vector_prf import VectorPRF
 
 __all__ = [
-    "BM25", "MMR", "RM3", "SPLADE", "Activate", "BiEncoder", "Bound", "Calibration", "Cascade", "CertifiedMaxSim", "Chat",
+    "BM25", "LTR", "MMR", "RM3", "SPLADE", "Activate", "BiEncoder", "Bound", "Calibration", "Cascade", "CertifiedMaxSim", "Chat",
     "ColBERT", "ColBERTPRF", "CrossEncoder", "Dedup", "Dense", "DuoT5", "Fuse", "Hosted", "LateInteraction", "Listwise",
     "LostInTheMiddle", "MaxSim", "MonoT5", "Pairwise", "PairwiseT5", "RankT5", "Rules", "ScoreCache", "Setwise", "Similarity",
     "SparseEncoder", "VectorPRF",

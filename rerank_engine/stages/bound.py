@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..core import LOWEST
 from ..errors import FileFormatError, InputError
 from ..ops.checks import count, finite_number, one_of
-from .calibration import read_json, write_json
+from ..stored import read_json, write_json
 
 LOSSES = ("share", "any")
 Floats = NDArray[np.floating[Any]]

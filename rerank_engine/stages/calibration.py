@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,10 +14,10 @@ from ..core import Query, Ranking, Stage
 from ..errors import FileFormatError, InputError, MissingDependency
 from ..limits import limits
 from ..ops.checks import one_of
+from ..stored import read_json, write_json
 from ..trace import reach
 
 METHODS = ("isotonic", "platt")
-LARGEST_FILE = 16 << 20  # bytes: an isotonic fit has two numbers a step
 
 
 def sigmoid(logits: ArrayLike) -> NDArray[np.float64]:
@@ -200,35 +197,6 @@ class Activate(Stage):
 
     def __repr__(self) -> str:
         return f"Activate({self.activation!r})"
-
-
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """As a whole or not at all. Raises InputError for a place that cannot be written."""
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{uuid4().hex}.tmp")
-    try:
-        try:
-            temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {path}", got=str(error.strerror), expected="a file name in a folder that can be written") from error
-
-
-def read_json(path: str | Path, kind: str) -> dict[str, Any]:
-    """Raises FileFormatError for anything but an object of that kind."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(LARGEST_FILE + 1)
-        if len(data) > LARGEST_FILE:
-            raise ValueError(f"more than {LARGEST_FILE} bytes")
-        told = json.loads(data)
-    except (OSError, ValueError, RecursionError) as error:
-        raise FileFormatError(str(path), got=str(error), expected=f"the JSON of a {kind}") from error
-    if not isinstance(told, dict) or told.get("kind") != kind:
-        raise FileFormatError(str(path), got="other JSON", expected=f'an object with "kind": "{kind}"')
-    return told
 
 
 def _whole(value: Any) -> int:

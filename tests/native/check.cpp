@@ -268,6 +268,7 @@ int main() {
     check_lexical(random);
     check_damaged(random);
     check_late(random);
+    check_trees(random);
     check_pool();
     std::printf("%d passed, %d failed\n", passed, failed);
     return failed ? 1 : 0;

@@ -85,5 +85,6 @@ struct Random {
 void check_lexical(Random& random);  // lexical.cpp: postings, bm25, merging, forward lists, strings
 void check_damaged(Random& random);  // damaged.cpp: the same on bytes that are not what a writer wrote
 void check_late(Random& random);     // late.cpp: maxsim, residual codes
+void check_trees(Random& random);    // trees.cpp: ensembles of trees
 
 }  // namespace rerank
