@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -17,7 +17,7 @@ from typing import Any, Protocol, final
 from ..errors import Cancelled, InputError, ModelError, RerankError
 from ..limits import Limits, limited, limits
 from ..ops.checks import count, finite_number
-from ..posting import Late
+from ..posting import PAUSE_S, Late, side_by_side
 from .prompts import Count, Message, estimated_tokens, tokens_of
 
 REMEMBERED = 10_000  # replies
@@ -48,11 +48,13 @@ class Reply:
 
 
 class Sender(Protocol):
-    """What answers one prompt. name: of the model, part of what replies are remembered by; count: its tokens of a text; tells_likeliest:
-    whether replies can have `likeliest`."""
+    """What answers one prompt. identity: what replies are remembered by, "" where nothing tells it from others; count: its tokens of a
+    text; tells_likeliest: whether replies can have `likeliest`. It may have `reserved`: texts that steer the model, kept out of prompts."""
 
     @property
     def name(self) -> str: ...
+    @property
+    def identity(self) -> str: ...
     @property
     def concurrency(self) -> int: ...
     @property
@@ -81,10 +83,10 @@ class Chat:
     """A model behind any callable (messages -> text, the messages as {"role", "content"}), or a Sender, such as
     `Chat.openai(...)`, `Chat.anthropic(...)`, `Chat.local(...)` make.
 
-    concurrency: prompts at a time, from threads. cache: replies that are kept by the hash of model and prompt, 0 for none, or a folder that
-    keeps them in files. context: tokens that the model reads and writes together; None: unknown, prompts are bounded by words alone.
-    count: tokens of a text; by default the sender's own, else an estimate. price_in, price_out: of a million tokens, for `usage.cost`.
-    Raises InputError.
+    concurrency: prompts at a time, from threads, whoever asks. cache: replies that are kept by the hash of model and prompt, 0 for none, or
+    a folder that keeps them in files; a function of one's own needs a `name` for that. context: tokens that the model reads and writes
+    together; None: unknown, prompts are bounded by words alone. count_tokens: of a text; by default the sender's own, else an estimate.
+    price_in, price_out: of a million tokens, for `usage.cost`. Raises InputError.
     """
 
     def __init__(
@@ -103,12 +105,17 @@ class Chat:
             raise InputError("Chat", got=type(model).__name__, expected="a function of messages, or Chat.openai(...) and its like")
         self._sender: Sender = _Called(model) if not hasattr(model, "send") else model  # type: ignore[assignment]
         self.name = name or self._sender.name
+        self.reserved: tuple[str, ...] = tuple(getattr(self._sender, "reserved", ()))
+        self._identity = getattr(self._sender, "identity", "") or name or ""
         self.tells_likeliest = bool(getattr(self._sender, "tells_likeliest", False))
         self.concurrency = self._sender.concurrency if concurrency is None else count("Chat: concurrency", concurrency)
         self.context = None if context is None else count("Chat: context", context)
         self.count = self._sender.count if count_tokens is None else count_tokens
         self.prices = (finite_number("Chat: price_in", price_in, 0), finite_number("Chat: price_out", price_out, 0))
         self.usage, self._lock, self._replies = Usage(), threading.Lock(), Replies(cache)
+        self._slots = threading.Semaphore(self.concurrency)
+        if not self._identity and not isinstance(cache, int):
+            raise InputError("Chat: cache", got="a folder, and a model without a name", expected="name=, to tell its replies from others")
 
     @classmethod
     def openai(cls, model: str, *, base_url: str | None = None, key: str | None = None, **options: Any) -> Chat:
@@ -141,16 +148,14 @@ class Chat:
         """A reply to each, in their order; one that failed for good has `error`. Equal prompts are sent once. Raises Cancelled."""
         wanted, out, keys = limits(), [Reply()] * len(asks), [self._key(ask) for ask in asks]
         first = {key: i for i, key in reversed(list(enumerate(keys)))}
-        new = [i for key, i in first.items() if not self._known(key, out, i)]
-        if new:
-            with ThreadPoolExecutor(min(self.concurrency, len(new)), "rerank-llm") as pool:
-                for i, reply in zip(new, pool.map(lambda i: self._sent(asks[i], wanted), new)):
-                    out[i] = reply
-                    if reply.error is None:
-                        self._replies.put(keys[i], reply)
+        new = [i for i, key in enumerate(keys) if first[key] == i and not self._known(key, out, i)]
+        for i, reply in zip(new, side_by_side(lambda i: self._sent(asks[i], keys[i], wanted), new, self.concurrency, wanted.check)):
+            out[i] = reply
         for i, key in enumerate(keys):
-            out[i] = out[first[key]] if i == first[key] else replace(out[first[key]], cached=True)
-            self._count(out[i])
+            if i != first[key]:
+                out[i] = replace(out[first[key]], cached=True)
+            if out[i].cached:
+                self._count(out[i])
         return out
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
@@ -166,8 +171,21 @@ class Chat:
             out[i] = replace(found, cached=True)
         return found is not None
 
-    def _sent(self, ask: Ask, wanted: Limits) -> Reply:
-        wanted.check()
+    def _sent(self, ask: Ask, key: str, wanted: Limits) -> Reply:
+        """Counted and remembered as soon as it is there: whoever takes his prompts back later has paid for it."""
+        while not self._slots.acquire(timeout=PAUSE_S):
+            wanted.check()
+        try:
+            wanted.check()
+            reply = self._asked(ask, wanted)
+        finally:
+            self._slots.release()
+        if reply.error is None:
+            self._replies.put(key, reply)
+        self._count(reply)
+        return reply
+
+    def _asked(self, ask: Ask, wanted: Limits) -> Reply:
         if wanted.out_of_time():
             return Reply(late=True, error=Late(self.name, got="no time left", expected="some"))
         left = None if wanted.deadline is None else 1e3 * wanted.left()
@@ -198,7 +216,7 @@ class Chat:
                 used.cost += self.cost(reply.prompt_tokens, reply.completion_tokens)
 
     def _key(self, ask: Ask) -> str:
-        told = json.dumps([self.name, ask.messages, ask.most, ask.likeliest], ensure_ascii=True)
+        told = json.dumps([self._identity, ask.messages, ask.most, ask.likeliest], ensure_ascii=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
     def __repr__(self) -> str:
@@ -212,6 +230,8 @@ class _Called:
     function: Callable[[list[Message]], str]
     concurrency: int = 1
     tells_likeliest: bool = False
+
+    identity: str = ""
 
     @property
     def name(self) -> str:
@@ -236,10 +256,14 @@ class Replies:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        if isinstance(self.where, bool) or (isinstance(self.where, int) and self.where < 0):
-            raise InputError("Chat: cache", got=self.where, expected="a number of replies, 0 for none, or a folder")
+        expected = "a number of replies, 0 for none, or a folder"
+        if not isinstance(self.where, (int, str, Path)) or isinstance(self.where, bool) or (isinstance(self.where, int) and self.where < 0):
+            raise InputError("Chat: cache", got=self.where, expected=expected)
         if not isinstance(self.where, int):
-            Path(self.where).mkdir(parents=True, exist_ok=True)
+            try:
+                Path(self.where).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError("Chat: cache", got=str(error), expected=expected) from error
 
     def find(self, key: str) -> Reply | None:
         if not isinstance(self.where, int):
@@ -251,7 +275,8 @@ class Replies:
 
     def put(self, key: str, reply: Reply) -> None:
         if not isinstance(self.where, int):
-            _write(Path(self.where) / f"{key}.json", {name: value for name, value in asdict(reply).items() if name != "error"})
+            with suppress(OSError):  # a full disk loses what is remembered, not what was answered
+                _write(Path(self.where) / f"{key}.json", {name: value for name, value in asdict(reply).items() if name != "error"})
             return
         with self._lock:
             self._held[key] = reply
@@ -266,7 +291,7 @@ def _read(path: Path) -> Reply | None:
         likeliest = tuple(tuple((str(token), float(value)) for token, value in place) for place in told["likeliest"])
         tokens = int(told["prompt_tokens"]), int(told["completion_tokens"])
         return Reply(str(told["text"]), *tokens, likeliest, bool(told["cut"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, final
 
 from ..errors import HostedError, InputError
 from ..limits import Limits
-from ..ops.checks import finite_number
 from ..posting import Poster, number
 from .chat import Ask, Reply
 from .prompts import estimated_tokens
@@ -17,9 +18,9 @@ MOST_LIKELIEST = 20  # what OpenAI and vLLM give at most by default
 
 
 class _Api:
-    """base_url: in place of the provider's own; key: in place of the environment variable's. timeout_s: for a connection, and for each part
-    of an answer; retries: see `Poster`; a call takes (retries + 1) * timeout_s and the waits between at most. extra: put into each request,
-    over what is there. Texts leave this machine. Raises InputError, MissingDependency."""
+    """base_url: in place of the provider's own; key: in place of the environment variable's, which goes to the provider alone.
+    timeout_s: of a try; retries: see `Poster`; a call takes (retries + 1) * timeout_s and the waits between at most. extra: put into each
+    request, over what is there; None takes a key out. Texts leave this machine. Raises InputError, MissingDependency."""
 
     provider, home, variable, count = "", "", "", staticmethod(estimated_tokens)
     tells_likeliest = False
@@ -36,7 +37,7 @@ class _Api:
         transport: Any = None,
     ) -> None:
         what = type(self).__name__
-        own = os.environ.get(self.variable, "") if key is None else key
+        own = key if key is not None else os.environ.get(self.variable, "") if base_url is None else ""
         if not own and not base_url:
             raise InputError(f"{what}: key", got="none", expected="its key", hint=f"Pass key=, or set {self.variable}.")
         self.name, self.extra, self.concurrency = model, dict(extra or {}), 4
@@ -45,16 +46,23 @@ class _Api:
             self.provider,
             (base_url or self.home).rstrip("/").removesuffix("/v1"),
             self._headers(own),
-            timeout_s=finite_number(f"{what}: timeout_s", timeout_s, 0),
-            retries=int(finite_number(f"{what}: retries", retries, 0)),
+            timeout_s=timeout_s,
+            retries=retries,
             transport=transport,
         )
 
     def _headers(self, key: str) -> dict[str, str]:
         raise NotImplementedError
 
+    @property
+    def identity(self) -> str:
+        return f"{self.provider} {self._poster.url} {self.name} {json.dumps(self.extra, sort_keys=True, default=repr)}"
+
     def close(self) -> None:
         self._poster.close()
+
+    def _body(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in {**body, **self.extra}.items() if value is not None}
 
     def _wrong(self, got: str, expected: str) -> HostedError:
         return HostedError(self.provider, got=got, expected=expected)
@@ -78,7 +86,7 @@ class OpenAI(_Api):
         body: dict[str, Any] = {"model": self.name, "messages": list(ask.messages), "temperature": 0, self.limit_name: ask.most}
         if ask.likeliest:
             body |= {"logprobs": True, "top_logprobs": min(ask.likeliest, MOST_LIKELIEST)}
-        told = self._poster.post("/v1/chat/completions", {**body, **self.extra}, wanted)
+        told = self._poster.post("/v1/chat/completions", self._body(body), wanted)
         choices = told.get("choices") if isinstance(told, dict) else None
         choice = choices[0] if isinstance(choices, list) and choices else None
         message = choice.get("message") if isinstance(choice, dict) else None
@@ -105,7 +113,7 @@ class Anthropic(_Api):
         if system := "\n\n".join(message["content"] for message in ask.messages if message["role"] == "system"):
             body["system"] = system
         body["messages"] = [message for message in ask.messages if message["role"] != "system"]
-        told = self._poster.post("/v1/messages", {**body, **self.extra}, wanted)
+        told = self._poster.post("/v1/messages", self._body(body), wanted)
         content = told.get("content") if isinstance(told, dict) else None
         if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
             raise self._wrong("an answer without a list 'content'", "one")
@@ -122,5 +130,6 @@ def _likeliest(choice: Mapping[str, Any]) -> tuple[tuple[tuple[str, float], ...]
     for place in places if isinstance(places, list) else ():
         rows = place.get("top_logprobs") if isinstance(place, dict) else None
         fine = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-        out.append(tuple((str(row.get("token", "")), number(row, "logprob")) for row in fine))
+        told = [(str(row.get("token", "")), row.get("logprob")) for row in fine]
+        out.append(tuple((token, float(p)) for token, p in told if isinstance(p, (int, float)) and -math.inf < p < math.inf))
     return tuple(out)

@@ -39,6 +39,8 @@ class Local:
             got = (str(error).splitlines() or [""])[0]
             raise UnknownModelError(f"Chat.local: '{path_or_name}'", got=got, expected="a causal language model of transformers") from error
         self.name, self._one = str(path_or_name), threading.Lock()
+        self.identity = f"transformers {Path(path_or_name).absolute() if Path(path_or_name).exists() else path_or_name} {dtype}"
+        self.reserved = tuple(self._tokenizer.all_special_tokens)  # in a text they would become the tokens themselves
         self.context: int | None = getattr(self._model.config, "max_position_embeddings", None)
 
     def count(self, text: str) -> int:
@@ -64,11 +66,18 @@ class Local:
         return Reply(text, ids.shape[1], len(made), tuple(likeliest), cut=len(made) >= ask.most)
 
     def _ids(self, ask: Ask) -> list[int]:
-        if self._tokenizer.chat_template:
-            made = self._tokenizer.apply_chat_template(list(ask.messages), add_generation_prompt=True, return_dict=True)["input_ids"]
-        else:
-            made = self._tokenizer("\n".join(message["content"] for message in ask.messages))["input_ids"]
-        return list(made)
+        messages = list(ask.messages)
+        if not self._tokenizer.chat_template:
+            return list(self._tokenizer("\n".join(message["content"] for message in messages))["input_ids"])
+        try:
+            made = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        except Exception:  # whatever a template raises: some know no role of the system
+            system, first, *rest = messages
+            if system["role"] != "system":
+                raise
+            joined = {**first, "content": f"{system['content']}\n\n{first['content']}"}
+            made = self._tokenizer.apply_chat_template([joined, *rest], add_generation_prompt=True, return_dict=True)
+        return list(made["input_ids"])
 
 
 def _stop(wanted: Limits) -> Any:

@@ -1,9 +1,9 @@
 """What a language model answered, read as an order: any text gives a permutation, and what was wrong with it is counted.
 
-Rules, in this order: what is thought aloud (`<think>...</think>`) is not read; of a text with words in it, identifiers in square brackets,
-where there are any; else numbers anywhere, as rank_llm reads them (letters: only of a text of nothing but letters); from 1 or A; the first
-mention counts; those that are not mentioned follow in the order in which they were asked. So a text in which nothing can be read leaves
-the order as it was, and reading what was read gives the same again.
+Rules, in this order: what is thought aloud (`<think>...</think>`) is not read; of a text with words in it, or of a numbered list,
+identifiers in square brackets, where there are any; else numbers anywhere, as rank_llm reads them (letters: only of a text of nothing but
+letters); from 1 or A; the first mention counts; those that are not mentioned follow in the order in which they were asked. So a text in
+which nothing can be read leaves the order as it was, and reading what was read gives the same again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+_TAG = "(?:think|thinking|reasoning)"
+_THOUGHTS = [  # whole ones; what a prompt has opened and the answer closes; what was cut before its end
+    re.compile(pattern, re.DOTALL | re.IGNORECASE) for pattern in (rf"<{_TAG}>.*?</{_TAG}>", rf"\A.*</{_TAG}>", rf"<{_TAG}>.*\Z")
+]
+_LISTED = re.compile(r"\s*[0-9]+[.)][^\[\]\n]*\[([0-9]+|[A-Z])\][^\[\]\n]*")
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _NUMBER, _LETTER = re.compile(r"[0-9]+"), re.compile(r"(?<![A-Za-z])[A-Z](?![A-Za-z])")
 _WORDS = re.compile(r"[^\W\d_]+")
@@ -25,6 +29,7 @@ _REFUSAL = re.compile(
     r"\b(sorry|apologi[sz]e|unable to|can ?not|can['\u2019]t|won['\u2019]t|not able to|as an ai|against (my|the) (policy|guidelines))\b",
     re.IGNORECASE,
 )
+LONGEST = 2000  # characters of an answer in which a choice is looked for
 DIGITS = 9  # a longer number is nobody's identifier
 
 
@@ -48,7 +53,7 @@ def identifiers_of(n: int, kind: str) -> list[str]:
 
 def read_order(text: str, n: int, identifiers: str = "numbers") -> Order:
     """The order of n passages that a text names. Never raises."""
-    text = _THOUGHT.sub(" ", text).strip()
+    text = _answer(text)
     named = _named(text, identifiers)
     inside = [place for place in named if 0 <= place < n]
     order = list(dict.fromkeys(inside))
@@ -64,18 +69,21 @@ def read_order(text: str, n: int, identifiers: str = "numbers") -> Order:
 def read_choice(text: str, n: int) -> Order:
     """Which of the passages A, B, ... a text picks: an order with that one first and the rest as they were.
 
-    "Passage B", "[B]", "B" or a text that begins with "B" and a sign; "ok" is the letter alone, with or without "Passage" and brackets.
+    The letters behind "passage", else those in brackets, else capitals that stand alone (A and I are words, unless nothing else is there).
+    One letter is a choice; two are none. "ok" is the letter, with or without "Passage", brackets and quotes.
     """
-    text = _THOUGHT.sub(" ", text).strip()
-    found = re.search(r"[Pp]assage\s*\[?([A-Z])(?![A-Za-z])|\[([A-Z])\]|^\W*([A-Z])(?=\W*$|[.:,)\]\"'])", text)
-    letter = next((group for group in found.groups() if group), "") if found else ""
-    place = LETTERS.index(letter) if letter else -1
-    clean = re.fullmatch(r"\W*([Pp]assage\s*)?\W*[A-Z]\W*", text) is not None
+    text = _answer(text)[:LONGEST]
+    found = re.findall(r"(?i:passage)[\s:(\[\"'*]{0,3}([A-Za-z])(?![A-Za-z])", text) or re.findall(r"\[([A-Za-z])\]", text)
+    found = found or re.findall(r"(?<![A-Za-z])(?<![A-Za-z]['\u2019])[B-HJ-Z](?![A-Za-z]|['\u2019][A-Za-z])", text)
+    if not found and re.fullmatch(r"[\s\"'*(]{0,5}[AaIi][\s\"'*).:]{0,5}", text):
+        found = [text.strip(" \t\n\"'*().:")]
+    letters = {letter.upper() for letter in found}
+    place = LETTERS.index(letters.pop()) if len(letters) == 1 else -1
     if not 0 <= place < n:
-        kind = "malformed" if letter else "refused" if _REFUSAL.search(text) else "unreadable"
-        return Order(np.arange(n), kind, invented=int(bool(letter)), missing=n)
-    rest = [i for i in range(n) if i != place]
-    return Order(np.array([place, *rest], np.int64), "ok" if clean else "malformed")
+        kind = "malformed" if found else "refused" if _REFUSAL.search(text) else "unreadable"
+        return Order(np.arange(n), kind, invented=int(place >= n), missing=n)
+    clean = re.fullmatch(r"[\s\"'*(\[]{0,5}((?i:passage)\s{1,3})?[\s\"'*(\[]{0,5}[A-Za-z][\s\"'*)\].:]{0,5}", text) is not None
+    return Order(np.array([place, *(i for i in range(n) if i != place)], np.int64), "ok" if clean else "malformed")
 
 
 def order_by(logprobs: Sequence[tuple[str, float]], n: int, identifiers: str = "letters") -> Order:
@@ -101,10 +109,19 @@ def written(order: Sequence[int], identifiers: str = "numbers") -> str:
     return " > ".join(f"[{names[place]}]" for place in order)
 
 
+def _answer(text: str) -> str:
+    for thought in _THOUGHTS:
+        text = thought.sub(" ", text)
+    return text.strip()
+
+
 def _named(text: str, identifiers: str) -> list[int]:
     """Places, from 0, of all identifiers in a text; -1 for what is one's form and nobody's."""
     numbers = identifiers == "numbers"
     one = _NUMBER if numbers else _LETTER
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and all(_LISTED.fullmatch(line) for line in lines):  # "1. [3]": the list's own numbers are not meant
+        text = " ".join(_LISTED.sub(r"[\1]", line) for line in lines)
     found = [name for group in _BRACKETS.findall(text) for name in one.findall(group)]
     words = _WORDS.findall(re.sub(r"(?i)passages?", " ", _BRACKETS.sub(" ", text)))
     if not found or not words:

@@ -1,29 +1,42 @@
-"""The prompts that models were trained or published with, and how a list of passages goes into one: cleaned, named, cut to fit.
+"""The prompts that models were trained or published with, and how passages go into one: cleaned, named, cut to fit.
 
-What stands in a document is data. Line ends, control characters, the markers of chat formats and anything that looks like one of the
-prompt's identifiers are taken out of passages and query, passages are bounded in words, so none can stand for two, and what comes back is
-read for identifiers alone (llm.parse). A passage may still praise itself: that is for the model to see through.
+What stands in a document is data. Line ends, control characters, known markers of chat formats and what looks like one of the prompt's
+identifiers are taken out of passages and query, passages are bounded in words, and what comes back is read for identifiers alone
+(llm.parse). A passage may still praise itself, or speak of a format that nobody thought of: that is for the model to see through.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError
+from ..ops.checks import count as count_of
+from ..ops.checks import one_of
 from .parse import identifiers_of
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 Count = Callable[[str], int]  # tokens of a text
 
 LEAST = 8  # tokens of a passage: below, there is nothing to judge
+RAW = 8  # times its letters, of a passage that is looked at before it is cleaned: blanks and controls go
 LETTERS_A_WORD = 12  # beyond so many times its words a passage is cut, for languages without spaces
 PER_MESSAGE = 8  # tokens that a message's frame may take
 _HOLE = re.compile(r"\{(num|query|id|passage)\}")
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ue000-\uf8ff\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
-_NAMED = re.compile(r"\[\s*([0-9]+|[A-Za-z])\s*\]")
-_MARKER = re.compile(r"<\|([^<>|]{0,40})\|>|<(/?(?:s|bos|eos|think|start_of_turn|end_of_turn))>|\[(/?INST)\]|<<(/?SYS)>>")
+# Controls, halves of surrogates, private use, and what is not seen: but for the joiners U+200C and U+200D, which scripts need.
+_UNSEEN = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ue000-\uf8ff\ufeff"
+    r"\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+_NAMED = re.compile(r"[\[\uff3b\u3010\u3014][\s\u200c\u200d]*(\d+|[A-Za-z])[\s\u200c\u200d]*[\]\uff3d\u3011\u3015]")
+_TURN = re.compile(r"\b(USER|ASSISTANT|SYSTEM|HUMAN|Human|Assistant)\s*[:\uff1a]")
+_LABEL = re.compile(r"(?i)\b(passage)\s+([A-Za-z])\s*[:\uff1a]")  # as setwise and pairwise prompts name theirs
+_MARKER = re.compile(
+    r"<[|\uff5c]([^<>|\uff5c]{0,40})[|\uff5c]>|<(/?(?:s|bos|eos|pad|unk|mask|think|thinking|reasoning|start_of_turn|end_of_turn))>"
+    r"|\[(/?[A-Z][A-Z_]{2,30})\]|<<(/?SYS)>>"
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,14 @@ class Template:
     identifiers: str = "numbers"
     turns: tuple[str, str] | None = None  # answers to the opening and to a passage
     words: int = 300
+
+    def __post_init__(self) -> None:
+        count_of("Template: words", self.words)
+        one_of("Template: identifiers", self.identifiers, ("numbers", "letters"))
+        whole = self.opening + self.closing
+        for hole, text in (("{query}", whole), ("{id}", self.passage), ("{passage}", self.passage)):
+            if hole not in text:
+                raise InputError("Template", got=f"no {hole}", expected="{query} in opening or closing, {id} and {passage} in passage")
 
     def messages(self, query: str, passages: Sequence[str]) -> list[Message]:
         told = {"num": str(len(passages)), "query": query}
@@ -94,7 +115,7 @@ TEMPLATES: dict[str, Template] = {
         "do not say any word or explain.",
         turns=("Okay, please provide the passages.", "Received passage [{id}]."),
     ),
-    "rankvicuna": _single(_VICUNA, "a numerical", "[4] > [2]", "Only response the ranking results, do not say any word or explain."),
+    "rankvicuna": _single(_VICUNA, "a numerical", "[4] > [2]", "Only respond with the ranking results, do not say any word or explain."),
     "rankzephyr": _single(_LLM, "a numerical", "[2] > [1]", _ONLY),
     "first": _single(_LLM, "an alphabetical", "[B] > [A]", _ONLY, "letters"),
 }
@@ -123,10 +144,16 @@ def template_of(what: str, template: str | Template) -> Template:
     return found
 
 
-def clean(text: str) -> str:
-    """One line, without control characters, markers of chat formats and identifiers in brackets; those keep their words: "[3]" -> "(3)"."""
-    text = _MARKER.sub(lambda found: f"({next((group for group in found.groups() if group), '')})", _UNSEEN.sub(" ", text))
-    return " ".join(_NAMED.sub(r"(\1)", text).split())
+@functools.lru_cache(maxsize=16_384)
+def clean(text: str, reserved: tuple[str, ...] = (), quoted: bool = False) -> str:
+    """One line, without controls, markers of chat formats, turns of a conversation, and names as this prompt has them; those keep their
+    words: "[3]" -> "(3)". reserved: further texts that have to go. quoted: passages stand in double quotes behind 'Passage B:'."""
+    text = _UNSEEN.sub(" ", text)
+    for word in reserved:
+        text = text.replace(word, f"({word.strip('<>[]|')})")
+    text = _MARKER.sub(lambda found: f"({next((group for group in found.groups() if group), '')})", text)
+    text = _TURN.sub(r"\1 -", _NAMED.sub(r"(\1)", text))
+    return " ".join((_LABEL.sub(r"\1 \2 -", text).replace('"', "'") if quoted else text).split())
 
 
 def estimated_tokens(text: str) -> int:
@@ -138,11 +165,15 @@ def tokens_of(messages: Sequence[Message], count: Count) -> int:
     return sum(count(message["content"]) + PER_MESSAGE for message in messages)
 
 
-def fitted(template: Template, query: str, passages: Sequence[str], room: int | None, count: Count) -> list[Message]:
+def fitted(
+    template: Template, query: str, passages: Sequence[str], room: int | None, count: Count, reserved: tuple[str, ...] = ()
+) -> list[Message]:
     """The messages for these passages, in at most `room` tokens: the longest passages lose their ends, all down to one length; the query
     loses nothing. None: words alone bound them. Raises InputError where fewer than 8 tokens would be left to a passage."""
-    query = clean(query)
-    texts = [" ".join(clean(text[: LETTERS_A_WORD * template.words]).split(" ")[: template.words]) for text in passages]
+    most, quoted = template.words, '"' in template.passage
+    query = clean(query, reserved, quoted)
+    whole = [clean(text[: RAW * LETTERS_A_WORD * most], reserved, quoted)[: LETTERS_A_WORD * most] for text in passages]
+    texts = [" ".join(text.split(" ")[:most]) for text in whole]
     made = template.messages(query, texts)
     if room is None or tokens_of(made, count) <= room:
         return made
@@ -155,8 +186,9 @@ def fitted(template: Template, query: str, passages: Sequence[str], room: int | 
         if over <= 0:
             return made
         each -= -(-over // len(texts))  # a tokenizer counts parts otherwise than the whole
-    got, hint = f"room for {max(each, 0)} tokens of each of {len(texts)}", "Take a smaller window, or a model that reads more."
-    raise InputError("a prompt", got=got, expected=f"at least {LEAST} beside the query", hint=hint)
+    got = f"room for {max(each, 0)} tokens of each of {len(texts)} passages beside a query of {count(query)}"
+    hint = "Take a smaller window, or a model that reads more."
+    raise InputError("a prompt", got=got, expected=f"at least {LEAST}", hint=hint)
 
 
 def _level(lengths: Sequence[int], room: int) -> int:

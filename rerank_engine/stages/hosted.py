@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -16,7 +15,7 @@ from ..core import LOWEST, Query, Ranking, Scorer, Scores
 from ..errors import HostedError, InputError
 from ..limits import Limits, limits
 from ..ops.checks import count, finite_number, one_of
-from ..posting import Late, Poster, number
+from ..posting import Late, Poster, number, side_by_side
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ PROVIDERS = {
     ),
     "tei": Provider("", "/rerank", "", 32, "TEI_API_KEY", _tei, "", "score", "logit"),
     "vllm": Provider("", "/v1/rerank", "", 1000, "VLLM_API_KEY", _documents),
-    "openai-compatible": Provider("", "/v1/rerank", "", 1000, "OPENAI_API_KEY", _documents),
+    "openai-compatible": Provider("", "/v1/rerank", "", 1000, "RERANK_API_KEY", _documents),
 }
 
 
@@ -94,10 +93,9 @@ class Hosted(Scorer):
     """The scores that a provider gives, on its own scale. A Scorer like any other: `rr.Rescore(rr.Hosted("cohere"), depth=100)`.
 
     provider: cohere, voyage, jina, mixedbread, tei, vllm, openai-compatible. base_url: in place of its own, and needed for the last three.
-    key: in place of the environment variable's (COHERE_API_KEY, ...). batch: documents of a request, at most the provider's own limit;
-    concurrency: requests at a time. timeout_s: for a connection, and for
-    each part of an answer; retries: after 408, 409, 425, 429, 5xx and lost connections, waiting as Retry-After
-    says, else 0.5 s, 1 s, 2 s, ..., each with jitter.
+    key: in place of the environment variable's (COHERE_API_KEY, ...), which is not sent to a base_url in place of a provider's own.
+    batch: documents of a request, at most the provider's own limit; concurrency: requests at a time. timeout_s: of a try; retries: after
+    408, 409, 425, 429, 5xx and lost connections, waiting as Retry-After says, else 0.5 s, 1 s, 2 s, ..., each with jitter.
     failed: what becomes of a list one of whose requests fails for good: "raise" HostedError; "keep": its documents keep their old order
     behind the others (column `scored`); "fallback": the scorer `fallback` scores the whole list, so that scales do not mix.
     Under a deadline of `rr.limited` requests end with it, and what they were for is not scored.
@@ -138,15 +136,16 @@ class Hosted(Scorer):
         self.fallback, self.usage, self.backend = fallback, Usage(), provider
         prices = ("price_per_search", price_per_search), ("price_per_million_tokens", price_per_million_tokens)
         self._prices = [finite_number(f"Hosted: {name}", price, 0) for name, price in prices]
-        own = os.environ.get(self._how.key, "") if key is None else key
+        told = base_url is None or not self._how.url  # a provider's own key goes to the provider alone
+        own = key if key is not None else os.environ.get(self._how.key, "") if told else ""
         if self._how.url and not own and not base_url:
             hint = f"Pass key=, or set {self._how.key}."
             raise InputError(f"Hosted: key for {provider}", got="none", expected="its key", hint=hint)
         headers = {"authorization": f"Bearer {own}"} if own else {}
         self._lock = threading.Lock()
         self._poster = Poster(
-            "Hosted", provider, base_url or self._how.url, headers, timeout_s=finite_number("Hosted: timeout_s", timeout_s, 0),
-            retries=int(finite_number("Hosted: retries", retries, 0)), transport=transport,
+            "Hosted", provider, base_url or self._how.url, headers, timeout_s=timeout_s,
+            retries=retries, transport=transport,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -161,8 +160,7 @@ class Hosted(Scorer):
         ]
         wanted = limits()
         wanted.check()
-        with ThreadPoolExecutor(min(self.concurrency, max(1, len(calls))), "rerank-hosted") as pool:
-            list(pool.map(lambda call: self._done(call, queries[call.query].text, wanted), calls))
+        side_by_side(lambda call: self._done(call, queries[call.query].text, wanted), calls, self.concurrency, wanted.check)
         of = [[call for call in calls if call.query == i] for i in range(len(rankings))]
         return [self._scores(query, ranking, own) for query, ranking, own in zip(queries, rankings, of)]
 

@@ -20,7 +20,7 @@ from ..llm.prompts import PAIRWISE, SETWISE, Template, fitted, template_of
 from ..llm.schedules import Places, Schedule, all_pairs, bubble, heap, sliding, tournament
 from ..ops.checks import count, one_of
 
-LETTERS_AT_MOST, PROBABILITIES_AT_MOST = 26, 20
+LETTERS_AT_MOST, PROBABILITIES_AT_MOST, DIGITS_AT_MOST = 26, 20, 9  # of numbers the first token may be a digit alone
 TOKENS_A_NAME = 5  # of "[12] > " in an answer
 TOKENS_A_CHOICE = 8  # of "Passage A"
 
@@ -35,6 +35,7 @@ class Listwise(Stage):
     logits: the order is that of the identifiers' probabilities as the first of the answer (FIRST), of a chat that tells them: two tokens
     are written instead of a hundred; "first" implies it. shuffles: each window is asked so often, in its own order and in random ones, and
     `consensus` ("kemeny" or "borda") makes one of the answers (permutation self-consistency) against a bias for places; seed: of these.
+    answer_tokens: that the model may write, by default as many as an order takes: one that thinks first needs thousands.
     failed: "keep" the order of a group whose prompt fails for good, or "raise".
 
     Prompts fit the chat's `context`: passages lose their ends evenly, the query loses nothing. Raises InputError; where failed="raise"
@@ -55,15 +56,20 @@ class Listwise(Stage):
         shuffles: int = 1,
         consensus: str = "kemeny",
         seed: int = 0,
+        answer_tokens: int | None = None,
         failed: str = "keep",
     ) -> None:
         self.template = template_of("Listwise: template", template)
         self.method = one_of("Listwise: method", method, ("sliding", "tournament"))
         self.window, self.step = count("Listwise: window", window), count("Listwise: step", step)
         self.passes, self.shuffles, self.seed = count("Listwise: passes", passes), count("Listwise: shuffles", shuffles), seed
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise InputError("Listwise: seed", got=seed, expected="an integer, 0 or more")
+        self.answer_tokens = None if answer_tokens is None else count("Listwise: answer_tokens", answer_tokens)
         self.logits = template == "first" if logits is None else logits
         self.consensus = {"kemeny": kemeny, "borda": borda}[one_of("Listwise: consensus", consensus, ("kemeny", "borda"))]
-        most = PROBABILITIES_AT_MOST if self.logits else LETTERS_AT_MOST if self.template.identifiers == "letters" else 10_000
+        letters = self.template.identifiers == "letters"
+        most = (PROBABILITIES_AT_MOST if letters else DIGITS_AT_MOST) if self.logits else LETTERS_AT_MOST if letters else 10_000
         if not 2 <= self.window <= most:
             raise InputError("Listwise: window", got=window, expected=f"2 to {most} passages with these identifiers")
         if self.step > self.window or (self.method == "tournament" and self.step == self.window):
@@ -94,7 +100,7 @@ class Listwise(Stage):
         return [np.arange(n), *(rng.permutation(n) for _ in range(self.shuffles - 1))]
 
     def _asks(self, query: str, texts: Sequence[str], number: int) -> list[Ask]:
-        most = 2 if self.logits else TOKENS_A_NAME * (len(texts) + 1)
+        most = 2 if self.logits else self.answer_tokens or TOKENS_A_NAME * (len(texts) + 1)
         shown = [[texts[i] for i in order] for order in self._orders(len(texts), number)]
         return [_ask(self.chat, self.template, query, row, most, self.logits) for row in shown]
 
@@ -119,8 +125,8 @@ class Setwise(Stage):
     """A model is shown `ways` passages and names the best; a heap or bubbles of such questions bring the best `top` of the first `depth` to
     the front, the rest keeps its order (Zhuang et al., SIGIR 2024). Order only, scale "rank".
 
-    method: "heap" or "bubble". logits: the letter that is the likeliest first token, of a chat that tells them. failed: as for Listwise.
-    Raises what Listwise does.
+    method: "heap" or "bubble". logits: the letter that is the likeliest first token, of a chat that tells them. answer_tokens, failed: as
+    for Listwise. Raises what Listwise does.
     """
 
     def __init__(
@@ -132,8 +138,10 @@ class Setwise(Stage):
         top: int = 10,
         depth: int = 100,
         logits: bool = False,
+        answer_tokens: int = TOKENS_A_CHOICE,
         failed: str = "keep",
     ) -> None:
+        self.answer_tokens = count("Setwise: answer_tokens", answer_tokens)
         self.method = one_of("Setwise: method", method, ("heap", "bubble"))
         self.ways, self.top, self.logits = count("Setwise: ways", ways), count("Setwise: top", top), logits
         most = PROBABILITIES_AT_MOST if logits else LETTERS_AT_MOST
@@ -158,7 +166,7 @@ class Setwise(Stage):
         return (heap if self.method == "heap" else bubble)(order, self.ways, self.top)
 
     def _asks(self, query: str, texts: Sequence[str], number: int) -> list[Ask]:
-        return [_ask(self.chat, SETWISE, query, texts, 2 if self.logits else TOKENS_A_CHOICE, self.logits)]
+        return [_ask(self.chat, SETWISE, query, texts, 2 if self.logits else self.answer_tokens, self.logits)]
 
     def _read(self, replies: Sequence[Reply], n: int, number: int) -> tuple[Places, list[parse.Order]]:
         if replies[0].error is not None:
@@ -176,12 +184,22 @@ class Pairwise(Stage):
     Order only, scale "rank".
 
     method: "heap" or "bubble" bring the best `top` of the first `depth` to the front; "all" asks for every two, depth * (depth - 1)
-    prompts, and orders by wins. failed: as for Listwise; such a pair is a tie. Raises what Listwise does.
+    prompts, and orders by wins. answer_tokens, failed: as for Listwise; such a pair is a tie. Raises what Listwise does.
     """
 
-    def __init__(self, chat: Model, *, method: str = "heap", top: int = 10, depth: int = 20, failed: str = "keep") -> None:
+    def __init__(
+        self,
+        chat: Model,
+        *,
+        method: str = "heap",
+        top: int = 10,
+        depth: int = 20,
+        answer_tokens: int = TOKENS_A_CHOICE,
+        failed: str = "keep",
+    ) -> None:
+        self.answer_tokens = count("Pairwise: answer_tokens", answer_tokens)
         self.method, self.top = one_of("Pairwise: method", method, ("heap", "bubble", "all")), count("Pairwise: top", top)
-        self._asker = asker("Pairwise", chat, depth, failed, 2, self._schedule, self._asks, self._read)
+        self._asker = asker("Pairwise", chat, depth, failed, 2, self._schedule, self._asks, self._read, _tie)
         self.chat, self.depth, self.backend = self._asker.chat, self._asker.depth, self._asker.chat.name
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
@@ -201,22 +219,26 @@ class Pairwise(Stage):
         return heap(order, 3, self.top, pairwise=True) if self.method == "heap" else bubble(order, 2, self.top, pairwise=True)
 
     def _asks(self, query: str, texts: Sequence[str], number: int) -> list[Ask]:
-        return [_ask(self.chat, PAIRWISE, query, row, TOKENS_A_CHOICE, False) for row in (texts, texts[::-1])]
+        return [_ask(self.chat, PAIRWISE, query, row, self.answer_tokens, False) for row in (texts, texts[::-1])]
 
     def _read(self, replies: Sequence[Reply], n: int, number: int) -> tuple[Places, list[parse.Order]]:
         told = [parse.read_choice(reply.text, n) for reply in replies if reply.error is None]
         if len(told) < 2 or any(order.missing for order in told):
-            return np.zeros(1, np.int64), told
+            return _tie(n), told
         first, second = int(told[0].order[0]), 1 - int(told[1].order[0])
-        return (np.array([first, 1 - first]) if first == second else np.zeros(1, np.int64)), told
+        return (np.array([first, 1 - first]) if first == second else _tie(n)), told
 
     def __repr__(self) -> str:
         return f"Pairwise({self.chat.name}, {self.method}, top={self.top}, depth={self.depth})"
 
 
+def _tie(n: int) -> Places:
+    return np.zeros(1, np.int64)
+
+
 def _ask(chat: Chat, template: Template, query: str, texts: Sequence[str], most: int, logits: bool) -> Ask:
     room = None if chat.context is None else chat.context - most
-    return Ask(tuple(fitted(template, query, texts, room, chat.count)), most, PROBABILITIES_AT_MOST if logits else 0)
+    return Ask(tuple(fitted(template, query, texts, room, chat.count, chat.reserved)), most, PROBABILITIES_AT_MOST if logits else 0)
 
 
 def _ordered(reply: Reply, n: int, identifiers: str, logits: bool) -> parse.Order:

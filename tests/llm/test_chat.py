@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 import rerank_engine as rr
-from rerank_engine.errors import InputError, ModelError
+from rerank_engine.errors import Cancelled, InputError, ModelError
 from rerank_engine.llm.chat import Ask
 
 
@@ -39,15 +42,69 @@ def test_equal_prompts_are_sent_once_and_remembered():
 
 def test_a_folder_remembers_across_processes_and_a_broken_file_is_asked_again(tmp_path):
     model = Model()
-    rr.Chat(model, cache=tmp_path).ask([ask("a")])
-    (reply,) = rr.Chat(model, cache=tmp_path).ask([ask("a")])
+    rr.Chat(model, name="upper", cache=tmp_path).ask([ask("a")])
+    (reply,) = rr.Chat(model, name="upper", cache=tmp_path).ask([ask("a")])
     assert reply.cached and reply.text == "A" and model.seen == ["a"]
     (file,) = tmp_path.iterdir()
-    for damage in ("", "{", "[]", '{"text": 5}', file.read_text()[:-3]):
+    endless = file.read_text().replace('"prompt_tokens": ', '"prompt_tokens": Infinity, "other": ')
+    for damage in ("", "{", "[]", '{"text": 5}', file.read_text()[:-3], "[" * 100_000, endless):
         file.write_text(damage)
-        (reply,) = rr.Chat(model, cache=tmp_path).ask([ask("a")])
+        (reply,) = rr.Chat(model, name="upper", cache=tmp_path).ask([ask("a")])
         assert reply.text == "A"
     assert all(path.suffix == ".json" for path in tmp_path.iterdir())
+
+
+def test_a_folder_keeps_models_apart(tmp_path):
+    first, second = (rr.Chat(lambda messages, text=text: text, name=text, cache=tmp_path) for text in ("one", "two"))
+    assert [chat.ask([ask("a")])[0].text for chat in (first, second, first)] == ["one", "two", "one"]
+    with pytest.raises(InputError, match="name="):
+        rr.Chat(lambda messages: "x", cache=tmp_path)
+
+
+def test_a_folder_that_goes_away_loses_no_answer(tmp_path):
+    model = Model()
+    chat = rr.Chat(model, name="upper", cache=tmp_path / "replies")
+    (tmp_path / "replies").rmdir()
+    assert chat.ask([ask("a")])[0].text == "A" and chat.usage.calls == 1
+    (tmp_path / "file").write_text("")
+    for wrong in (tmp_path / "file", None, 1.5):
+        with pytest.raises(InputError, match="cache"):
+            rr.Chat(model, name="upper", cache=wrong)
+
+
+def test_what_was_answered_before_a_cancellation_is_paid_and_kept():
+    model, chat = Model(), None
+
+    def cancelled():
+        return len(model.seen) >= 2
+
+    chat = rr.Chat(model)
+    with rr.limited(cancelled=cancelled), pytest.raises(Cancelled):
+        chat.ask([ask(text) for text in "abcdef"])
+    assert chat.usage.calls == 2 and [reply.cached for reply in chat.ask([ask("a"), ask("b"), ask("f")])] == [True, True, False]
+
+
+def test_no_more_prompts_at_a_time_than_asked_whoever_asks():
+    going, most, lock = [0], [0], threading.Lock()
+
+    def slow(messages):
+        with lock:
+            going[0] += 1
+            most[0] = max(most[0], going[0])
+        time.sleep(0.01)
+        with lock:
+            going[0] -= 1
+        return "x"
+
+    for concurrency in (1, 3):
+        most[0] = 0
+        chat = rr.Chat(slow, concurrency=concurrency, cache=0)
+        threads = [threading.Thread(target=lambda: chat.ask([ask(str(i)) for i in range(4)])) for _ in range(4)]  # noqa: B023
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert most[0] == concurrency
 
 
 def test_a_failure_is_its_own_prompts_alone_and_is_not_remembered():

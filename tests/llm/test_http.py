@@ -51,6 +51,20 @@ def waits(monkeypatch):
     return told
 
 
+@pytest.fixture(autouse=True)
+def no_keys(monkeypatch):
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_key_of_the_environment_goes_to_its_provider_alone(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    for where, sent in (({}, "Bearer sk-secret"), ({"base_url": "http://h:1"}, None)):
+        stub = Stub(openai("x"))
+        rr.Chat.openai("m", transport=httpx.MockTransport(stub), **where).ask([ASK])
+        assert stub.seen[0][1].get("authorization") == sent
+
+
 def test_what_is_sent_and_counted():
     stub = Stub(openai("[2] > [1]"))
     made = chat(stub, price_in=3.0, price_out=15.0)
@@ -175,7 +189,15 @@ class Slow(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        try:
+            for i in range(len(body)) if self.server.drip else ():
+                self.wfile.write(body[i : i + 1])
+                self.wfile.flush()
+                time.sleep(self.server.drip)
+            if not self.server.drip:
+                self.wfile.write(body)
+        except OSError:
+            """Who asked has gone."""
 
     def log_message(self, *_):
         pass
@@ -184,7 +206,8 @@ class Slow(BaseHTTPRequestHandler):
 @pytest.fixture
 def slow():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-    server.seconds = 0.0
+    server.seconds = server.drip = 0.0
+    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -212,6 +235,46 @@ def test_a_deadline_ends_it_with_what_there_is(slow):
     assert found.ids.tolist()[-1] == 27  # the last window was done: 27, 28, 29 became 29, 28, 27
 
 
+def test_an_answer_that_comes_in_drops_does_not_outlast_the_deadline(slow):
+    slow.drip = 0.1
+    for how in ({}, {"retries": 0}):
+        stage = rr.Listwise(rr.Chat.openai("m", base_url=f"http://127.0.0.1:{slow.server_port}", **how))
+        start = time.monotonic()
+        found = stage("q", TEXTS, deadline_ms=400)
+        assert time.monotonic() - start < 1.5 and found.unfinished and found.ids.tolist() == [0, 1, 2]
+    made = rr.Chat.openai("m", base_url=f"http://127.0.0.1:{slow.server_port}", timeout_s=0.3, retries=0)
+    start = time.monotonic()
+    assert made.ask([ASK])[0].error is not None and time.monotonic() - start < 1.5
+
+
+def test_a_caller_who_leaves_does_not_wait_for_a_server_that_hangs(slow):
+    slow.seconds, begin = 5.0, time.monotonic()
+    made = rr.Chat.openai("m", base_url=f"http://127.0.0.1:{slow.server_port}", timeout_s=1.0, retries=0)
+    with rr.limited(cancelled=lambda: time.monotonic() > begin + 0.2), pytest.raises(Cancelled):
+        made.ask([ASK])
+    assert time.monotonic() - begin < 0.9
+    slow.seconds = 0.0
+
+
+def test_a_server_that_dies_is_not_asked_for_every_window():
+    stub = Stub(openai("[2] > [1] > [3]"), httpx.Response(400))
+    found = rr.Listwise(chat(stub), window=3, step=1)("q", [f"d{i}" for i in range(40)])
+    assert len(stub.seen) == 3 and found.unfinished and found.trace[0].facts["failed"] == 2
+
+
+def test_probabilities_that_are_none_are_left_out():
+    rows = [{"token": "A", "logprob": -0.1}, {"token": "B", "logprob": None}, {"token": "C", "logprob": "x"}]
+    stub = Stub(openai("A", logprobs={"content": [{"token": "A", "top_logprobs": rows}]}))
+    assert rr.Listwise(chat(stub), template="first")("q", TEXTS).ids.tolist() == [0, 1, 2]
+    assert chat(Stub(openai("A", logprobs={"content": [{"top_logprobs": rows}]}))).ask([ASK])[0].likeliest == ((("A", -0.1),),)
+
+
+def test_none_in_extra_takes_a_key_out():
+    stub = Stub(openai("x"))
+    chat(stub, extra={"temperature": None, "reasoning_effort": "low"}).ask([ASK])
+    assert "temperature" not in stub.seen[0][2] and stub.seen[0][2]["reasoning_effort"] == "low"
+
+
 def test_many_prompts_go_side_by_side_and_a_caller_can_take_them_back(slow):
     slow.seconds = 0.1
     made = rr.Chat.openai("m", base_url=f"http://127.0.0.1:{slow.server_port}", concurrency=8)
@@ -225,8 +288,9 @@ def test_many_prompts_go_side_by_side_and_a_caller_can_take_them_back(slow):
 def test_bad_arguments():
     with pytest.raises(InputError, match="OPENAI_API_KEY"):
         rr.Chat.openai("m")
-    with pytest.raises(InputError, match="base_url"):
-        rr.Chat.openai("m", base_url="ftp://x")
+    for wrong in ({"base_url": "ftp://x"}, {"key": "k", "timeout_s": 0}, {"key": "k", "retries": 2.5}, {"key": "k", "retries": -1}):
+        with pytest.raises(InputError):
+            rr.Chat.openai("m", **wrong)
     with pytest.raises(InputError, match="Chat"):
         rr.Chat(5)
     with pytest.raises(TypeError):

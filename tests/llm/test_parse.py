@@ -28,6 +28,9 @@ REPLAY = Path(__file__).resolve().parents[3] / "shared" / "data" / "listwise-rep
         ("Here are the 3 passages: [2] > [1]", [1, 0, 2], "malformed", (0, 0, 1)),
         ("<think>maybe [3] or 2</think>[1] > [2] > [3]", [0, 1, 2], "ok", (0, 0, 0)),
         ("<think>[3] looks best, but", [0, 1, 2], "unreadable", (0, 0, 3)),
+        ("perhaps [1], then 2</think>[3] > [2] > [1]", [2, 1, 0], "ok", (0, 0, 0)),  # the prompt had opened it
+        ("1. [3]\n2. [1]\n3. [2]", [2, 0, 1], "malformed", (0, 0, 0)),
+        ("1) Passage [3], the best\n2) Passage [1]", [2, 0, 1], "malformed", (0, 0, 1)),
         ("", [0, 1, 2], "unreadable", (0, 0, 3)),
         ("Home / News / Industry", [0, 1, 2], "unreadable", (0, 0, 3)),
         ("I'm sorry, but I can't help with that.", [0, 1, 2], "refused", (0, 0, 3)),
@@ -62,6 +65,11 @@ def test_letters(text, order, kind):
     [
         ("Passage B", 1, "ok"), ("B", 1, "ok"), ("[C]", 2, "ok"), (" 'B' ", 1, "ok"), ("passage B.", 1, "ok"),
         ("The most relevant is Passage B because A is not", 1, "malformed"), ("B. It says so", 1, "malformed"),
+        ("passage b", 1, "ok"), ("PASSAGE B", 1, "ok"), ("Passage: B", 1, "malformed"), ("Passage (B)", 1, "ok"),
+        ("**Passage B**", 1, "ok"),
+        ("Answer: B", 1, "malformed"), ("The most relevant passage is B", 1, "malformed"), ("A", 0, "ok"), ("(C).", 2, "ok"),
+        ("Passage A is less relevant than Passage B", 0, "malformed"), ("Passage A or Passage B", 0, "malformed"),
+        ("Perhaps Passage A. </think>Passage C", 2, "ok"), ("!" * 200_000, 0, "unreadable"),
         ("Passage Z", 0, "malformed"), ("A bird told me", 0, "unreadable"), ("", 0, "unreadable"), ("I cannot choose", 0, "refused"),
         ("<think>Passage C</think>Passage B", 1, "ok"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import rerank_engine as rr
 from rerank_engine.errors import InputError
+from rerank_engine.llm.chat import Reply
 from rerank_engine.llm.parse import written
 
 
@@ -56,14 +58,12 @@ def test_many_queries_are_asked_side_by_side():
     seen = []
 
     class Sender:
-        name, concurrency, tells_likeliest = "perfect", 4, False
+        name, identity, concurrency, tells_likeliest = "perfect", "perfect", 4, False
 
         def count(self, text):
             return len(text)
 
         def send(self, ask, wanted):
-            from rerank_engine.llm.chat import Reply
-
             return Reply(perfect(ask.messages))
 
     chat = rr.Chat(Sender())
@@ -156,6 +156,57 @@ def test_progress_reaches_its_end():
         assert told[-1][0] == told[-1][1] and [done for done, _ in told] == sorted(done for done, _ in told)
 
 
+def test_an_answer_that_comes_with_the_deadline_counts():
+    def slow(messages):
+        time.sleep(0.15)
+        return "[3] > [2] > [1]"
+
+    found = rr.Listwise(slow)("q", ["a", "b", "c"], deadline_ms=100)
+    assert found.ids.tolist() == [2, 1, 0] and not found.unfinished
+
+
+def test_a_document_alone_is_not_asked_about():
+    asked = []
+    stage = rr.Listwise(lambda messages: asked.append(messages) or "[1]")
+    assert stage("q", ["a"]).ids.tolist() == [0] and not asked
+    ranking, numbers = candidates(21)
+    found = rr.Listwise(perfect, method="tournament", step=1)("q", ranking)
+    assert numbers[found.ids][:19].tolist() == list(range(20, 1, -1)) and found.trace[0].facts["calls"] == 2
+
+
+def test_prompts_are_made_while_there_is_time_for_them():
+    ranking = rr.Ranking.in_order(rr.Corpus.from_texts([f"some document {i} " * 40 for i in range(150)]))
+    start = time.monotonic()
+    found = rr.Pairwise(lambda messages: time.sleep(0.01) or "Passage A", method="all", depth=150)("q", ranking, deadline_ms=200)
+    assert time.monotonic() - start < 3 and found.unfinished and found.ids.tolist() == list(range(150))
+
+
+def test_a_query_that_does_not_fit_is_named():
+    chat = rr.Chat(perfect, context=300, count_tokens=lambda text: len(text.split()))
+    ranking, _ = candidates(3)
+    with pytest.raises(InputError, match=r"query 'long'.*room for"):
+        rr.Listwise(chat).run([rr.Query("q", "short"), rr.Query("q " * 400, "long")], [ranking, ranking])
+
+
+def test_who_thinks_first_may_write_more():
+    seen = []
+
+    class Sender:
+        name, identity, concurrency, tells_likeliest = "thinks", "", 1, False
+
+        def count(self, text):
+            return len(text)
+
+        def send(self, ask, wanted):
+            seen.append(ask.most)
+            return Reply("<think>hm</think>[2] > [1]")
+
+    rr.Listwise(rr.Chat(Sender()), answer_tokens=4000)("q", ["a", "b"])
+    rr.Setwise(rr.Chat(Sender()), answer_tokens=3000)("q", ["a", "b"])
+    rr.Pairwise(rr.Chat(Sender()), answer_tokens=2000)("q", ["a", "b"])
+    assert seen == [4000, 3000, 2000, 2000]
+
+
 def test_in_a_pipeline_a_deadline_that_is_over_leaves_the_list():
     index = rr.BM25Index.build(rr.Corpus.from_texts([f"tea number {n}" for n in range(30)]))
     pipeline = rr.BM25(index) >> rr.Listwise(perfect) >> rr.Top(5)
@@ -169,7 +220,7 @@ def test_in_a_pipeline_a_deadline_that_is_over_leaves_the_list():
     [
         {"template": "nope"}, {"method": "merge"}, {"window": 1}, {"window": 0}, {"step": 21}, {"step": 0}, {"passes": 0}, {"depth": 0},
         {"shuffles": 0}, {"consensus": "mean"}, {"failed": "ignore"}, {"template": "first"}, {"logits": True},
-        {"method": "tournament", "step": 20},
+        {"method": "tournament", "step": 20}, {"seed": -1}, {"seed": None}, {"seed": "a"}, {"answer_tokens": 0},
     ],
 )  # fmt: skip
 def test_bad_arguments(wrong):
