@@ -46,27 +46,23 @@ def training_questions(corpus: rr.Corpus, n: int, seed: int) -> list[tuple[str, 
     return out
 
 
-def mined(retriever: rr.BM25, questions: Sequence[tuple[str, int]], each: int, seed: int) -> list[tuple[str, int]]:
-    """(question, row) pairs: half of `each` from the top 10 of a question's list, half from below."""
-    rng, out = np.random.default_rng(seed), []
-    for (question, _), ranking in zip(questions, retriever.run([question for question, _ in questions])):
+def mined(retriever: rr.BM25, corpus: rr.Corpus, questions: Sequence[tuple[str, int]], each: int, seed: int) -> list[tuple[str, str]]:
+    """(question, passage) pairs: half of `each` from the top 10 of a question's list, half from below. The document that a question was
+    made of stands without it: else the words alone would give the pair away."""
+    rng, out = np.random.default_rng(seed), list[tuple[str, str]]()
+    for (question, source), ranking in zip(questions, retriever.run([question for question, _ in questions])):
         top, below = ranking.ids[:10], ranking.ids[10:DEPTH]
         for rows, most in ((top, each - each // 2), (below, each // 2)):
-            out += [(question, int(row)) for row in rng.permutation(rows)[:most]]
-    return out
+            for row in rng.permutation(rows)[:most].tolist():
+                passage = " ".join(corpus[row].passage.split())
+                out.append((question, passage.replace(question, "", 1) if row == source else passage))
+    return [(question, passage) for question, passage in out if passage.strip()]
 
 
-def passage_of(corpus: rr.Corpus, row: int, question: str) -> str:
-    """Without the title where that is the question: else the words alone would give the pair away."""
-    document = corpus[row]
-    return document.text if document.title == question else document.passage
-
-
-def labelled(teacher: rr.CrossEncoder, corpus: rr.Corpus, pairs: Sequence[tuple[str, int]]) -> dict[str, list[Any]]:
-    texts = [(question, passage_of(corpus, row, question)) for question, row in pairs]
-    scores = teacher.predict(texts).values.astype(float)
+def labelled(teacher: rr.CrossEncoder, pairs: Sequence[tuple[str, str]]) -> dict[str, list[Any]]:
+    scores = teacher.predict(pairs).values.astype(float)
     labels = (scores - scores.mean()) / max(scores.std(), 1e-6)  # a head that starts at 0 need not learn the teacher's zero first
-    return {"query": [query for query, _ in texts], "passage": [text for _, text in texts], "label": labels.tolist()}
+    return {"query": [query for query, _ in pairs], "passage": [text for _, text in pairs], "label": labels.tolist()}
 
 
 def trained(student: Any, data: dict[str, list[Any]], out: Path, args: argparse.Namespace) -> None:
@@ -133,8 +129,9 @@ def main() -> None:
     collection = Collection(whole.corpus, queries, {str(query.id): whole.qrels[str(query.id)] for query in queries}, {})
     retriever = rr.BM25(rr.BM25Index.build(whole.corpus, analyzer="english"), k=DEPTH)
     teacher = rr.load(args.teacher, max_length=args.max_length)
-    pairs = mined(retriever, training_questions(whole.corpus, args.questions, args.seed), args.each, args.seed)
-    data = labelled(teacher, whole.corpus, pairs)
+    questions = training_questions(whole.corpus, args.questions, args.seed)
+    pairs = mined(retriever, whole.corpus, questions, args.each, args.seed)
+    data = labelled(teacher, pairs)
     lists = retriever.run(collection.queries)
 
     args.out.mkdir(parents=True, exist_ok=True)

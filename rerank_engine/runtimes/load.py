@@ -41,7 +41,8 @@ OPTIONS = {
 CHOOSERS = tuple(f"{decoder}ForCausalLM" for decoder in DECODERS)  # re-rankers by the tokens for yes and no
 # Re-rankers' as well as others': named so that the error can say what is missing.
 ENCODERS_ALONE = ("T5EncoderModel", "MT5EncoderModel", "UMT5EncoderModel", "T5ForSequenceClassification", "MT5ForSequenceClassification")
-MOST_OF_T5 = 8192  # tokens of one input: a T5 knows distances and no places, so that what it was trained with is no limit
+# Tokens of one input: a T5 knows distances and no places, so that what it was trained with is no limit; its biases are heads * tokens^2.
+MOST_OF_T5 = 2048
 SHORTEST = 8  # tokens of one input: below, special tokens leave no room for a query and a document
 # These count positions from pad_token_id + 1, which takes that many off the longest input.
 POSITION_OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet")

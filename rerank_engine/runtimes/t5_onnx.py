@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cpus import resolve_threads
-from ..errors import ModelError, UnsupportedModelError
+from ..errors import InputError, ModelError, UnsupportedModelError
 from ..packed import Packed
 from .files import decoder_of
 from .onnx import DTYPES, OnnxRuntime, fingerprint_of, open_session, read_checked
@@ -39,6 +39,9 @@ class T5Onnx:
         self, encoder: Path, answers: tuple[int, ...], start: int, *, device: str = "cpu", threads: int | None = None, pad_id: int = 0
     ) -> None:
         path = decoder_of(encoder)
+        if path == encoder:
+            hint = "Leave file= out, or name the encoder's: the decoder is found beside it."
+            raise InputError("file", got=encoder.name, expected="encoder_model.onnx", hint=hint)
         self.device, self.threads = device, resolve_threads(threads)
         self._answers, self._start = answers, start
         self._encoder = OnnxRuntime(encoder, device=device, threads=self.threads, pad_id=pad_id)

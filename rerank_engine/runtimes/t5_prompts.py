@@ -89,8 +89,9 @@ def t5_prompt(name: str | T5Prompt, answers: Sequence[str] | None, multilingual:
     if answers is not None:
         if isinstance(answers, str) or not isinstance(answers, Sequence):
             raise InputError("answers", got=answers, expected="tokens in a tuple, such as ('▁yes', '▁no')")
-        if prompt.answers is not None and len(answers) != len(prompt.answers):
-            raise InputError("answers", got=answers, expected=f"as many as the prompt's: {len(prompt.answers)}")
+        wanted = len(prompt.answers) if prompt.answers is not None else None if isinstance(name, T5Prompt) else 2
+        if wanted is not None and len(answers) != wanted:
+            raise InputError("answers", got=answers, expected=f"as many as the prompt's: {wanted}")
         return replace(prompt, answers=tuple(answers))
     return prompt if prompt.answers is not None else replace(prompt, answers=YES_NO if multilingual else TRUE_FALSE)
 

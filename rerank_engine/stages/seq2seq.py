@@ -28,6 +28,7 @@ from .calibration import sigmoid
 from .cross import CrossEncoder, require_texts
 from .score_cache import ScoreCache
 
+TOGETHER = 10_000  # comparisons that become tokens at a time
 AGGREGATIONS = ("sum", "sum-log", "sym-sum", "sym-sum-log", "binary", "min", "max")
 
 
@@ -187,7 +188,7 @@ class DuoT5(Stage):
     aggregation: how the probabilities become a document's score, see `duo_scores`, and the scale of the answer ("duo sym-sum"). Documents
     that tie keep their order, blank ones are not compared and stand behind the others; the rest keeps its order, with synthetic scores
     below. Column truncated_tokens: the most that was cut off a document in any comparison. Facts: {"pairs": compared, "tokens": their
-    tokens}. Comparisons of all queries are batched together, without padding.
+    tokens}. Comparisons of several queries, some thousands of them, are batched together, without padding.
 
     Under a deadline the comparisons go from the top: of 1 with 2, then of 3 with both, and so on. The first m documents whose comparisons
     with each other were all made are ordered by these; the others keep their order behind, and the column `scored` tells them apart.
@@ -203,6 +204,17 @@ class DuoT5(Stage):
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         assert rankings is not None
+        out, start = list[Ranking](), 0
+        while start < len(rankings):
+            end, pairs = start, 0
+            while end < len(rankings) and (end == start or pairs + min(self.depth, len(rankings[end])) ** 2 <= TOGETHER):
+                pairs += min(self.depth, len(rankings[end])) ** 2
+                end += 1
+            out += self._compared(queries[start:end], rankings[start:end])
+            start = end
+        return out
+
+    def _compared(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Ranking]:
         if limits().out_of_time():
             return [one._with(facts=reach(0, min(self.depth, len(one)))) for one in self.late(rankings)]
         texts = [ranking.corpus.texts(ranking.ids[: self.depth]) for ranking in rankings]

@@ -19,6 +19,7 @@ from rerank_engine.core import LOWEST
 from rerank_engine.errors import CorruptModelError, InputError, NonFiniteError, QueryTooLongError, UnsupportedModelError
 from rerank_engine.runtimes.t5_prompts import T5Prompt
 from rerank_engine.runtimes.tokenize import Tokenizer
+from rerank_engine.stages import seq2seq
 from rerank_engine.stages.calibration import sigmoid
 from rerank_engine.stages.seq2seq import AGGREGATIONS, duo_scores
 
@@ -317,7 +318,7 @@ def test_a_prompt_of_ones_own(folder: tuple[str, Path, Any]) -> None:
         (lambda path: load(path, "duot5", cache=1 << 20), InputError, "cache"),
         (lambda path: load(path, "monot5", long="chunk"), InputError, "long"),
         (lambda path: load(path, "duot5", long="chunk"), InputError, "long"),
-        (lambda path: load(path, "monot5", max_length=1 << 20), InputError, "from 8 to 8192"),
+        (lambda path: load(path, "monot5", max_length=1 << 20), InputError, "from 8 to 2048"),
         (lambda path: load(path, "monot5").predict([(QUERY,)]), InputError, r"MonoT5\.predict: pair 0"),
         (lambda path: load(path, "rankt5").predict([(" ", "w1")]), InputError, r"RankT5\.predict: query of pair 0"),
         (lambda path: load(path, "duot5").compare([(QUERY, "w1")]), InputError, r"PairwiseT5\.compare: triple 0"),
@@ -346,3 +347,28 @@ def test_weights_of_another_tokenizer(tmp_path: Path) -> None:
     write_t5(tmp_path, "t5", num_layers=1, vocab_size=60)
     with pytest.raises(CorruptModelError, match="for 60 embeddings"):
         load(tmp_path, "monot5")
+
+
+def test_queries_are_compared_some_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The same order whatever is batched together, and after the deadline no further tokens are made."""
+    write_t5(tmp_path)
+    model = rr.load(tmp_path, prompt="duot5")
+    stage = rr.DuoT5(model, depth=4)
+    lists = [rr.Ranking.in_order(rr.Corpus.from_texts([f"cats {i} {j}" for j in range(3 + i)])) for i in range(4)]
+    queries = ["fleas", "cats", "fleas cats", "dogs"]
+    whole = [one.ids.tolist() for one in stage.run(queries, lists)]
+    sizes = []
+    compare = model.compare
+    monkeypatch.setattr(model, "compare", lambda triples, **how: sizes.append(len(triples)) or compare(triples, **how))
+    monkeypatch.setattr(seq2seq, "TOGETHER", 20)
+    assert [one.ids.tolist() for one in stage.run(queries, lists)] == whole and sizes == [6, 12, 12, 12]
+    sizes.clear()
+    late = stage.run(queries, lists, deadline_ms=0)
+    assert not sizes and all(len(one) == len(given) and not one.columns["scored"].any() for one, given in zip(late, lists))
+
+
+def test_a_prompt_takes_its_number_of_answers(tmp_path: Path) -> None:
+    write_t5(tmp_path)
+    for prompt, answers in (("monot5", ("▁true",)), ("duot5", ("▁true",)), ("rankt5", ("▁true", "▁false"))):
+        with pytest.raises(InputError, match="as many as"):
+            rr.load(tmp_path, prompt=prompt, answers=answers)
