@@ -1,0 +1,205 @@
+"""Bulk re-ranking: the same bytes whatever was stopped, killed or shared out; a tiny cross-encoder, so that processes start quickly."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from t5_models import write_t5
+
+import rerank_engine as rr
+from rerank_engine import bulk, cli
+from rerank_engine.errors import FileFormatError, InputError, UnknownIdError
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("transformers", reason="transformers is not installed")
+N, DOCUMENTS = 23, 40
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder, rng = tmp_path_factory.mktemp("bulk"), np.random.default_rng(0)
+    words = ["cats", "fleas", "dogs", "a", "rose", *(f"w{i}" for i in range(20))]
+    (folder / "model").mkdir()
+    write_t5(folder / "model")
+    texts = [" ".join(rng.choice(words, rng.integers(1, 20))) for _ in range(DOCUMENTS)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"_id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(texts)))
+    queries = [{"_id": f"q{i}", "text": " ".join(rng.choice(words, 3))} for i in range(N)]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
+    lines = [
+        f"q{i} Q0 d{document} {rank} {20 - rank} t\n"
+        for i in range(N)
+        for rank, document in enumerate(rng.choice(DOCUMENTS, rng.integers(1, 12), replace=False), 1)
+    ]
+    (folder / "run.trec").write_text("".join(lines))
+    return {"run": str(folder / "run.trec"), "queries": str(folder / "queries.jsonl"), "corpus": str(folder / "corpus.jsonl"),
+            "model": str(folder / "model")}  # fmt: skip
+
+
+def job(files: dict[str, str], out: Path, **more: Any) -> bulk.Job:
+    return bulk.Job(**files, out=str(out), **{"options": {"prompt": "monot5"}, "depth": 8, "part": 4, **more})
+
+
+@pytest.fixture(scope="module")
+def right(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What comes of one undisturbed run in this process."""
+    out = tmp_path_factory.mktemp("right")
+    told = bulk.rerank_run(job(files, out), each=in_here)
+    assert (told["queries"], told["parts"], told["done_before"]) == (N, 6, 0)
+    return (out / "run.trec").read_bytes()
+
+
+def in_here(asked, left, workers, threads):
+    yield from map(bulk.PartScorer(asked, 1), left)
+
+
+def test_scores_are_those_of_the_stage(files, right, tmp_path):
+    (tmp_path / "run.trec").write_bytes(right)
+    found, given = rr.evaluation.read_run(tmp_path / "run.trec"), rr.evaluation.read_run(files["run"])
+    corpus = rr.Corpus.from_jsonl(files["corpus"])
+    stage = rr.Rescore(rr.load(files["model"], prompt="monot5", threads=1), depth=8)
+    queries = bulk.read_queries(files["queries"])
+    for name, documents in given.items():
+        ranking = stage(queries[name], rr.Ranking.in_order(corpus, [corpus.row(document) for document in documents]))
+        assert found[name] == pytest.approx(dict(zip(ranking.doc_ids, ranking.scores.tolist())), abs=1e-5)
+
+
+def test_processes_give_the_same_bytes_and_a_stopped_job_goes_on(files, right, tmp_path):
+    told = bulk.rerank_run(job(files, tmp_path), workers=2, threads=1)
+    assert (tmp_path / "run.trec").read_bytes() == right and len({row["process"] for row in told["parts_told"]}) <= 2
+    for number in (1, 4):
+        job(files, tmp_path).path(number).unlink()
+    seen = []
+    told = bulk.rerank_run(job(files, tmp_path), each=in_here, progress=lambda done, total: seen.append((done, total)))
+    assert told["done_before"] == 4 and [row["part"] for row in told["parts_told"]] == [1, 4] and seen == [(4, 6), (5, 6), (6, 6)]
+    assert (tmp_path / "run.trec").read_bytes() == right
+    assert bulk.rerank_run(job(files, tmp_path))["parts_told"] == []
+
+
+@pytest.mark.slow
+def test_killed_workers_lose_nothing_and_repeat_no_finished_part(files, tmp_path, thorough):
+    bulk.rerank_run(job(files, tmp_path / "right", part=1), each=in_here)
+    right = (tmp_path / "right" / "run.trec").read_bytes()
+    for round_ in range(20 if thorough else 2):
+        out, found, chance = tmp_path / str(round_), list[dict[str, Any]](), random.Random(round_)
+
+        def run(out: Path = out, found: list[dict[str, Any]] = found) -> None:
+            found.append(bulk.rerank_run(job(files, out, part=1), workers=2, threads=1))
+
+        thread, killed = threading.Thread(target=run), False
+        thread.start()
+        while thread.is_alive():
+            time.sleep(0.005)
+            children = multiprocessing.active_children()
+            if not killed and children and len(list(out.glob("part-*.json"))) >= chance.randrange(1, 12):
+                os.kill(chance.choice(children).pid or 0, signal.SIGKILL)
+                killed = True
+        thread.join()
+        assert killed and (out / "run.trec").read_bytes() == right
+        parts = [row["part"] for row in found[0]["parts_told"] if row["pairs"]]
+        assert len(parts) == len(set(parts))
+
+
+def test_half_a_part_is_none(files, right, tmp_path):
+    """A file that was being written when the power went has another name, and is not looked at."""
+    (tmp_path / ".part-000002.json.77").write_text('{"q8": {"d')
+    bulk.rerank_run(job(files, tmp_path), each=in_here)
+    assert (tmp_path / "run.trec").read_bytes() == right
+
+
+def test_a_folder_is_one_jobs(files, tmp_path):
+    bulk.rerank_run(job(files, tmp_path), each=in_here)
+    for other, said in (({"depth": 9}, "depth"), ({"part": 5}, "part"), ({"options": {"prompt": "rankt5"}}, "options")):
+        with pytest.raises(InputError, match=said):
+            bulk.rerank_run(job(files, tmp_path, **other), each=in_here)
+    (tmp_path / "job.json").unlink()
+    with pytest.raises(InputError, match="nothing is known"):
+        bulk.rerank_run(job(files, tmp_path), each=in_here)
+
+
+def test_what_is_missing_is_told_before_any_work(files, tmp_path):
+    (tmp_path / "run").write_text("q1 Q0 d1 1 2 t\nq1 Q0 dX 2 1 t\n")
+    (tmp_path / "run2").write_text("q1 Q0 d1 1 2 t\nqX Q0 d1 2 1 t\n")
+    (tmp_path / "queries").write_text('{"_id": "q1", "text": ""}\n')
+    out = tmp_path / "out"
+    for wrong, error, said in (
+        ({"run": str(tmp_path / "run")}, UnknownIdError, "dX"),
+        ({"run": str(tmp_path / "run2")}, UnknownIdError, "qX"),
+        ({"queries": str(tmp_path / "queries")}, FileFormatError, "text"),
+    ):
+        with pytest.raises(error, match=said):
+            bulk.rerank_run(job({**files, **wrong}, out), each=in_here)
+    for wrong in ({"depth": 0}, {"part": 0}):
+        with pytest.raises(InputError):
+            bulk.rerank_run(job(files, out, **wrong), each=in_here)
+    with pytest.raises(InputError):
+        bulk.rerank_run(job(files, out), workers=0)
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_the_command(files, right, tmp_path, capsys):
+    command = [
+        "rerank-run",
+        files["run"],
+        "--queries",
+        files["queries"],
+        "--corpus",
+        files["corpus"],
+        "--model",
+        files["model"],
+        "--prompt",
+    ]
+    command += ["monot5", "--depth", "8", "--part", "4", "--threads", "1", "--out", str(tmp_path)]
+    assert cli.main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["parts"] == 6 and (tmp_path / "run.trec").read_bytes() == right
+    assert cli.main(command) == 0
+    assert "6 of them done before" in capsys.readouterr().out
+
+
+PAIRS = {"query": ["cats", "cats", "fleas"], "document": ["cats w1", None, "dogs"]}
+
+
+def expected(files: dict[str, str]) -> tuple[Any, list[float]]:
+    model = rr.load(files["model"], prompt="monot5")
+    return model, model.predict([(q, t or "") for q, t in zip(*PAIRS.values())]).values.tolist()
+
+
+def test_batches_of_columns(files):
+    model, scores = expected(files)
+    (found,) = bulk.score_batches([PAIRS], model)
+    assert found["score"].dtype == np.float32 and found["score"].tolist() == pytest.approx(scores) and found["query"] is PAIRS["query"]
+    with pytest.raises(InputError, match="text"):
+        next(bulk.score_batches([PAIRS], model, document="text"))
+
+
+def test_batches_of_pandas(files):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    model, scores = expected(files)
+    found = list(bulk.score_batches([pandas.DataFrame(PAIRS)] * 2, model))
+    assert len(found) == 2 and found[1]["score"].tolist() == pytest.approx(scores) and list(found[0]) == ["query", "document", "score"]
+
+
+def test_batches_of_arrow(files):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    model, scores = expected(files)
+    for batch in (pyarrow.table(PAIRS), pyarrow.RecordBatch.from_pydict(PAIRS)):
+        (found,) = bulk.score_batches([batch], model, score="s")
+        assert found.column("s").to_pylist() == pytest.approx(scores) and found.schema.names == ["query", "document", "s"]
+
+
+def test_on_ray(files, right, tmp_path):
+    pytest.importorskip("ray", reason="ray is not installed")
+    from rerank_engine.cluster import on_ray
+
+    told = bulk.rerank_run(job(files, tmp_path), workers=2, each=on_ray)
+    assert (tmp_path / "run.trec").read_bytes() == right and told["parts"] == 6
