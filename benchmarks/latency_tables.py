@@ -111,7 +111,9 @@ def source(data: Any) -> str:
     load = f"load {data['load_before']} before and {data['load_after']} after"
     where = f"{machine.get('gpu') or machine['processor']}, {data['threads']} threads, {load}"
     command = "rerank-engine bench" + (" --quick" if data["quick"] else "")
-    return f"`{command}`, {facts['date']}, {', '.join(filter(None, (facts['git'], versions)))}, {where}."
+    later = "; ".join(f"{name}: {when}" for name, when in data.get("amended", {}).items())
+    told = f"`{command}`, {facts['date']}, {', '.join(filter(None, (facts['git'], versions)))}, {where}."
+    return told + (f" Measured later: {later}." if later else "")
 
 
 def ms(value: float) -> str:

@@ -5,7 +5,8 @@ peers    the work of its rows by ours and by every peer that is installed (micro
 micro    single ops against their references, by pytest-benchmark (micro)
 scaling  curves and fitted cost models (scaling)
 
-A second run of a day goes to <date>-2.json. A look, with --quick or of some parts, needs --out: it is no result of the machine's.
+A second run of a day goes to <date>-2.json. --amend ROWS measures these rows and their peers alone, where only they changed, into a copy of
+the newest whole run whose "amended" says when. A look, with --quick or of some parts, needs --out: it is no result of the machine's.
 The file is written after each part. A part that fails is named under "failed", with why, and the others go on; then the exit status is 1.
 """
 
@@ -20,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
-from rerank_engine.latency import facts, results
+from benchmarks.render import DATED, last
+from benchmarks.rows import NAMES
+from rerank_engine.latency import ROWS, facts, results
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {"table": "", "peers": "benchmarks.rows", "micro": "benchmarks.micro", "scaling": "benchmarks.scaling_curves"}
@@ -32,9 +35,10 @@ def told_by(command: list[str]) -> tuple[list[dict[str, Any]], int]:
     return json.loads(done.stdout or "[]"), done.returncode
 
 
-def table(path: Path, quick: bool) -> tuple[dict[str, Any], int]:
-    """(rows and threads of what the command measures, which writes its results itself; its exit status)."""
+def table(path: Path, quick: bool, names: list[str] | None = None) -> tuple[dict[str, Any], int]:
+    """(rows and threads of what the command measures, which writes its results itself; its exit status). names: of rows, None for all."""
     command = [sys.executable, "-m", "rerank_engine.cli", "bench", "--out", str(path), *(["--quick"] * quick)]
+    command += [] if names is None else ["--rows", ",".join(names)]
     status = subprocess.run(command, cwd=ROOT, stdout=sys.stderr).returncode
     if status:
         return {}, status
@@ -79,6 +83,29 @@ def measure(parts: list[str], quick: bool, out: Path | None) -> int:
     return 1 if result["failed"] else 0
 
 
+def amend(names: list[str]) -> int:
+    """The newest whole run of this machine with these rows of the table, and their peers, measured now. A row that is no row of the table's
+    has peers alone. Raises ValueError where there is no whole run."""
+    about = facts.facts()
+    place = results.place(ROOT / "benchmarks" / "results", about)
+    if (newest := last(str(place.parent), DATED)) is None:
+        raise ValueError(f"{place.parent}: no whole run to amend")
+    path, result = results.require_place(unused(place)), results.load(newest)
+    in_table = [name for name in names if name in [row.name for row in ROWS]]
+    if in_table:
+        found, status = table(path.with_name(f".{path.name}.table"), False, in_table)
+        if status:
+            return status
+        rows = {row["row"]: row for row in found["rows"]}
+        result["rows"] = [rows.get(row["row"], row) for row in result["rows"]]
+    micro, status = told_by([PARTS["peers"], "--rows", ",".join(names)])
+    result["micro"] = [row for row in result["micro"] if row.get("row") not in names] + micro
+    result["amended"] = {**result.get("amended", {}), **{name: f"{about['date']}, {about['git']}" for name in names}}
+    results.save(path, result)
+    harness.note(f"written: {path}; into the documents: python -m benchmarks.render {path.parent}")
+    return status
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="less data and fewer rounds")
@@ -86,7 +113,14 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="the file to write, in place of results/<machine>/<date>.json; overwritten"
     )
+    parser.add_argument("--amend", type=lambda text: text.split(","), metavar="ROWS", help="rows of the newest whole run to measure again")
     args = parser.parse_args()
+    if args.amend:
+        if wrong := sorted(set(args.amend) - set(NAMES)):
+            parser.error(f"no {', '.join(wrong)}; there are {', '.join(NAMES)}")
+        if args.quick or args.out or args.parts != list(PARTS):
+            parser.error("--amend goes alone")
+        return amend(args.amend)
     if wrong := sorted(set(args.parts) - set(PARTS)):
         parser.error(f"no {', '.join(wrong)}; there are {', '.join(PARTS)}")
     if args.out is None and (args.quick or set(args.parts) != set(PARTS)):

@@ -15,6 +15,7 @@ if importlib.util.find_spec("benchmarks") is None:
     sys.path.append(str(ROOT))
 
 from benchmarks import latency_tables, render, suite  # noqa: E402
+from rerank_engine.latency import results  # noqa: E402
 
 NUMBERS = {"p50_ms": 1.234, "p95_ms": 1500.0, "p99_ms": 2000.0, "cpu_ms": 0.5, "spread_ms": [1.2, 1.3], "cpu_spread_ms": [0.4, 0.6]}
 WAY = {**NUMBERS, "calls": 1000, "rounds": 5, "parts": {"search": {"p50_ms": 1.1}}, "settings": {"k": 1000, "recall": 0.97}}
@@ -152,3 +153,28 @@ def test_the_newest_results_are_rendered(tmp_path: Path, monkeypatch: pytest.Mon
     assert text.startswith("a\n")
     assert text.endswith("b\n")
     assert picture.startswith(b"\x89PNG")
+
+
+def test_rows_are_amended_in_a_copy_of_the_newest_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured before stays as it was, in its own file too."""
+    row = {"row": "llm-listwise@20", "label": "LLM", **RANGE, "verdict": "not measured", "why": "no model"}
+    other = {**row, "row": "bm25", "why": "another"}
+    micro = {**dict.fromkeys(("bench", "case", "peer", "metric", "ours", "theirs", "ratio", "spread", "verified")), "row": "ltr"}
+    kept = {**micro, "row": "bm25"}
+    whole = {
+        "schema": 1, "facts": {"date": "2026-01-01", "git": "old", "machine": {"processor": "p", "threads": 2}}, "load_before": 0.0,
+        "load_after": 0.0, "threads": 2, "quick": False, "rows": [other, row], "micro": [kept, micro],
+    }  # fmt: skip
+    now = {**whole["facts"], "git": "new", "date": "2026-01-02"}
+    place = results.place(tmp_path / "benchmarks" / "results", now)
+    results.save(place.with_name("2026-01-01.json"), whole)
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    monkeypatch.setattr(suite.facts, "facts", lambda: now)
+    monkeypatch.setattr(suite, "table", lambda path, quick, names: ({"rows": [{**row, "why": f"measured: {names}"}]}, 0))
+    monkeypatch.setattr(suite, "told_by", lambda command: ([{**micro, "case": command[-1]}], 0))
+    assert suite.amend(["llm-listwise@20", "ltr"]) == 0
+    made = results.load(place)
+    assert [one["why"] for one in made["rows"]] == ["another", "measured: ['llm-listwise@20']"]
+    assert made["micro"] == [kept, {**micro, "case": "llm-listwise@20,ltr"}]
+    assert made["amended"] == dict.fromkeys(("llm-listwise@20", "ltr"), "2026-01-02, new") and made["facts"]["git"] == "old"
+    assert results.load(place.with_name("2026-01-01.json")) == whole
