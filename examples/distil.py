@@ -122,7 +122,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args, begun = arguments(), time.monotonic()
-    split = min(path.name for path in (args.collection / "qrels").iterdir()).split(".")[0]
+    splits = sorted(path.name.split(".")[0] for path in (args.collection / "qrels").iterdir())
+    split = "test" if "test" in splits else splits[0]
     whole = load_beir(args.collection, split)
     chosen = np.sort(np.random.default_rng(args.seed).permutation(len(whole.queries))[: args.held_out])
     queries = [whole.queries[i] for i in chosen]

@@ -10,6 +10,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,19 +18,23 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .core import Query, Ranking, Rescore
+from . import __version__
+from .core import LOWEST, Query, Ranking, Rescore, with_tail
 from .corpus import Corpus, read_jsonl
 from .errors import FileFormatError, InputError, RerankError, UnknownIdError
 from .evaluation.measures import trec_order
 from .evaluation.trec import read_run, write_run
 from .ops.checks import count
 from .progress import Progress
+from .stored import write_json
 
 SCHEMA, MANIFEST = 1, "job.json"
-TRIES = 3  # pools that may break one after the other without a part in between
+TRIES, MOST_TRIES = 3, 20  # pools that may break one after the other without a part in between, and in all
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class PartScorer:
         self.corpus = Corpus(Corpus.stream(job.corpus))
         model: Any = load(job.model, threads=threads, **job.options)
         self.stage = Rescore(model, depth=job.depth)
+        self.identity = json.loads((Path(job.out) / MANIFEST).read_text(encoding="utf-8"))["id"]
 
     def __call__(self, number: int) -> dict[str, Any]:
         """{"part", "queries", "pairs", "seconds", "process"}; a part that is there already takes nothing."""
@@ -70,8 +76,8 @@ class PartScorer:
             return {**told, "pairs": 0, "seconds": 0.0}
         lists = [self._list(name) for name in names]
         found = self.stage.run([Query(self.texts[name], name) for name in names], lists)
-        rows = {name: dict(zip(ranking.doc_ids, ranking.scores.tolist())) for name, ranking in zip(names, found)}
-        written(path, rows)
+        rows = {name: dict(zip(ranking.doc_ids, falling(ranking.scores).tolist())) for name, ranking in zip(names, found)}
+        write_json(path, {"job": self.identity, "by": self.stage.backend, "rows": rows})
         pairs = sum(min(len(ranking), self.job.depth) for ranking in lists)
         return {**told, "pairs": pairs, "seconds": round(time.perf_counter() - begin, 3)}
 
@@ -95,7 +101,7 @@ def rerank_run(
     that is not there), what loading raises, RerankError where processes die again and again.
     """
     workers = count("rerank_run: workers", workers)
-    names = _checked(job)
+    names = _checked(job, threads)
     total, begin = len(slices(names, job.part)), time.perf_counter()
     left = [number for number in range(total) if not job.path(number).is_file()]
     done, told = total - len(left), list[dict[str, Any]]()
@@ -107,13 +113,47 @@ def rerank_run(
         done += 1
         if progress:
             progress(done, total)
-    rows: dict[str, dict[str, float]] = {}
-    for number in range(total):
-        rows |= json.loads(job.path(number).read_text(encoding="utf-8"))
     path = Path(job.out) / "run.trec"
-    write_run(path, rows)
+    write_run(path, _joined(job, total))
     took = {"pairs": sum(row["pairs"] for row in told), "seconds": round(time.perf_counter() - begin, 3)}
     return {"run": str(path), "queries": len(names), "parts": total, "done_before": before, **took, "parts_told": told}
+
+
+def falling(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A ranking's scores made to fall from each to the next, by as little as float32 can: files of runs know no other order. What had
+    nothing to be compared stands just below the last that had."""
+    head = scores[scores > LOWEST / 2]
+    out = with_tail(head, len(scores) - len(head))
+    for i in range(1, len(out)):
+        if out[i] >= out[i - 1]:
+            out[i] = np.nextafter(out[i - 1], np.float32(-np.inf))
+    return out
+
+
+def _joined(job: Job, total: int) -> dict[str, dict[str, float]]:
+    """All parts. Raises FileFormatError for one that is broken, of another job, or by another runtime than the others."""
+    rows, first = dict[str, dict[str, float]](), ""
+    identity = _read(Path(job.out) / MANIFEST)["id"]
+    for number in range(total):
+        path = job.path(number)
+        part = _read(path)
+        first = first or str(part.get("by"))
+        if part.get("job") != identity or part.get("by") != first or not isinstance(part.get("rows"), dict):
+            got = f"a part by {part.get('by')!r} of job {part.get('job')!r}"
+            raise FileFormatError(str(path), got=got, expected=f"by {first!r} of {identity!r}", hint="Delete it: it is scored again.")
+        rows |= part["rows"]
+    return rows
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        hint = "Delete it: it is made again."
+        raise FileFormatError(str(path), got=str(error), expected="what rerank-run wrote", hint=hint) from error
+    if not isinstance(found, dict):
+        raise FileFormatError(str(path), got=type(found).__name__, expected="a JSON object", hint="Delete it: it is made again.")
+    return found
 
 
 def slices(names: Sequence[str], size: int) -> list[list[str]]:
@@ -136,9 +176,11 @@ def read_queries(path: str) -> dict[str, str]:
     return out
 
 
-def _checked(job: Job) -> list[str]:
+def _checked(job: Job, threads: int | None) -> list[str]:
     """The run's queries. Before any work: the numbers, the queries' texts, the folder, and that the job is the one that was begun in it."""
     count("rerank_run: depth", job.depth)
+    if threads is not None:
+        count("rerank_run: threads", threads)
     count("rerank_run: part", job.part)
     run, texts = read_run(job.run), read_queries(job.queries)
     if missing := [name for name in run if name not in texts]:
@@ -149,23 +191,57 @@ def _checked(job: Job) -> list[str]:
     if wanted:
         got = f"no '{min(wanted)}', nor {len(wanted) - 1} more"
         raise UnknownIdError(f"{job.corpus}: documents", got=got, expected="all of the run's")
-    told = {name: value for name, value in asdict(job).items() if name not in ("run", "queries", "corpus", "out")}
-    told |= {"schema": SCHEMA, "run": _hash(job.run), "queries": _hash(job.queries), "corpus": _hash(job.corpus)}
-    path = Path(job.out) / MANIFEST
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
-        if any(path.parent.glob("part-*.json")):
-            raise InputError(f"{job.out}", got="parts of a job that nothing is known of", expected="an empty folder, or one of this job")
-        written(path, told)
-    elif (found := json.loads(path.read_text(encoding="utf-8"))) != told:
-        other = ", ".join(sorted(name for name in told if found.get(name) != told[name]))
-        raise InputError(f"{job.out}", got=f"a job with another {other}", expected="this job's folder, or an empty one")
+    for name in (*run, *{document for documents in run.values() for document in documents}):
+        if not name or name.split() != [name]:
+            raise InputError(f"{job.run}: ids", got=repr(name), expected="ids without white space: TREC's files hold no others")
+    if not any(run.values()):
+        raise InputError(f"{job.run}", got="no document", expected="one at least")
+    _claim(job)
     return list(run)
 
 
-def _hash(path: str) -> str:
+def _claim(job: Job) -> None:
+    """Makes the folder this job's, or sees that it is. Raises InputError."""
+    told = {name: value for name, value in asdict(job).items() if name in ("options", "depth", "part")}
+    told |= {"schema": SCHEMA, "version": __version__, "model": _model(job.model)}
+    told |= {name: _hash(Path(getattr(job, name))) for name in ("run", "queries", "corpus")}
+    path, expected = Path(job.out) / MANIFEST, "this job's folder, or an empty one"
+    try:
+        told = json.loads(json.dumps({**told, "id": hashlib.blake2b(json.dumps(told).encode(), digest_size=8).hexdigest()}))
+    except (TypeError, ValueError) as error:
+        raise InputError("Job: options", got=str(error), expected="what JSON can hold") from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() and any(path.parent.glob("part-*.json")):
+            raise InputError(f"{job.out}", got="parts of a job that nothing is known of", expected=expected)
+        mine = path.with_name(f".{MANIFEST}.{uuid4().hex}")
+        write_json(mine, told)
+        try:
+            os.link(mine, path)  # unlike a renaming, it fails where another has been there first
+        except FileExistsError:
+            pass
+        finally:
+            mine.unlink()
+    except OSError as error:
+        raise InputError(f"{job.out}", got=str(error), expected="a folder that can be written to") from error
+    found = _read(path)
+    if other := ", ".join(sorted(name for name in told if name != "id" and found.get(name) != told[name])):
+        raise InputError(f"{job.out}", got=f"a job with another {other}", expected=expected)
+
+
+def _model(name: str) -> str:
+    """The content of a model's files, whatever the folder is called. Raises what `resolve` does."""
+    from .runtimes.files import resolve
+
+    folder, made = resolve(name).folder, hashlib.blake2b(digest_size=16)
+    for file in sorted(path for pattern in ("*.json", "*.onnx", "*.safetensors", "onnx/*.onnx") for path in folder.glob(pattern)):
+        made.update(f"{file.relative_to(folder).as_posix()} {_hash(file)}\n".encode())
+    return made.hexdigest()
+
+
+def _hash(path: Path) -> str:
     """Of a file's content, or of those of the JSON lines in a folder."""
-    files = sorted(Path(path).glob("*.jsonl*")) if Path(path).is_dir() else [Path(path)]
+    files = sorted(path.glob("*.jsonl*")) if path.is_dir() else [path]
     made = hashlib.blake2b(digest_size=16)
     for file in files:
         with open(file, "rb") as content:
@@ -174,25 +250,29 @@ def _hash(path: str) -> str:
     return made.hexdigest()
 
 
-def written(path: Path, value: object) -> None:
-    """JSON that appears whole or not at all, whoever else writes it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-_SCORER: PartScorer | None = None  # of this process, if it is one of a pool's
+_SCORER: PartScorer | Exception | None = None  # of this process, if it is one of a pool's
 
 
 def _begin(job: Job, threads: int | None) -> None:
+    """In a process of the pool, which ends with its parent, however that ends; what goes wrong here is told by the first part."""
     global _SCORER
-    _SCORER = PartScorer(job, threads)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    try:
+        _SCORER = PartScorer(job, threads)
+    except Exception as error:
+        _SCORER = error
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _part(number: int) -> dict[str, Any]:
+    if isinstance(_SCORER, Exception):
+        raise _SCORER
     assert _SCORER is not None
     return _SCORER(number)
 
@@ -202,7 +282,7 @@ def _processes(job: Job, left: Sequence[int], workers: int, threads: int | None)
     from .cpus import available_cpus
 
     share = max(1, available_cpus() // workers) if threads is None else threads
-    waiting, broken = set(left), 0
+    waiting, broken, ever = set(left), 0, 0
     while waiting:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(job, share)) as pool:
@@ -214,10 +294,11 @@ def _processes(job: Job, left: Sequence[int], workers: int, threads: int | None)
                     broken = 0
                     yield told
             except BrokenProcessPool as error:
-                broken += 1
-                if broken >= TRIES:
-                    hint = "Memory may be short: fewer workers need less."
-                    raise RerankError("rerank_run", got=f"processes that died {broken} times", expected="parts", hint=hint) from error
+                broken, ever = broken + 1, ever + 1
+                if broken >= TRIES or ever >= MOST_TRIES:
+                    got = f"processes that died {ever} times, at part {min(waiting)} or one of the next"
+                    hint = "Memory may be short: fewer workers need less. A script that calls this needs `if __name__ == '__main__':`."
+                    raise RerankError("rerank_run", got=got, expected="parts", hint=hint) from error
             finally:
                 for future in futures:
                     future.cancel()
@@ -226,29 +307,38 @@ def _processes(job: Job, left: Sequence[int], workers: int, threads: int | None)
 def score_batches(
     batches: Iterable[Any], model: Any, *, query: str = "query", document: str = "document", score: str = "score"
 ) -> Iterator[Any]:
-    """Each batch with a column more: float32 scores of its (query, document) pairs. Batches: pyarrow's Table or RecordBatch, pandas'
-    DataFrame, or mappings of columns, whatever comes; so it is what Spark's mapInArrow and mapInPandas, Ray Data's map_batches and plain
-    loops call. model: a loaded scorer, or what rr.load takes, loaded once.
+    """Each batch with a column more: float32 scores of its (query, document) pairs. batches: an iterator of pyarrow's Tables or
+    RecordBatches, pandas' DataFrames, or mappings of columns, whatever comes; so it is what Spark's mapInArrow and mapInPandas call. model:
+    a loaded scorer, or what rr.load takes, loaded once.
 
-    A null or blank document scores the lowest float32. Raises InputError for a column that is missing.
+    A document that is missing or blank scores the lowest float32. Raises InputError for a column that is missing or holds no texts.
     """
     from .adapters.scoring import pair_scores, scorer_of
 
+    if isinstance(batches, (Mapping, str)) or hasattr(batches, "columns") or hasattr(batches, "schema"):
+        raise InputError("score_batches", got="one batch", expected="an iterator of batches", hint="Pass [batch].")
     scorer = scorer_of(model)
     for batch in batches:
         columns = list(batch.schema.names) if hasattr(batch, "schema") else list(batch)
         for name in (query, document):
             if name not in columns:
                 raise InputError("score_batches", got=f"columns {', '.join(map(str, columns))}", expected=f"a column '{name}'")
-        queries, texts = (_values(batch[name]) for name in (query, document))
-        values = pair_scores(scorer, [(str(q), "" if t is None else str(t)) for q, t in zip(queries, texts)]).astype(np.float32)
-        yield _with_column(batch, score, values)
+        queries, texts = _texts(query, batch[query], missing=False), _texts(document, batch[document], missing=True)
+        if len(queries) != len(texts):
+            raise InputError("score_batches", got=f"{len(queries)} queries and {len(texts)} documents", expected="as many")
+        yield _with_column(batch, score, pair_scores(scorer, list(zip(queries, texts))).astype(np.float32))
 
 
-def _values(column: Any) -> list[Any]:
-    """Of an Arrow array, a pandas series, or a list; what is missing is None."""
+def _texts(name: str, column: Any, missing: bool) -> list[str]:
+    """Of an Arrow array, a pandas series, or a list; missing: whether None and its kin are allowed, as ""."""
     values = column.to_pylist() if hasattr(column, "to_pylist") else list(column)
-    return [None if isinstance(value, float) and value != value else value for value in values]
+    out = []
+    for value in values:
+        absent = value is None or value != value or type(value).__name__ == "NAType"
+        if not isinstance(value, str) and not (absent and missing):
+            raise InputError(f"score_batches: column '{name}'", got=repr(value), expected="texts")
+        out.append(value if isinstance(value, str) else "")
+    return out
 
 
 def _with_column(batch: Any, name: str, values: np.ndarray[Any, Any]) -> Any:

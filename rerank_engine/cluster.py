@@ -8,6 +8,8 @@ from typing import Any
 from .bulk import Job, PartScorer
 from .errors import MissingDependency
 
+RESTARTS = 20  # of an actor, and tries of a part, before the job fails
+
 
 class _Actor:
     """An actor of Ray Data's pool: holds the model, takes batches of part numbers."""
@@ -35,8 +37,8 @@ def on_ray(job: Job, left: Sequence[int], workers: int, threads: int | None) -> 
     processors = 1 if threads is None else threads
     parts = ray.data.from_items([{"part": number} for number in left], override_num_blocks=len(left))
     done = parts.map_batches(
-        _Actor, fn_constructor_args=(job, processors), batch_size=1, concurrency=workers, num_cpus=processors, max_restarts=-1,
-        max_task_retries=-1,
+        _Actor, fn_constructor_args=(job, processors), batch_size=1, concurrency=workers, num_cpus=processors, max_restarts=RESTARTS,
+        max_task_retries=RESTARTS,
     )  # fmt: skip
     for row in done.iter_rows():
         yield {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}

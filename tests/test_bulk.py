@@ -6,7 +6,10 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,7 +21,7 @@ from t5_models import write_t5
 
 import rerank_engine as rr
 from rerank_engine import bulk, cli
-from rerank_engine.errors import FileFormatError, InputError, UnknownIdError
+from rerank_engine.errors import FileFormatError, InputError, UnknownIdError, UnknownModelError, UnsupportedModelError
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
@@ -109,6 +112,97 @@ def test_killed_workers_lose_nothing_and_repeat_no_finished_part(files, tmp_path
         assert len(parts) == len(set(parts))
 
 
+SCRIPT = """
+import sys
+from rerank_engine import bulk
+if __name__ == "__main__":
+    run, queries, corpus, model, out = sys.argv[1:]
+    bulk.rerank_run(bulk.Job(run, queries, corpus, out, model, {"prompt": "monot5"}, part=1), workers=2, threads=1)
+"""
+
+
+def test_workers_end_with_their_parent(files, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    arguments = [files[name] for name in ("run", "queries", "corpus", "model")]
+    command = [sys.executable, str(tmp_path / "script.py"), *arguments, str(tmp_path / "out")]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) as parent:
+        end = time.monotonic() + 60
+        while not list((tmp_path / "out").glob("part-*.json")):
+            assert time.monotonic() < end and parent.poll() is None
+            time.sleep(0.01)
+        told = subprocess.run(["ps", "--ppid", str(parent.pid), "-o", "pid="], capture_output=True, text=True, check=False).stdout
+        parent.kill()
+    children = [int(pid) for pid in told.split()]
+    assert children
+    end = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in children):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_the_file_keeps_the_order_of_the_stage(files, tmp_path):
+    """Blank documents, ties and a tail below the depth, all of which files of runs would turn round."""
+    texts = {"a": "", "b": "cats", "c": "cats", "d": "", "e": "dogs w1", "f": "w2", "g": "w3"}
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"_id": key, "text": text}) + "\n" for key, text in texts.items()))
+    (tmp_path / "run").write_text("".join(f"q1 Q0 {key} 1 {-i} t\n" for i, key in enumerate(texts)))
+    mine = {**files, "corpus": str(tmp_path / "corpus.jsonl"), "run": str(tmp_path / "run")}
+    bulk.rerank_run(job(mine, tmp_path / "out", depth=5), each=in_here)
+    found = [line.split()[2] for line in (tmp_path / "out" / "run.trec").read_text().splitlines()]
+    stage, corpus = rr.Rescore(rr.load(files["model"], prompt="monot5", threads=1), depth=5), rr.Corpus.from_jsonl(mine["corpus"])
+    assert found == stage(bulk.read_queries(files["queries"])["q1"], corpus).doc_ids
+    lowest = np.finfo(np.float32).min
+    made = bulk.falling(np.array([2, 2, 1, lowest, lowest], np.float32))
+    assert (np.diff(made) < 0).all() and made[2] == 1 and made[3] > 0.9
+
+
+def test_a_model_that_does_not_load_says_why(files, tmp_path):
+    for wrong, error in (({"options": {"prompt": "nope"}}, InputError), ({"options": {}}, UnsupportedModelError)):
+        with pytest.raises(error):
+            bulk.rerank_run(job(files, tmp_path / error.__name__, **wrong), workers=2, threads=1)
+    with pytest.raises(UnknownModelError):
+        bulk.rerank_run(job({**files, "model": "no-such-model"}, tmp_path / "model"))
+    with pytest.raises(InputError, match="threads"):
+        bulk.rerank_run(job(files, tmp_path / "threads"), threads=0)
+
+
+def test_another_model_in_the_same_place_is_another_job(files, tmp_path):
+    shutil.copytree(files["model"], tmp_path / "model")
+    mine = {**files, "model": str(tmp_path / "model")}
+    bulk.rerank_run(job(mine, tmp_path / "out"), each=in_here)
+    write_t5(tmp_path / "model", num_layers=1)
+    with pytest.raises(InputError, match="another model"):
+        bulk.rerank_run(job(mine, tmp_path / "out"), each=in_here)
+
+
+def test_a_broken_part_is_named(files, tmp_path):
+    bulk.rerank_run(job(files, tmp_path), each=in_here)
+    for content in ("", "[]", '{"job": "other", "by": "x", "rows": {}}'):
+        job(files, tmp_path).path(3).write_text(content)
+        with pytest.raises(FileFormatError, match="part-000003"):
+            bulk.rerank_run(job(files, tmp_path), each=in_here)
+
+
+def test_two_jobs_at_once_do_not_share_a_folder(files, tmp_path):
+    found, gate = [], threading.Barrier(2)
+
+    def claim(part: int, out: Path) -> None:
+        gate.wait()
+        try:
+            bulk._claim(job(files, out, part=part))
+            found.append(part)
+        except InputError:
+            """The other was first."""
+
+    for i in range(10):
+        found.clear()
+        threads = [threading.Thread(target=claim, args=(part, tmp_path / str(i))) for part in (1, 5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == 1
+
+
 def test_half_a_part_is_none(files, right, tmp_path):
     """A file that was being written when the power went has another name, and is not looked at."""
     (tmp_path / ".part-000002.json.77").write_text('{"q8": {"d')
@@ -121,6 +215,8 @@ def test_a_folder_is_one_jobs(files, tmp_path):
     for other, said in (({"depth": 9}, "depth"), ({"part": 5}, "part"), ({"options": {"prompt": "rankt5"}}, "options")):
         with pytest.raises(InputError, match=said):
             bulk.rerank_run(job(files, tmp_path, **other), each=in_here)
+    with pytest.raises(InputError, match="JSON"):
+        bulk.rerank_run(job(files, tmp_path, options={"prompt": object()}), each=in_here)
     (tmp_path / "job.json").unlink()
     with pytest.raises(InputError, match="nothing is known"):
         bulk.rerank_run(job(files, tmp_path), each=in_here)
@@ -129,12 +225,14 @@ def test_a_folder_is_one_jobs(files, tmp_path):
 def test_what_is_missing_is_told_before_any_work(files, tmp_path):
     (tmp_path / "run").write_text("q1 Q0 d1 1 2 t\nq1 Q0 dX 2 1 t\n")
     (tmp_path / "run2").write_text("q1 Q0 d1 1 2 t\nqX Q0 d1 2 1 t\n")
+    (tmp_path / "none.json").write_text('{"q1": {}}')
     (tmp_path / "queries").write_text('{"_id": "q1", "text": ""}\n')
     out = tmp_path / "out"
     for wrong, error, said in (
         ({"run": str(tmp_path / "run")}, UnknownIdError, "dX"),
         ({"run": str(tmp_path / "run2")}, UnknownIdError, "qX"),
         ({"queries": str(tmp_path / "queries")}, FileFormatError, "text"),
+        ({"run": str(tmp_path / "none.json")}, InputError, "no document"),
     ):
         with pytest.raises(error, match=said):
             bulk.rerank_run(job({**files, **wrong}, out), each=in_here)
@@ -178,6 +276,11 @@ def test_batches_of_columns(files):
     model, scores = expected(files)
     (found,) = bulk.score_batches([PAIRS], model)
     assert found["score"].dtype == np.float32 and found["score"].tolist() == pytest.approx(scores) and found["query"] is PAIRS["query"]
+    for wrong in ({**PAIRS, "query": ["a", None, "b"]}, {**PAIRS, "document": ["a", b"b", "c"]}, {**PAIRS, "query": ["a"]}):
+        with pytest.raises(InputError):
+            next(bulk.score_batches([wrong], model))
+    with pytest.raises(InputError, match=r"\[batch\]"):
+        next(bulk.score_batches(PAIRS, model))
     with pytest.raises(InputError, match="text"):
         next(bulk.score_batches([PAIRS], model, document="text"))
 

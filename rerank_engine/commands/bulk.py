@@ -34,7 +34,9 @@ def rerank_run(args: argparse.Namespace) -> None:
     names = ("runtime", "device", "precision", "prompt")
     options: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     files = {name: str(Path(getattr(args, name)).absolute()) for name in ("run", "queries", "corpus", "out")}
-    job = bulk.Job(**files, model=args.model or DEFAULT_MODEL, options=options, depth=args.depth, part=args.part)
+    model = args.model or DEFAULT_MODEL
+    model = str(Path(model).absolute()) if Path(model).is_dir() else model
+    job = bulk.Job(**files, model=model, options=options, depth=args.depth, part=args.part)
     each = None
     if args.ray:
         from ..cluster import on_ray
