@@ -17,7 +17,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..core import Query, Ranking, Scorer
+from ..core import LOWEST, Query, Ranking, Scorer
 from ..corpus import rows_in
 from ..errors import InputError
 from ..indexes.inverted import BM25Index
@@ -46,12 +46,12 @@ class Feature(ABC):
 @final
 @dataclass(frozen=True)
 class Incoming(Feature):
-    """score: what the stage in front gave. reciprocal_rank: 1 / rank, from 1."""
+    """score: what the stage in front gave, NaN where it had nothing to compare. reciprocal_rank: 1 / rank, from 1."""
 
     names = ("score", "reciprocal_rank")
 
     def values(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Values]:
-        return [np.stack([r.scores, (1 / np.arange(1, len(r) + 1)).astype(np.float32)], axis=1) for r in rankings]
+        return [np.stack([_compared(r.scores), (1 / np.arange(1, len(r) + 1)).astype(np.float32)], axis=1) for r in rankings]
 
 
 @final
@@ -177,7 +177,8 @@ class Words(Feature):
 
 @final
 class ScoreOf(Feature):
-    """The score of any scorer: a cross-encoder, MaxSim, Similarity (dense), one of yours. NaN where it had nothing to compare (-inf).
+    """The score of any scorer: a cross-encoder, MaxSim, Similarity (dense), one of yours. NaN where it had nothing to compare: -inf, or
+    the lowest float32, as of blank documents.
 
     name: of the column; of the scorer's class by default.
     """
@@ -190,10 +191,15 @@ class ScoreOf(Feature):
 
     def values(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Values]:
         scores = [np.asarray(entry.values, np.float32) for entry in self.scorer.score(queries, rankings)]
-        return [np.where(np.isneginf(values), np.float32(nan), values)[:, None] for values in scores]
+        return [_compared(values)[:, None] for values in scores]
 
     def __repr__(self) -> str:
         return f"ScoreOf({self.scorer!r}, {self.names[0]})"
+
+
+def _compared(scores: Values) -> Values:
+    """NaN for the scores that only say "nothing to compare", as blank documents have them; kept, they would be a feature's whole scale."""
+    return np.where(scores <= LOWEST / 2, np.float32(nan), scores)
 
 
 @final

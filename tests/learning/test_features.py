@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rerank_engine as rr
-from rerank_engine import errors
+from rerank_engine import core, errors
 from rerank_engine.learning import (
     Column,
     Feature,
@@ -126,6 +126,22 @@ def test_scores_of_any_scorer():
     assert np.isnan(columns(ScoreOf(Blank(), "cross"))["cross"]).all()
     with pytest.raises(errors.InputError, match="Scorer"):
         ScoreOf("cross")
+
+
+class Lowest(rr.Scorer):
+    """As cross-encoders do of blank documents."""
+
+    def score(self, queries, rankings):
+        return [rr.Scores([len(t.strip()) or core.LOWEST for t in r.corpus.texts(r.ids)]) for r in rankings]
+
+
+def test_a_blank_document_is_not_known_rather_than_lowest():
+    corpus = rr.Corpus.from_texts(["ocean", " ", "sea"])
+    nan = pytest.approx(np.nan, nan_ok=True)
+    assert columns(ScoreOf(Lowest(), "cross"), ranking=rr.Ranking.in_order(corpus))["cross"] == [5, nan, 3]
+    for scorer in (Lowest(), Blank()):
+        came = rr.Rescore(scorer, depth=3)("q", corpus)
+        assert columns(Incoming(), ranking=came)["score"] == ([5, 3, nan] if isinstance(scorer, Lowest) else [nan] * 3)
 
 
 def test_by_products_of_stages():
