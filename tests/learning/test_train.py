@@ -93,6 +93,18 @@ def test_an_alias_overrules_too(alias, name, value):
     assert parts[0] == parts[1] != parts[2] and name not in told.training["parameters"]
 
 
+def test_early_stopping_among_the_parameters_overrules_too():
+    pytest.importorskip("lightgbm")
+    matrix = toy(noise=1.0)
+    train, valid = matrix.take(range(40)), matrix.take(range(40, 60))
+    settings = {"trees": 300, "leaves": 8, "min_leaf": 5}
+    model = train_lambdamart(train, valid=valid, early_stopping=1, parameters={"early_stopping_rounds": 10}, **settings)
+    same = train_lambdamart(train, valid=valid, early_stopping=10, **settings)
+    assert model.training["valid"] == same.training["valid"] and model.ensemble.n_trees == same.ensemble.n_trees
+    with pytest.raises(errors.InputError, match="train_lambdamart"):
+        train_lambdamart(train, parameters={"early_stopping_rounds": 10})  # of what?
+
+
 def test_numpys_numbers_among_the_parameters_are_kept(tmp_path):
     pytest.importorskip("lightgbm")
     given = {"lambda_l2": np.float32(0.5), "max_depth": np.int64(4), "eval_at": np.array([3, 5])}
