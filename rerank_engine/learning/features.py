@@ -17,7 +17,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..core import Query, Ranking, Scorer
+from ..core import LOWEST, Query, Ranking, Scorer
 from ..corpus import rows_in
 from ..errors import InputError
 from ..indexes.inverted import BM25Index
@@ -28,6 +28,8 @@ from .matrix import FeatureMatrix, Qrels, require_names
 
 Values = NDArray[np.float32]
 FIELDS = ("passage", "title", "text")
+LARGEST = -LOWEST
+YEARS = (-62135596800.0, 253402300800.0)  # seconds of the years 1 to 9999, which dates have
 
 
 class Feature(ABC):
@@ -46,12 +48,12 @@ class Feature(ABC):
 @final
 @dataclass(frozen=True)
 class Incoming(Feature):
-    """score: what the stage in front gave. reciprocal_rank: 1 / rank, from 1."""
+    """score: what the stage in front gave, NaN where it had nothing to compare. reciprocal_rank: 1 / rank, from 1."""
 
     names = ("score", "reciprocal_rank")
 
     def values(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Values]:
-        return [np.stack([r.scores, (1 / np.arange(1, len(r) + 1)).astype(np.float32)], axis=1) for r in rankings]
+        return [np.stack([_compared(r.scores), (1 / np.arange(1, len(r) + 1)).astype(np.float32)], axis=1) for r in rankings]
 
 
 @final
@@ -177,7 +179,8 @@ class Words(Feature):
 
 @final
 class ScoreOf(Feature):
-    """The score of any scorer: a cross-encoder, MaxSim, Similarity (dense), one of yours. NaN where it had nothing to compare (-inf).
+    """The score of any scorer: a cross-encoder, MaxSim, Similarity (dense), one of yours. NaN where it had nothing to compare: -inf, or
+    the lowest float32, as of blank documents.
 
     name: of the column; of the scorer's class by default.
     """
@@ -190,10 +193,15 @@ class ScoreOf(Feature):
 
     def values(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Values]:
         scores = [np.asarray(entry.values, np.float32) for entry in self.scorer.score(queries, rankings)]
-        return [np.where(np.isneginf(values), np.float32(nan), values)[:, None] for values in scores]
+        return [_compared(values)[:, None] for values in scores]
 
     def __repr__(self) -> str:
         return f"ScoreOf({self.scorer!r}, {self.names[0]})"
+
+
+def _compared(scores: Values) -> Values:
+    """NaN for the scores that only say "nothing to compare", as blank documents have them; kept, they would be a feature's whole scale."""
+    return np.where(scores <= LOWEST / 2, np.float32(nan), scores)
 
 
 @final
@@ -201,7 +209,8 @@ class ScoreOf(Feature):
 class Metadata(Feature):
     """A number among the documents' metadata: clicks, a price, a rating. default: of documents without it (None counts as absent).
 
-    log: ln(1 + x) of numbers from 0. true and false are 1 and 0. Raises InputError for anything else under that name.
+    log: ln(1 + x) of numbers from 0, and a column of another name, "clicks:log", since a model of one is none of the other. true and false
+    are 1 and 0. Raises InputError for anything else under that name.
     """
 
     field: str
@@ -210,7 +219,7 @@ class Metadata(Feature):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (self.field,)
+        return (f"{self.field}:log" if self.log else self.field,)
 
     def values(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Values]:
         return [np.array([self._of(d) for d in ranking.documents], np.float32).reshape(-1, 1) for ranking in rankings]
@@ -219,10 +228,19 @@ class Metadata(Feature):
         value = document.metadata.get(self.field)
         if value is None:
             return self.default
-        if not isinstance(value, (int, float, np.integer, np.floating)) or (self.log and value < 0):
-            expected = "a number from 0" if self.log else "a number"
-            raise InputError(f"Metadata: '{self.field}' of document '{document.id}'", got=value, expected=expected)
-        return float(np.log1p(float(value))) if self.log else float(value)
+        number = _number(f"Metadata: '{self.field}' of document '{document.id}'", value)
+        if self.log and number < 0:
+            raise InputError(f"Metadata: '{self.field}' of document '{document.id}'", got=value, expected="a number from 0")
+        return float(np.log1p(number)) if self.log else number
+
+
+def _number(what: str, value: Any) -> float:
+    """One that float32 holds; NaN is not known. Raises InputError."""
+    if not isinstance(value, (int, float, np.integer, np.floating, np.bool_)):
+        raise InputError(what, got=value, expected="a number")
+    if not (np.isnan(value) if isinstance(value, (float, np.floating)) else False) and not -LARGEST <= value <= LARGEST:
+        raise InputError(what, got="a number beyond float32", expected=f"one up to {LARGEST:.3g}")
+    return float(value)
 
 
 @final
@@ -232,6 +250,7 @@ class Freshness(Feature):
 
     field: of the metadata, an ISO 8601 text, a date or datetime, or seconds since 1970; without a zone it is UTC. now: the same kinds; a
     given time, so that the same ranking comes out again. default: of documents without it. Raises InputError.
+    The column's name holds the half-life, "freshness:day:half_life=30": a model of one is none of another.
     """
 
     field: str
@@ -246,7 +265,7 @@ class Freshness(Feature):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (f"freshness:{self.field}",)
+        return (f"freshness:{self.field}:half_life={self.half_life:.12g}",)
 
     def values(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Values]:
         now = _seconds("Freshness: now", self.now)
@@ -270,22 +289,31 @@ def _seconds(what: str, value: Any) -> float:
             return (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).timestamp()
     except ValueError as error:
         raise InputError(what, got=value, expected="ISO 8601, such as 2026-01-31 or 2026-01-31T12:00:00Z") from error
-    return checks.finite_number(what, value)
+    seconds = checks.finite_number(what, value)
+    if not YEARS[0] <= seconds <= YEARS[1]:
+        raise InputError(what, got=value, expected="seconds since 1970, up to the year 9999", hint="Milliseconds are divided by 1000.")
+    return seconds
 
 
 @final
 class Supplied(Feature):
     """Numbers that you have: PageRank, clicks, prices. values: an array [documents of the corpus], by row, or a mapping from ids.
 
-    default: of documents that a mapping lacks. Raises InputError for an array of another corpus' length.
+    default: of documents that a mapping lacks (None counts as absent). Raises InputError for an array of another corpus' length, and for
+    what is no number that float32 holds.
     """
 
     names: tuple[str, ...] = ()
 
     def __init__(self, name: str, values: ArrayLike | Mapping[str, float], default: float = nan) -> None:
         self.names, self.default = require_names("Supplied: name", [name]), default
-        self._by_id = dict(values) if isinstance(values, Mapping) else None
-        self._by_row = np.empty(0, np.float32) if isinstance(values, Mapping) else np.asarray(values, np.float32)
+        self._by_id: dict[str, float] | None = None
+        self._by_row: Values = np.empty(0, np.float32)
+        if isinstance(values, Mapping):
+            told = ((doc_id, value) for doc_id, value in values.items() if value is not None)
+            self._by_id = {doc_id: _number(f"Supplied: '{name}' of document '{doc_id}'", value) for doc_id, value in told}
+        else:
+            self._by_row = _column(f"Supplied: '{name}'", values)
         if self._by_row.ndim != 1:
             raise InputError("Supplied: values", got=f"shape {list(self._by_row.shape)}", expected="[documents], or a mapping from ids")
 
@@ -302,6 +330,18 @@ class Supplied(Feature):
 
     def __repr__(self) -> str:
         return f"Supplied({self.names[0]})"
+
+
+def _column(what: str, values: ArrayLike) -> Values:
+    """float32 as it is, or numbers that float32 holds. Raises InputError."""
+    try:
+        given = np.asarray(values)
+        told = given if given.dtype == np.float32 else np.asarray(given, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(what, got=str(error), expected="numbers") from error
+    if (np.isfinite(told) & (np.abs(told) > LARGEST)).any():
+        raise InputError(what, got="a number beyond float32", expected=f"numbers up to {LARGEST:.3g}")
+    return told.astype(np.float32, copy=False)
 
 
 def require_features(features: Sequence[Feature]) -> tuple[Feature, ...]:

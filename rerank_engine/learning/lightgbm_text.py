@@ -21,7 +21,8 @@ def is_lightgbm(text: str) -> bool:
 
 
 def parse_lightgbm(text: str, where: str) -> tuple[Ensemble, tuple[str, ...], str]:
-    """(ensemble, feature names, objective). Scores are LightGBM's raw ones, on which its objectives put a function that never falls.
+    """(ensemble, feature names, objective). Scores are LightGBM's raw ones, on which its objectives put a function that never falls; of a
+    random forest the mean of its trees, as `predict` gives it without raw_score.
 
     Raises CorruptModelError for anything that does not parse to such trees, UnsupportedModelError for several classes and linear trees.
     """

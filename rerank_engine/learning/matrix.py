@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from ..evaluation.measures import Measure, evaluate_gains, measure_of, nDCG
 from ..ops import checks
 
 MEASURE = nDCG(gain="exponential") @ 10  # what LambdaMART is trained for: gains of 2^rel - 1
+TEXTS = (".svm", ".svmlight", ".txt")
+MOST_FEATURES, MOST_CELLS, LARGEST = 1 << 20, 1 << 31, float(np.finfo(np.float32).max)
 
 
 @final
@@ -42,6 +45,9 @@ class FeatureMatrix:
         put(self, "names", require_names("FeatureMatrix: names", self.names))
         with np.errstate(over="ignore"):
             values = np.ascontiguousarray(self.values, np.float32)
+        infinite = np.isinf(values)
+        if infinite.any() and not np.isinf(np.asarray(self.values, np.float64)[infinite]).all():
+            raise InputError("FeatureMatrix: values", got="a value beyond float32", expected=f"numbers up to {LARGEST:.3g}, or infinity")
         if values.ndim != 2 or values.shape[1] != len(self.names):
             raise InputError("FeatureMatrix: values", got=f"shape {list(values.shape)}", expected=f"[n, {len(self.names)}], as names has")
         offsets, n = checks.integers("FeatureMatrix: offsets", self.offsets), len(values)
@@ -76,8 +82,11 @@ class FeatureMatrix:
         return replace(self, names=tuple(names), values=np.stack(columns, axis=1) if columns else self.values[:, :0])
 
     def take(self, queries: ArrayLike) -> FeatureMatrix:
-        """The rows of these queries (their places), in this order: a split into training and validation."""
-        at = np.asarray(queries, np.int64)
+        """The rows of these queries (their places, from 0), in this order: a split into training and validation. Raises InputError."""
+        at = checks.integers("FeatureMatrix.take: queries", queries)
+        if len(at) and not 0 <= at.min() <= at.max() < len(self):
+            got, hint = f"places from {at.min()} to {at.max()}", "np.flatnonzero makes places of a mask."
+            raise InputError("FeatureMatrix.take: queries", got=got, expected=f"places from 0 to {len(self) - 1}", hint=hint)
         rows = [np.arange(self.offsets[q], self.offsets[q + 1]) for q in at.tolist()]
         picked = np.concatenate(rows) if rows else np.empty(0, np.int64)
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
@@ -109,7 +118,8 @@ class FeatureMatrix:
 
     def save(self, path: str | Path) -> None:
         """Writes .npz (all of it, exactly), .tsv (for eyes and tables: query, document, label, features) or .svm, .svmlight, .txt
-        (`label qid:1 1:0.5 ... # document`: features count from 1, zeros are left out, NaN is `nan`). The ending says which."""
+        (`label qid:1 1:0.5 ... # document`: features count from 1, zeros are left out, NaN is `nan`; without labels every label is 0).
+        The ending says which."""
         ending = Path(path).suffix
         try:
             if ending == ".npz":
@@ -117,7 +127,7 @@ class FeatureMatrix:
                 arrays |= {"values": self.values, "offsets": self.offsets, **({} if self.labels is None else {"labels": self.labels})}
                 with open(path, "wb") as file:
                     np.savez_compressed(file, **arrays)
-            elif ending in (".tsv", ".svm", ".svmlight", ".txt"):
+            elif ending in (".tsv", *TEXTS):
                 with open(path, "w", encoding="utf-8", newline="\n") as text:
                     text.writelines(self._table() if ending == ".tsv" else self._svmlight())
             else:
@@ -146,6 +156,9 @@ class FeatureMatrix:
     @classmethod
     def load(cls, path: str | Path) -> FeatureMatrix:
         """A .npz file as `save` writes it; nothing in it is run. Raises FileFormatError."""
+        if Path(path).suffix in TEXTS:
+            hint = "FeatureMatrix.from_svmlight reads lines of `label qid:1 1:0.5`."
+            raise FileFormatError(str(path), got="the ending of a text", expected="the .npz of a FeatureMatrix", hint=hint)
         try:
             with np.load(path, allow_pickle=False) as file:
                 texts = [tuple(file[name].tolist()) for name in ("names", "query_ids", "doc_ids")]
@@ -170,11 +183,11 @@ class FeatureMatrix:
             _svmlight_line(line, f"{path}, line {i}", first) for i, line in enumerate(read_lines(path), 1) if line.split("#")[0].strip()
         ]
         width = max([max(at, default=-1) + 1 for _, _, at, _, _ in rows], default=0)
+        many = width if names is None else len(names)
+        if width > many or many > MOST_FEATURES or len(rows) * many > MOST_CELLS:  # before anything of that size is made
+            expected = f"one of {MOST_FEATURES if names is None else many} features, and {MOST_CELLS} values at most"
+            raise FileFormatError(str(path), got=f"feature {width - 1 + first} and {len(rows)} rows", expected=expected)
         known = tuple(f"f{i + first}" for i in range(width)) if names is None else tuple(names)
-        if width > len(known) or len(rows) * len(known) > 1 << 31:
-            raise FileFormatError(
-                str(path), got=f"feature {width - 1 + first}", expected=f"one of {len(known)} features, and a matrix in memory"
-            )
         values = np.zeros((len(rows), len(known)), np.float32)
         for i, (_, _, at, numbers, _) in enumerate(rows):
             values[i, at] = numbers
@@ -211,6 +224,8 @@ def _svmlight_line(line: str, where: str, first: int) -> tuple[int, str | None, 
         grade = float(label)
         if grade != int(grade) or grade < 0 or min(places, default=0) < 0 or len(set(places)) != len(places):
             raise ValueError(f"label {label}, or features twice or before the first")
+        if grade >= 1 << 53 or any(LARGEST < abs(value) < math.inf for value in values):
+            raise ValueError(f"label {label}, or a value beyond float32")
     except (ValueError, OverflowError) as error:
         raise FileFormatError(where, got=str(error), expected="label [qid:1] 1:0.5 ..., relevance a whole number from 0") from error
     return int(grade), qid, places, values, comment.strip()
@@ -219,11 +234,12 @@ def _svmlight_line(line: str, where: str, first: int) -> tuple[int, str | None, 
 def _groups(path: str, qids: list[str | None], groups: str | Path | None) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     if groups is not None:
         try:
-            sizes = np.array(read_text(groups).split(), np.int64)
+            sizes = [int(size) for size in read_text(groups).split()]
         except ValueError as error:
             raise FileFormatError(str(groups), got=str(error), expected="the number of rows of each query") from error
-        if (sizes < 0).any() or sizes.sum() != len(qids):
-            raise FileFormatError(str(groups), got=f"{sizes.sum()} rows in all", expected=f"{len(qids)}, as {path} has")
+        if min(sizes, default=0) < 0 or sum(sizes) != len(qids):  # whole numbers of any size: the sum cannot wrap round
+            got = f"{sum(sizes)} rows in all" if sum(sizes) < 1 << 63 else "more rows than 2^63"
+            raise FileFormatError(str(groups), got=got, expected=f"{len(qids)}, as {path} has")
         return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), ()
     if None in qids:
         raise FileFormatError(path, got="a line without qid", expected="qid:NUMBER in every line", hint="Or pass groups=.")

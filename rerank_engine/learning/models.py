@@ -29,7 +29,8 @@ class TreeModel:
     """A tree ensemble and the names of its features, in the order of its columns.
 
     objective: the library's name for what it was trained for. text: the library's own model file, which `save` keeps. training: what
-    `train_lambdamart` tells of how it came about. Scores are LightGBM's raw scores or XGBoost's margins: only their order means anything.
+    `train_lambdamart` tells of how it came about. Scores are LightGBM's raw scores (of a random forest the mean, as
+    `predict` gives it without raw_score) or XGBoost's margins: only their order means anything.
     """
 
     names: tuple[str, ...]

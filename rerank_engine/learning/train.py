@@ -37,17 +37,19 @@ def train_lambdamart(
     """LambdaMART (Burges, MSR-TR-2010-82) as LightGBM trains it: objective lambdarank, gains of 2^rel - 1, deterministic.
 
     valid: judged queries apart from those of the matrix; nDCG at `cutoff` on them is evaluated after each tree, and after `early_stopping`
-    trees without a better one training ends, with the best (None: never). min_leaf: rows of a leaf at least; subsample: the share of rows
-    that each tree sees. seed: None for LightGBM's own seeds. parameters: further ones, by LightGBM's names; they overrule those above.
+    trees without a better one training ends, with the best (None: never). Queries of valid without a relevant row are left out, as
+    `FeatureMatrix.evaluate` does; LightGBM would count them as 1. min_leaf: rows of a leaf at least; subsample: the share of rows that each
+    tree sees. seed: None for LightGBM's own seeds. parameters: further ones, by LightGBM's names or aliases; they overrule those above.
     The model's `training` holds what it was made with, and nDCG after each tree.
-    Raises MissingDependency without lightgbm, InputError (no labels, other features in valid, parameters that LightGBM refuses).
+    Raises MissingDependency without lightgbm, InputError (no labels, other features or the same queries in valid, parameters that LightGBM
+    refuses).
     """
     labels = matrix.judged("train_lambdamart")
-    if valid is not None and valid.names != matrix.names:
-        raise InputError("train_lambdamart: valid", got="other features", expected="those of the matrix, in its order")
+    valid = None if valid is None else _validation(matrix, valid)
     if int(labels.max()) > 30:
         raise InputError("train_lambdamart: labels", got=int(labels.max()), expected="grades to 30", hint="Gains are 2^grade - 1.")
     lightgbm = _lightgbm()
+    given, rounds = _plain("parameters", dict(parameters or {})), checks.count("train_lambdamart: trees", trees)
     settings: dict[str, Any] = {
         "objective": "lambdarank", "num_leaves": checks.count("train_lambdamart: leaves", leaves),
         "learning_rate": checks.finite_number("train_lambdamart: learning_rate", learning_rate, 0),
@@ -55,22 +57,22 @@ def train_lambdamart(
         "bagging_fraction": checks.finite_number("train_lambdamart: subsample", subsample, 0, 1), "bagging_freq": int(subsample < 1),
         "eval_at": [checks.count("train_lambdamart: cutoff", cutoff)], "metric": "ndcg",
         "num_threads": checks.count("train_lambdamart: threads", threads), "deterministic": True, "force_row_wise": True, "verbose": -1,
-        **({} if seed is None else {"seed": int(seed)}), **(parameters or {}),
+        **({} if seed is None else {"seed": int(seed)}),
     }  # fmt: skip
+    settings = {name: value for name, value in settings.items() if not _aliases(lightgbm, name) & given.keys()} | given
     history: dict[str, Any] = {}
     calls = [lightgbm.record_evaluation(history)]
-    if valid is not None and early_stopping is not None:
+    if valid is not None and early_stopping is not None and not _aliases(lightgbm, "early_stopping_round") & given.keys():
         calls.append(lightgbm.early_stopping(checks.count("train_lambdamart: early_stopping", early_stopping), verbose=False))
     sets = [_dataset(lightgbm, matrix, settings)]
     if valid is not None:
-        valid.judged("train_lambdamart: valid")
         sets.append(_dataset(lightgbm, valid, settings, sets[0]))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of parameters that have several names
             named = {"valid_sets": sets[1:], "valid_names": ["valid"][: len(sets) - 1], "callbacks": calls}
-            booster = lightgbm.train(settings, sets[0], checks.count("train_lambdamart: trees", trees), **named)
-    except lightgbm.basic.LightGBMError as error:
+            booster = lightgbm.train(settings, sets[0], rounds, **named)
+    except (lightgbm.basic.LightGBMError, ValueError, TypeError) as error:
         raise InputError("train_lambdamart", got=str(error), expected="parameters and data that LightGBM takes") from error
     told: dict[str, Any] = {
         "library": f"lightgbm {lightgbm.__version__}",
@@ -82,6 +84,41 @@ def train_lambdamart(
         told["valid"] = {name: [float(v) for v in values] for name, values in history.get("valid", {}).items()}
     best = booster.best_iteration if booster.best_iteration > 0 else -1
     return TreeModel.parse(booster.model_to_string(num_iteration=best), matrix.names, training=told)
+
+
+def _validation(matrix: FeatureMatrix, valid: FeatureMatrix) -> FeatureMatrix:
+    """The queries of valid that have a relevant row. Raises InputError: none, other features, queries of the matrix."""
+    what = "train_lambdamart: valid"
+    if valid.names != matrix.names:
+        raise InputError(what, got="other features", expected="those of the matrix, in its order")
+    labels, place = valid.judged(what), {query: i for i, query in enumerate(matrix.query_ids)}
+    counted = [one.query_ids in [tuple(map(str, range(first, first + len(one)))) for first in (0, 1)] for one in (matrix, valid)]
+    for i, query in enumerate(valid.query_ids):
+        if query not in place:
+            continue
+        own, theirs = (one.values[one.offsets[at] : one.offsets[at + 1]] for one, at in ((matrix, place[query]), (valid, i)))
+        if not any(counted) or np.array_equal(own, theirs, equal_nan=True):  # mere numbers say nothing, but the same rows do
+            raise InputError(what, got=f"the query '{query}', which the matrix has too", expected="other queries", hint="Split by `take`.")
+    spans = zip(valid.offsets[:-1].tolist(), valid.offsets[1:].tolist())
+    return valid.take([i for i, (a, b) in enumerate(spans) if labels[a:b].any()])
+
+
+def _aliases(lightgbm: Any, name: str) -> set[str]:
+    """Every name that LightGBM has for a parameter."""
+    return {name, *lightgbm.basic._ConfigAliases.get(name)}
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Without numpy's kinds, so that JSON holds it. Raises InputError for what no file could hold, such as a function."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(f"{name}: {key}", one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(name, one) for one in value]
+    if not isinstance(value, (str, int, float, bool, type(None))):
+        raise InputError(f"train_lambdamart: {name}", got=type(value).__name__, expected="a number, a text, or a list of them")
+    return value
 
 
 def _lightgbm() -> Any:

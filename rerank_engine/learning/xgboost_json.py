@@ -27,8 +27,8 @@ def is_xgboost(text: str) -> bool:
 
 
 def parse_xgboost(text: str, where: str) -> tuple[Ensemble, tuple[str, ...], str]:
-    """(ensemble, feature names, objective). Scores are XGBoost's margins (`predict(output_margin=True)`).
-
+    """(ensemble, feature names, objective). Scores are XGBoost's margins (`predict(output_margin=True)`), of the
+    trees up to learner.attributes.best_iteration where early stopping left one, as of XGBoost's scikit-learn classes; else of all trees.
     A model without feature names has f0, f1, ... Raises CorruptModelError for anything that does not parse to such trees,
     UnsupportedModelError for linear boosters, several outputs, categories, and objectives whose margin this does not know.
     """
@@ -44,7 +44,7 @@ def parse_xgboost(text: str, where: str) -> tuple[Ensemble, tuple[str, ...], str
             raise ValueError(f"{len(names)} feature names for {n_features} features")
         if any(kind == "c" for kind in learner.get("feature_types") or ()):
             raise _unsupported(where, "categorical features")
-        trees = [_tree(where, tree, weight) for tree, weight in zip(model["trees"], weights)]
+        trees = [_tree(where, tree, weight) for tree, weight in zip(model["trees"][: _best(learner, model)], weights)]
         return packed(trees, n_features, base=_margin(where, parameters["base_score"], objective), narrow=True), names, objective
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise CorruptModelError(
@@ -71,6 +71,16 @@ def _supported(where: str, learner: Mapping[str, Any], objective: str) -> tuple[
     if len(weights) != len(model["trees"]) or any(model["tree_info"]):
         raise ValueError("trees that do not fit their weights or classes")
     return model, weights
+
+
+def _best(learner: Mapping[str, Any], model: Mapping[str, Any]) -> int | None:
+    """How many trees count; None: all."""
+    best = learner.get("attributes", {}).get("best_iteration")
+    if best is None:
+        return None
+    if int(best) < 0:
+        raise ValueError(f"best_iteration {best}")
+    return (int(best) + 1) * max(int(model["gbtree_model_param"].get("num_parallel_tree", 1)), 1)
 
 
 def _margin(where: str, base_score: Any, objective: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -120,6 +120,10 @@ class Ensemble:
         once = all(len(np.unique(found)) == len(found) for found in (nodes, leaves))
         require(once, "left and right", "each child once")
 
+    def __reduce__(self) -> tuple[type[Ensemble], tuple[Any, ...]]:
+        """A copy is made, and checked, from the arrays: what was laid out for C++ stays behind."""
+        return Ensemble, tuple(getattr(self, part.name) for part in fields(self))
+
     @property
     def n_trees(self) -> int:
         return len(self.node_offsets) - 1
@@ -163,7 +167,8 @@ def trees(features: ArrayLike, ensemble: Ensemble, *, threads: int | None = 1, b
     side, or as 0. At a categorical node it goes left where the value, cut to a whole number, is in the set; NaN and negative go right.
     features: float32 or float64 [n, n_features], NaN and infinity allowed; other numbers are converted. float32 is compared as it is.
     Returns float64 [n]. threads: None = all. Raises InputError, NonFiniteError (a sum beyond float64).
-    Scores are those of LightGBM (raw) and XGBoost (margins), whose rules these are; equal to the bit in the tests.
+    Scores are those of LightGBM (raw; of a random forest the mean, as predict gives it) and XGBoost (margins), whose rules these are; equal
+    to the bit in the tests.
     """
     checks.instance("trees: ensemble", ensemble, Ensemble)
     scores: NDArray[np.float64] = implementation("trees", backend)(_rows(features, ensemble), ensemble, resolve_threads(threads))

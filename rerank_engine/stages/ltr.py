@@ -118,7 +118,10 @@ class LTR(Stage):
         done = Rescore(_Told(told), depth).apply(queries, rankings)
         if not self.explains or values is None:
             return done
-        return [after._with(notes=self._notes(head, x)) for after, head, x in zip(done, heads, values)]
+        return [
+            after._with(notes=self._notes(head, x), columns=self._unread(before, after, len(head)))
+            for before, after, head, x in zip(rankings, done, heads, values)
+        ]
 
     def late(self, rankings: Sequence[Ranking]) -> list[Ranking]:
         return [ranking._with(columns={**ranking.columns, "scored": np.zeros(len(ranking), bool)}) for ranking in rankings]
@@ -160,6 +163,12 @@ class LTR(Stage):
 
     def _columns(self, x: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         return {f"ltr:{name}": x[:, i] for i, name in enumerate(self.model.names)} if self.explains else {}
+
+    def _unread(self, before: Ranking, after: Ranking, n: int) -> dict[str, NDArray[Any]]:
+        """The columns, with NaN for features of the documents behind the first n, which were not made. Known from before they stay."""
+        made = {name for name in (f"ltr:{name}" for name in self.model.names) if name in after.columns and name not in before.columns}
+        rest = np.full(len(after) - n, np.nan, np.float32)
+        return {name: np.concatenate([column[:n], rest]) if name in made else column for name, column in after.columns.items()}
 
     def _notes(self, head: Ranking, x: NDArray[np.float32]) -> dict[int, str]:
         bias, added = self.model.contributions(x)

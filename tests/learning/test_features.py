@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rerank_engine as rr
-from rerank_engine import errors
+from rerank_engine import core, errors
 from rerank_engine.learning import (
     Column,
     Feature,
@@ -78,7 +78,7 @@ def test_words_need_no_index():
 def test_numbers_of_documents():
     nan = pytest.approx(np.nan, nan_ok=True)
     assert columns(Metadata("clicks")) == {"clicks": [9, 0, nan, 1]}
-    assert columns(Metadata("clicks", default=-1, log=True))["clicks"] == pytest.approx([np.log(10), 0, -1, np.log(2)])
+    assert columns(Metadata("clicks", default=-1, log=True))["clicks:log"] == pytest.approx([np.log(10), 0, -1, np.log(2)])
     for value, log in (("many", False), ([1], False), (-1, True)):
         one = rr.Ranking.in_order(rr.Corpus.from_texts(["x"], metadata=[{"n": value}]))
         with pytest.raises(errors.InputError, match="'n' of document '0'"):
@@ -92,6 +92,29 @@ def test_numbers_of_documents():
         columns(Supplied("pagerank", [1.0]))
     with pytest.raises(errors.InputError, match="shape"):
         Supplied("pagerank", [[1.0]])
+    assert columns(Supplied("pagerank", {"a": None, "b": True, "c": np.float32(2)}, default=7.0))["pagerank"] == [7, 1, 2, 7]
+
+
+@pytest.mark.parametrize(
+    "value", [10**400, -(10**5000), 1e300, np.float64(-1e300), np.inf, "x", [1], {}], ids=lambda value: type(value).__name__
+)
+def test_numbers_that_are_none_or_too_large(value):
+    one = rr.Ranking.in_order(rr.Corpus.from_texts(["x"], metadata=[{"n": value}]))
+    for log in (False, True):
+        with pytest.raises(errors.InputError, match="'n' of document '0'"):
+            columns(Metadata("n", log=log), ranking=one)
+    with pytest.raises(errors.InputError, match="'n' of document '0'"):
+        Supplied("n", {"0": value})
+    if value != np.inf:
+        with pytest.raises(errors.InputError, match="Supplied"):
+            Supplied("n", [value])
+
+
+def test_a_setting_is_part_of_the_name():
+    assert Metadata("clicks").names == ("clicks",) and Metadata("clicks", log=True).names == ("clicks:log",)
+    assert Freshness("day", 0, half_life=7).names != Freshness("day", 0, half_life=7.5).names == ("freshness:day:half_life=7.5",)
+    both = feature_matrix([Metadata("clicks"), Metadata("clicks", log=True)], ["q"], [rr.Ranking.in_order(CORPUS)])
+    assert both.names == ("clicks", "clicks:log")
 
 
 def test_freshness_halves():
@@ -101,10 +124,10 @@ def test_freshness_halves():
         datetime(2026, 1, 31, tzinfo=timezone.utc),
         datetime(2026, 1, 31).replace(tzinfo=timezone.utc).timestamp(),
     ):
-        found = columns(Freshness("day", now, half_life=30, default=0.25))["freshness:day"]
+        found = columns(Freshness("day", now, half_life=30, default=0.25))["freshness:day:half_life=30"]
         assert found == pytest.approx([1, 0.5, 0.25, 0.0], abs=1e-6)
-    assert columns(Freshness("day", "2020-01-01"))["freshness:day"][0] == 1  # of the future
-    for wrong in ({"now": "soon"}, {"now": "2026-01-01", "half_life": 0}, {"now": None}):
+    assert columns(Freshness("day", "2020-01-01"))["freshness:day:half_life=30"][0] == 1  # of the future
+    for wrong in ({"now": "soon"}, {"now": "2026-01-01", "half_life": 0}, {"now": None}, {"now": 1_769_817_600_000}):
         with pytest.raises(errors.InputError, match="Freshness"):
             Freshness("day", **wrong)
     with pytest.raises(errors.InputError, match="document '0'"):
@@ -126,6 +149,22 @@ def test_scores_of_any_scorer():
     assert np.isnan(columns(ScoreOf(Blank(), "cross"))["cross"]).all()
     with pytest.raises(errors.InputError, match="Scorer"):
         ScoreOf("cross")
+
+
+class Lowest(rr.Scorer):
+    """As cross-encoders do of blank documents."""
+
+    def score(self, queries, rankings):
+        return [rr.Scores([len(t.strip()) or core.LOWEST for t in r.corpus.texts(r.ids)]) for r in rankings]
+
+
+def test_a_blank_document_is_not_known_rather_than_lowest():
+    corpus = rr.Corpus.from_texts(["ocean", " ", "sea"])
+    nan = pytest.approx(np.nan, nan_ok=True)
+    assert columns(ScoreOf(Lowest(), "cross"), ranking=rr.Ranking.in_order(corpus))["cross"] == [5, nan, 3]
+    for scorer in (Lowest(), Blank()):
+        came = rr.Rescore(scorer, depth=3)("q", corpus)
+        assert columns(Incoming(), ranking=came)["score"] == ([5, 3, nan] if isinstance(scorer, Lowest) else [nan] * 3)
 
 
 def test_by_products_of_stages():

@@ -31,6 +31,10 @@ def test_parts_of_it():
     assert len(m.take([])) == 0 and m.select([]).values.shape == (5, 0)
     with pytest.raises(errors.InputError, match="one of bm25"):
         m.column("pagerank")
+    assert m.take(range(1, 3)).query_ids == m.take(np.flatnonzero([False, True, True])).query_ids == ("q2", "q3")
+    for wrong in ([True, False, True], np.ones(3, bool), [-1], [3], [0.0], [[0]], 1, [2**70]):
+        with pytest.raises(errors.InputError, match="take: queries"):
+            m.take(wrong)
 
 
 def test_it_is_measured_as_runs_are():
@@ -92,7 +96,7 @@ def test_sklearn_reads_our_svmlight(tmp_path):
 
 WRONG_LINES = (
     "0 qid:1 1:x|0.5 qid:1 1:1|-1 qid:1 1:1|0 1:1|0 qid:1 0:1|0 qid:1 1:1 1:2|0 qid:1 a:1|0 qid:1 1|0 qid:1 99999999999:1|nan qid:1 1:1|"
-    "0 qid:1 1:1\n0 qid:2 1:1\n0 qid:1 1:1"
+    "0 qid:1 1:1\n0 qid:2 1:1\n0 qid:1 1:1|1e30 qid:1 1:1|0 qid:1 1:1e300|inf qid:1 1:1|0 qid:1 1:-4e38"
 )
 
 
@@ -103,6 +107,15 @@ def test_lines_that_are_wrong(tmp_path, text):
         FeatureMatrix.from_svmlight(tmp_path / "m.svm", names=["a", "b"])
 
 
+def test_a_feature_far_out_makes_no_names(tmp_path):
+    for number in (99999999999, 1 << 21):
+        (tmp_path / "m.svm").write_text(f"0 qid:1 {number}:1\n")
+        with pytest.raises(errors.FileFormatError, match=f"feature {number}"):
+            FeatureMatrix.from_svmlight(tmp_path / "m.svm")
+    with pytest.raises(errors.FileFormatError, match="from_svmlight"):
+        FeatureMatrix.load(tmp_path / "m.svm")
+
+
 def test_group_files(tmp_path):
     (tmp_path / "m").write_text("1 0:1\n0 1:2\n\n2 0:3\n")
     for sizes, error in (
@@ -110,6 +123,9 @@ def test_group_files(tmp_path):
         ("2\n2\n", errors.FileFormatError),
         ("x\n", errors.FileFormatError),
         ("4\n-1\n", errors.FileFormatError),
+        ("9" * 400 + "\n", errors.FileFormatError),
+        ("99999999999999999999\n", errors.FileFormatError),
+        (f"{2**63 - 1}\n{2**63 - 1}\n5\n", errors.FileFormatError),
     ):
         (tmp_path / "m.query").write_text(sizes)
         if error is None:
@@ -144,6 +160,7 @@ WRONG_PARTS = [
     ({"names": ("a", "a")}, "twice"),
     ({"names": ("a", "")}, "empty"),
     ({"names": ("a",)}, r"\[n, 1\]"),
+    ({"values": np.full((5, 2), 1e300)}, "beyond float32"),
     ({"offsets": [0, 4]}, "offsets"),
     ({"offsets": []}, "offsets"),
     ({"offsets": [0, 3, 2, 5]}, "offsets"),

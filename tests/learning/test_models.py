@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import warnings
 from pathlib import Path
@@ -49,6 +50,33 @@ def test_scores_are_xgboosts(name):
         assert np.array_equal(model.score(given, backend="reference"), got)
     bias, added = model.contributions(FEATURES)
     assert np.allclose(bias + added.sum(axis=1), got, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rank", "dart"])
+def test_trees_up_to_the_best_iteration_count(name):
+    told = json.loads((DATA / f"xgboost-{name}.json").read_text())
+    whole = TreeModel.parse(json.dumps(told))
+    told["learner"]["attributes"]["best_iteration"] = "2"
+    best = TreeModel.parse(json.dumps(told))
+    assert best.ensemble.n_trees == 3 < whole.ensemble.n_trees
+    booster = told["learner"]["gradient_booster"]
+    model = (booster["gbtree"] if name == "dart" else booster)["model"]
+    model["trees"], model["tree_info"] = model["trees"][:3], model["tree_info"][:3]
+    booster["weight_drop"] = booster.get("weight_drop", [])[:3]
+    del told["learner"]["attributes"]["best_iteration"]
+    assert np.array_equal(best.score(FEATURES), TreeModel.parse(json.dumps(told)).score(FEATURES))
+    for wrong in ("-1", "x", []):
+        told["learner"]["attributes"]["best_iteration"] = wrong
+        with pytest.raises(errors.CorruptModelError):
+            TreeModel.parse(json.dumps(told))
+
+
+def test_a_model_that_has_scored_is_copied():
+    model = load(DATA / "xgboost-rank.json")
+    scores = model.score(FEATURES)
+    again = copy.deepcopy(model)
+    assert "native" not in vars(again.ensemble) and np.array_equal(again.score(FEATURES), scores)
+    assert not again.ensemble.leaves.flags.writeable
 
 
 @pytest.mark.parametrize(

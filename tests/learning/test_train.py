@@ -80,6 +80,67 @@ def test_training_is_repeatable_and_kept(tmp_path):
     assert load(tmp_path / "m.json").training == first.training
 
 
+@pytest.mark.parametrize(
+    ("alias", "name", "value"),
+    [("eta", "learning_rate", 0.5), ("max_leaves", "num_leaves", 3), ("min_child_samples", "min_data_in_leaf", 200)],
+)
+def test_an_alias_overrules_too(alias, name, value):
+    pytest.importorskip("lightgbm")
+    told, same, other = (
+        train_lambdamart(toy(), trees=3, **given) for given in ({"parameters": {alias: value}}, {"parameters": {name: value}}, {})
+    )
+    parts = [model.text.split("\nparameters:")[0] for model in (told, same, other)]
+    assert parts[0] == parts[1] != parts[2] and name not in told.training["parameters"]
+
+
+def test_early_stopping_among_the_parameters_overrules_too():
+    pytest.importorskip("lightgbm")
+    matrix = toy(noise=1.0)
+    train, valid = matrix.take(range(40)), matrix.take(range(40, 60))
+    settings = {"trees": 300, "leaves": 8, "min_leaf": 5}
+    model = train_lambdamart(train, valid=valid, early_stopping=1, parameters={"early_stopping_rounds": 10}, **settings)
+    same = train_lambdamart(train, valid=valid, early_stopping=10, **settings)
+    assert model.training["valid"] == same.training["valid"] and model.ensemble.n_trees == same.ensemble.n_trees
+    with pytest.raises(errors.InputError, match="train_lambdamart"):
+        train_lambdamart(train, parameters={"early_stopping_rounds": 10})  # of what?
+
+
+def test_numpys_numbers_among_the_parameters_are_kept(tmp_path):
+    pytest.importorskip("lightgbm")
+    given = {"lambda_l2": np.float32(0.5), "max_depth": np.int64(4), "eval_at": np.array([3, 5])}
+    model = train_lambdamart(toy(), trees=2, parameters=given)
+    model.save(tmp_path / "m.json")
+    assert load(tmp_path / "m.json").training["parameters"]["eval_at"] == [3, 5]
+    with pytest.raises(errors.InputError, match="parameters: objective: got function"):
+        train_lambdamart(toy(), parameters={"objective": lambda scores, data: None})
+
+
+def test_validation_leaves_out_what_evaluate_leaves_out():
+    pytest.importorskip("lightgbm")
+    matrix = toy(noise=1.0)
+    labels = matrix.labels.copy()
+    labels[matrix.offsets[45] : matrix.offsets[55]] = 0
+    matrix = FeatureMatrix(matrix.names, matrix.values, matrix.offsets, labels)
+    train, valid = matrix.take(range(40)), matrix.take(range(40, 60))
+    model = train_lambdamart(train, valid=valid, trees=20, early_stopping=None, min_leaf=5)
+    assert valid.evaluate(model.score(valid.values)) == pytest.approx(model.training["valid"]["ndcg@10"][-1], abs=1e-9)
+    with pytest.raises(errors.InputError, match="valid: labels"):
+        train_lambdamart(train, valid=matrix.take(range(45, 55)))
+
+
+def test_validation_is_apart_from_training():
+    pytest.importorskip("lightgbm")
+    matrix = toy()
+    named = FeatureMatrix(matrix.names, matrix.values, matrix.offsets, matrix.labels, tuple(f"q{i}" for i in range(60)))
+    for train, valid, query in (
+        (matrix, matrix, "0"), (matrix.take(range(40)), matrix.take(range(30, 60)), "30"),
+        (named.take(range(40)), named.take(range(39, 60)), "q39"),
+    ):  # fmt: skip
+        with pytest.raises(errors.InputError, match=f"the query '{query}'"):
+            train_lambdamart(train, valid=valid)
+    train_lambdamart(toy(0), valid=toy(1), trees=2)  # both count from 0, and are other queries
+
+
 def test_names_that_lightgbm_would_not_take():
     pytest.importorskip("lightgbm")
     named = ["title:bm25", 'a "b"', "c,d", "[e]", "né e"]

@@ -13,7 +13,7 @@ TEXTS = ["radio waves cross the ocean", "the ocean is deep", "radio ocean radio"
 CORPUS = rr.Corpus.from_texts(TEXTS, metadata=[{"clicks": n} for n in (5, 0, 1, 9, 100)])
 INDEX = rr.BM25Index.build(CORPUS)
 FEATURES = [Incoming(), Metadata("clicks", log=True), Supplied("pagerank", [0.1, 0.9, 0.5, 0.2, 0.3])]
-NAMES = ("score", "reciprocal_rank", "clicks", "pagerank")
+NAMES = ("score", "reciprocal_rank", "clicks:log", "pagerank")
 
 
 def linear(*weights: float, names=NAMES) -> LinearModel:
@@ -41,8 +41,10 @@ def test_names_decide_not_their_order():
     mixed = linear(1, 0, names=("pagerank", "clicks"))
     ranking = rr.LTR(mixed, [Metadata("clicks"), Supplied("pagerank", [0.1, 0.9, 0.5, 0.2, 0.3])])("q", CORPUS)
     assert ranking.doc_ids == ["1", "2", "4", "3", "0"]
-    with pytest.raises(errors.InputError, match="none for clicks, pagerank; unknown query_length"):
+    with pytest.raises(errors.InputError, match="none for clicks:log, pagerank; unknown query_length"):
         rr.LTR(linear(1, 1, 1, 1), [Incoming(), QueryLength()])
+    with pytest.raises(errors.InputError, match="none for clicks; unknown clicks:log"):  # trained on one, never scored on the other
+        rr.LTR(linear(1, names=("clicks",)), [Metadata("clicks", log=True)])
     for features, text in (([], "at least one"), ([rr.Top(1)], "a Feature"), ([Incoming(), Incoming()], "twice")):
         with pytest.raises(errors.InputError, match=text):
             rr.LTR(linear(1, 1, 1, 1), features)
@@ -61,6 +63,12 @@ def test_depth_keeps_the_tail():
     ranking = (rr.BM25(INDEX) >> rr.LTR(linear(0, 0, 0, 1), FEATURES, depth=2))("ocean radio")
     first = rr.BM25(INDEX)("ocean radio").doc_ids
     assert set(ranking.doc_ids[:2]) == set(first[:2]) and ranking.doc_ids[2:] == first[2:]
+    told = (rr.BM25(INDEX) >> rr.LTR(linear(0, 0, 0, 1), FEATURES, depth=2, explain=True))("ocean radio").columns["ltr:pagerank"]
+    assert not np.isnan(told[:2]).any() and len(told) == 4 and np.isnan(told[2:]).all()  # 0 would be a rank of theirs
+    twice = (
+        rr.BM25(INDEX) >> rr.LTR(linear(0, 0, 0, 1), FEATURES, explain=True) >> rr.LTR(linear(0, 0, 0, 1), FEATURES, depth=2, explain=True)
+    )
+    assert not np.isnan(twice("ocean radio").columns["ltr:pagerank"]).any()
     assert rr.LTR(linear(1, 0, 0, 0), FEATURES)("q", []).doc_ids == []
     assert "depth=2" in repr(rr.LTR(linear(1, 0, 0, 0), FEATURES, depth=2))
 
@@ -102,10 +110,10 @@ def test_one_ranking_explained(kind):
         assert set(row["features"]) == set(row["contributions"]) == set(NAMES)
         assert told.bias + sum(row["contributions"].values()) == pytest.approx(row["score"], abs=1e-5)
         assert before.ids[row["before"] - 1] == row["row"]
-        assert row["features"]["clicks"] == pytest.approx(np.log1p(CORPUS[row["row"]].metadata["clicks"]))
+        assert row["features"]["clicks:log"] == pytest.approx(np.log1p(CORPUS[row["row"]].metadata["clicks"]))
         note = after.explain(row["row"])["LTR"]
         assert float(note.split(" ")[0]) == pytest.approx(row["score"], rel=1e-3) and " by " in note
-        assert after.columns["ltr:clicks"][row["rank"] - 1] == np.float32(row["features"]["clicks"])
+        assert after.columns["ltr:clicks:log"][row["rank"] - 1] == np.float32(row["features"]["clicks:log"])
     json.dumps(told.to_dict())
     text = told.to_text(documents=2, features=3)
     assert text.startswith("'ocean radio': every score begins with") and text.count("was ") == 2 and len(text.splitlines()) == 9

@@ -12,8 +12,8 @@ import pytest
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "learning-to-rank.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 EXPECTED = (
-    r"FeatureMatrix\(4 queries, \d+ rows, 6 features\) clicks\n\{'clicks': 1\d\}\n"
-    r"'radio waves': every score begins with .*\n  1\. .*\n.*clicks = .*\n.*\n",
+    r"FeatureMatrix\(4 queries, \d+ rows, 6 features\) [a-z_]+\n\{'clicks': \d+\}\n"
+    r"'radio waves': every score begins with .*\n  1\. .*\n +[-+]\d.*  [a-z_]+ = .*\n.*\n",
     r"\[3\. 0\. 1\. 9\.\]\n",
 )
 
