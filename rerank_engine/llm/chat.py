@@ -175,6 +175,8 @@ class Chat:
         """Counted and remembered as soon as it is there: whoever takes his prompts back later has paid for it."""
         while not self._slots.acquire(timeout=PAUSE_S):
             wanted.check()
+            if wanted.out_of_time():
+                return Reply(late=True, error=Late(self.name, got="no time left", expected="some"))
         try:
             wanted.check()
             reply = self._asked(ask, wanted)
