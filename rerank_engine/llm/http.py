@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, final
 
@@ -17,7 +18,7 @@ from .prompts import estimated_tokens
 MOST_LIKELIEST = 20  # what OpenAI and vLLM give at most by default
 
 
-class _Api:
+class _Api(ABC):
     """base_url: in place of the provider's own; key: in place of the environment variable's, which goes to the provider alone.
     timeout_s: of a try; retries: see `Poster`; a call takes (retries + 1) * timeout_s and the waits between at most. extra: put into each
     request, over what is there; None takes a key out. Texts leave this machine. Raises InputError, MissingDependency."""
@@ -51,8 +52,9 @@ class _Api:
             transport=transport,
         )
 
+    @abstractmethod
     def _headers(self, key: str) -> dict[str, str]:
-        raise NotImplementedError
+        """That carry the key."""
 
     @property
     def identity(self) -> str:

@@ -136,7 +136,7 @@ class Scheduler:
         with self._changed:
             waiting = self._waiting()
             if self._closing:
-                raise _stopping()
+                raise stopping()
             if waiting and self._pace and waiting + tokens > self.pace * self.wait_ms / 1e3:
                 over = waiting / self.pace
                 raise Overloaded("too much waits here", retry_after=over / 2, got=f"{waiting} tokens, {over:.1f} s of work")
@@ -154,7 +154,7 @@ class Scheduler:
             self._reserved -= reserved
             if self._ended or self.over:
                 self._changed.notify_all()
-                raise _stopping()
+                raise stopping()
             job._tag, job._came = self._clocks.get(job.priority, 0.0), time.monotonic()
             if len(job.costs):
                 self._jobs.append(job)
@@ -192,7 +192,7 @@ class Scheduler:
                     self._ended = True
                     for job in self._jobs:
                         if not job.done.done():
-                            job.done.set_exception(_stopping())
+                            job.done.set_exception(stopping())
                     self._jobs = []
                     self._changed.notify_all()
                     return
@@ -272,7 +272,7 @@ class Scheduler:
             answer = ModelError("the model", got=f"scores on two scales, '{job.scale}' and '{answer.scale}'", expected="one")
         if isinstance(answer, BaseException):
             self._jobs = [one for one in self._jobs if one is not job]
-            job.done.set_exception(answer if not isinstance(answer, Cancelled) else _stopping())
+            job.done.set_exception(answer if not isinstance(answer, Cancelled) else stopping())
             return
         job.worked += took
         job._answered += rows.stop - rows.start
@@ -294,7 +294,8 @@ class Scheduler:
         self._told(tokens=tokens, seconds=took)
 
 
-def _stopping() -> Overloaded:
+def stopping() -> Overloaded:
+    """What is told of a request that comes, or is not done, as the server ends."""
     return Overloaded("this server is stopping", retry_after=1, stopping=True, got="a request that it will not finish")
 
 

@@ -21,7 +21,7 @@ from ..limits import limited
 from ..stages.colbert import ColBERT
 from ..stages.cross import sigmoid
 from ..stages.seq2seq import READERS
-from .scheduler import Job, Overloaded, Scheduler
+from .scheduler import Job, Scheduler, stopping
 
 Calls = Callable[[int, int], None]
 
@@ -194,7 +194,7 @@ class Service:
 
         def found(text: str) -> list[dict[str, Any]]:
             if self.scheduler.over:
-                raise Overloaded("this server is stopping", retry_after=1, stopping=True, got="a request that it will not finish")
+                raise stopping()
             if gone.is_set() or (until is not None and time.monotonic() >= until):
                 return []
             with limited(calls=self._calls):

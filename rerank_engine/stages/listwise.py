@@ -6,14 +6,14 @@ How they ask, what failures and deadlines do, and the facts of their step: see `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import final
+from typing import Protocol, final
 
 import numpy as np
 
 from ..core import Query, Ranking, Stage
 from ..errors import InputError
 from ..llm import parse
-from ..llm.asking import DryRun, Model, asker
+from ..llm.asking import Asker, DryRun, Model, asker
 from ..llm.chat import Ask, Chat, Reply
 from ..llm.consensus import borda, kemeny
 from ..llm.prompts import PAIRWISE, SETWISE, Template, fitted, template_of
@@ -23,6 +23,26 @@ from ..ops.checks import count, one_of
 LETTERS_AT_MOST, PROBABILITIES_AT_MOST, DIGITS_AT_MOST = 26, 20, 9  # of numbers the first token may be a digit alone
 TOKENS_A_NAME = 5  # of "[12] > " in an answer
 TOKENS_A_CHOICE = 8  # of "Passage A"
+
+
+class _Asking(Protocol):
+    """What the stages here have in common, beside the functions below."""
+
+    _asker: Asker
+
+
+def _apply(self: _Asking, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
+    assert rankings is not None
+    return self._asker.run(queries, rankings)
+
+
+def _late(self: _Asking, rankings: Sequence[Ranking]) -> list[Ranking] | None:
+    return list(rankings)
+
+
+def _dry_run(self: _Asking, queries: Sequence[str | Query], rankings: Sequence[Ranking]) -> DryRun:
+    """The prompts, the tokens and the cost of `run`, before anything is sent; see `DryRun` for what a heap adds."""
+    return self._asker.dry_run(queries, rankings)
 
 
 @final
@@ -78,16 +98,7 @@ class Listwise(Stage):
         self.chat, self.depth, self.backend = self._asker.chat, self._asker.depth, self._asker.chat.name
         _require_likeliest("Listwise", self.chat, self.logits)
 
-    def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
-        assert rankings is not None
-        return self._asker.run(queries, rankings)
-
-    def late(self, rankings: Sequence[Ranking]) -> list[Ranking] | None:
-        return list(rankings)
-
-    def dry_run(self, queries: Sequence[str | Query], rankings: Sequence[Ranking]) -> DryRun:
-        """The prompts, the tokens and the cost of `run`, before anything is sent."""
-        return self._asker.dry_run(queries, rankings)
+    apply, late, dry_run = _apply, _late, _dry_run
 
     def _schedule(self, order: Places) -> Schedule:
         if self.method == "tournament":
@@ -151,16 +162,7 @@ class Setwise(Stage):
         self.chat, self.depth, self.backend = self._asker.chat, self._asker.depth, self._asker.chat.name
         _require_likeliest("Setwise", self.chat, logits)
 
-    def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
-        assert rankings is not None
-        return self._asker.run(queries, rankings)
-
-    def late(self, rankings: Sequence[Ranking]) -> list[Ranking] | None:
-        return list(rankings)
-
-    def dry_run(self, queries: Sequence[str | Query], rankings: Sequence[Ranking]) -> DryRun:
-        """The prompts, the tokens and the cost of `run` where the list is in order already, before anything is sent."""
-        return self._asker.dry_run(queries, rankings)
+    apply, late, dry_run = _apply, _late, _dry_run
 
     def _schedule(self, order: Places) -> Schedule:
         return (heap if self.method == "heap" else bubble)(order, self.ways, self.top)
@@ -202,16 +204,7 @@ class Pairwise(Stage):
         self._asker = asker("Pairwise", chat, depth, failed, 2, self._schedule, self._asks, self._read, _tie)
         self.chat, self.depth, self.backend = self._asker.chat, self._asker.depth, self._asker.chat.name
 
-    def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
-        assert rankings is not None
-        return self._asker.run(queries, rankings)
-
-    def late(self, rankings: Sequence[Ranking]) -> list[Ranking] | None:
-        return list(rankings)
-
-    def dry_run(self, queries: Sequence[str | Query], rankings: Sequence[Ranking]) -> DryRun:
-        """The prompts, the tokens and the cost of `run` where the list is in order already, before anything is sent."""
-        return self._asker.dry_run(queries, rankings)
+    apply, late, dry_run = _apply, _late, _dry_run
 
     def _schedule(self, order: Places) -> Schedule:
         if self.method == "all":

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import final
+from typing import Protocol, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +30,32 @@ from .score_cache import ScoreCache
 
 TOGETHER = 10_000  # comparisons that become tokens at a time
 AGGREGATIONS = ("sum", "sum-log", "sym-sum", "sym-sum-log", "binary", "min", "max")
+
+
+class _Reading(Protocol):
+    """What MonoT5 and RankT5 have in common, beside the functions below."""
+
+    _reader: CrossEncoder
+
+
+def _predict(self: _Reading, pairs: Sequence[tuple[str, str]], *, progress: Progress | None = None) -> Scores:
+    """See CrossEncoder.predict."""
+    require_texts(f"{type(self).__name__}.predict", pairs, ("query", "document"))
+    return self._reader.predict(pairs, progress=progress)
+
+
+def _score(self: _Reading, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
+    return self._reader.score(queries, rankings)
+
+
+def _count_tokens(self: _Reading, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[NDArray[np.int64]]:
+    """See CrossEncoder.count_tokens."""
+    return self._reader.count_tokens(queries, rankings)
+
+
+def _counted(self: _Reading, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+    """See CrossEncoder.counted."""
+    return self._reader.counted(queries, rankings)
 
 
 @final
@@ -57,21 +83,7 @@ class MonoT5(Scorer):
         self._reader = _reader(runtime, tokenizer, name, self.prompt, long, cache)
         self.runtime, self.tokenizer, self.model, self.backend = runtime, tokenizer, name, self._reader.backend
 
-    def predict(self, pairs: Sequence[tuple[str, str]], *, progress: Progress | None = None) -> Scores:
-        """See CrossEncoder.predict."""
-        require_texts("MonoT5.predict", pairs, ("query", "document"))
-        return self._reader.predict(pairs, progress=progress)
-
-    def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
-        return self._reader.score(queries, rankings)
-
-    def count_tokens(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[NDArray[np.int64]]:
-        """See CrossEncoder.count_tokens."""
-        return self._reader.count_tokens(queries, rankings)
-
-    def counted(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[tuple[NDArray[np.int64], NDArray[np.int32]]]:
-        """See CrossEncoder.counted."""
-        return self._reader.counted(queries, rankings)
+    predict, score, count_tokens, counted = _predict, _score, _count_tokens, _counted
 
     def __repr__(self) -> str:
         return f"MonoT5({self.model}, {self.backend})"
@@ -101,21 +113,7 @@ class RankT5(Scorer):
         self._reader = _reader(runtime, tokenizer, name, self.prompt, long, cache)
         self.runtime, self.tokenizer, self.model, self.backend = runtime, tokenizer, name, self._reader.backend
 
-    def predict(self, pairs: Sequence[tuple[str, str]], *, progress: Progress | None = None) -> Scores:
-        """See CrossEncoder.predict."""
-        require_texts("RankT5.predict", pairs, ("query", "document"))
-        return self._reader.predict(pairs, progress=progress)
-
-    def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
-        return self._reader.score(queries, rankings)
-
-    def count_tokens(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[NDArray[np.int64]]:
-        """See CrossEncoder.count_tokens."""
-        return self._reader.count_tokens(queries, rankings)
-
-    def counted(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[tuple[NDArray[np.int64], NDArray[np.int32]]]:
-        """See CrossEncoder.counted."""
-        return self._reader.counted(queries, rankings)
+    predict, score, count_tokens, counted = _predict, _score, _count_tokens, _counted
 
     def __repr__(self) -> str:
         return f"RankT5({self.model}, {self.backend})"
