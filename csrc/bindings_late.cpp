@@ -140,9 +140,11 @@ std::vector<TokenRange> ranges_of(const py::array& starts, const py::array& leng
 // (scores, first document with a value that is not finite or n, slack, path, tokens, centroids multiplied)
 py::tuple py_residual(const py::array& query, const py::array& weights, const py::array& centroids, const py::array& bucket_weights, float radius, const py::array& ids,
                       const py::array& codes, const py::array& inverse_norms, const py::array& starts, const py::array& lengths,
-                      const py::object& centroid_scores, const std::string& path, int threads, const std::string& isa, double seconds) {
+                      const py::object& centroid_scores, const std::string& path, int threads, const std::string& isa, double seconds,
+                      std::size_t whole_tokens, std::size_t whole_products) {
     const auto q = view<float>(query, "query"), w = view<float>(weights, "weights");
-    ResidualCall call{q, w, store_of(centroids, bucket_weights, radius, ids, codes, inverse_norms), {}, nullptr, 0, path_of(path), threads, isa_of(isa), Deadline(seconds)};
+    ResidualCall call{q, w, store_of(centroids, bucket_weights, radius, ids, codes, inverse_norms), {}, nullptr, 0, path_of(path), threads, isa_of(isa), Deadline(seconds),
+                      whole_tokens, whole_products};
     if (query.ndim() != 2 || static_cast<std::size_t>(query.shape(0)) != w.size() || static_cast<std::size_t>(query.shape(1)) != call.store.dim)
         throw py::value_error("query: expected [weights, dim]");
     const std::vector<TokenRange> docs = ranges_of(starts, lengths, ids.size());
@@ -210,7 +212,8 @@ void bind_late(py::module_& m) {
           "seconds"_a = kNever);
     m.def("maxsim_list", &py_maxsim_list, "query"_a, "weights"_a, "documents"_a, "threads"_a, "isa"_a = "", "seconds"_a = kNever);
     m.def("residual_maxsim", &py_residual, "query"_a, "weights"_a, "centroids"_a, "bucket_weights"_a, "radius"_a, "centroid_ids"_a, "residuals"_a, "inverse_norms"_a,
-          "starts"_a, "lengths"_a, "centroid_scores"_a, "path"_a, "threads"_a, "isa"_a = "", "seconds"_a = kNever);
+          "starts"_a, "lengths"_a, "centroid_scores"_a, "path"_a, "threads"_a, "isa"_a = "", "seconds"_a = kNever, "whole_tokens"_a = 0,
+          "whole_products"_a = 0);
     m.def("centroid_maxsim", &py_centroid_maxsim, "table"_a, "weights"_a, "centroid_ids"_a, "starts"_a, "lengths"_a, "threads"_a, "seconds"_a = kNever);
     m.def("centroid_scores", &py_centroid_scores, "query"_a, "centroids"_a, "threads"_a, "isa"_a = "");
 }

@@ -332,9 +332,10 @@ struct PySearcher {
     }
 
     py::tuple search(const py::array& terms, const py::array& weights, const py::array& required, const py::array& offsets,
-                     const py::array& filter, std::size_t k, int threads, double seconds) const {
+                     const py::array& filter, std::size_t k, int threads, double seconds, const py::array& df, const py::array& floors) const {
         Searcher::Batch batch{view<std::int32_t>(terms, "terms"), view<float>(weights, "weights"), view<std::uint8_t>(required, "required"),
-                              view<std::int64_t>(offsets, "query_offsets"), view<std::uint8_t>(filter, "filter"), Deadline(seconds)};
+                              view<std::int64_t>(offsets, "query_offsets"), view<std::uint8_t>(filter, "filter"), Deadline(seconds),
+                              view<std::int64_t>(df, "df"), view<float>(floors, "floors")};
         std::vector<float> ones;  // what an empty array of weights stands for
         if (batch.weights.empty() && !batch.query_offsets.empty() && batch.query_offsets.back() > 0 &&
             static_cast<std::uint64_t>(batch.query_offsets.back()) <= batch.terms.size()) {
@@ -346,6 +347,8 @@ struct PySearcher {
         if (!batch.required.empty() && batch.required.size() != batch.weights.size()) throw py::value_error("required: expected one entry per term");
         if (!batch.filter.empty() && batch.filter.size() != static_cast<std::size_t>((searcher->n_rows() + 7) / 8))
             throw py::value_error("filter: expected one bit per row");
+        if (!batch.df.empty() && batch.df.size() != batch.weights.size()) throw py::value_error("df: expected one entry per term");
+        if (!batch.floors.empty() && batch.floors.size() != batch.query_offsets.size() - 1) throw py::value_error("floors: expected one entry per query");
         PackedHits hits;
         std::vector<std::int64_t> reached(batch.query_offsets.size() - 1);
         {
@@ -390,7 +393,7 @@ void bind_lexical(py::module_& m) {
         .def(py::init<py::list, std::string, double, double, double, std::uint64_t, std::uint64_t>(), "sources"_a, "variant"_a, "k1"_a, "b"_a,
              "delta"_a, "n_docs"_a, "n_tokens"_a)
         .def("search", &PySearcher::search, "terms"_a, "weights"_a, "required"_a, "offsets"_a, "filter"_a, "k"_a, "threads"_a,
-             "seconds"_a = kNever);
+             "seconds"_a = kNever, "df"_a = py::array_t<std::int64_t>(), "floors"_a = py::array_t<float>());
 }
 
 }  // namespace rerank

@@ -66,7 +66,8 @@ Searcher::Searcher(std::vector<Source> sources, const Bm25Parameters& parameters
 
 Searcher::~Searcher() = default;
 
-// Known terms of a query in the order of their first place, repeats merged. A term is told by its id in the first source that knows it.
+// Known terms of a query in the order of their first place, repeats merged. A term is told by its id in the first source that knows it; one
+// that only the rest of the collection knows, by its place.
 std::vector<Searcher::Term> Searcher::terms_of(const Batch& batch, std::size_t begin, std::size_t end) const {
     const std::size_t total = batch.weights.size();
     struct Place {
@@ -74,12 +75,14 @@ std::vector<Searcher::Term> Searcher::terms_of(const Batch& batch, std::size_t b
         std::size_t at;
     };
     std::vector<Place> places;
-    for (std::size_t i = begin; i < end; ++i)
-        for (std::size_t s = 0; s < sources_.size(); ++s)
-            if (const std::int32_t term = batch.terms[s * total + i]; term >= 0) {
-                places.push_back({std::uint64_t{s} << 32 | static_cast<std::uint32_t>(term), i});
-                break;
-            }
+    for (std::size_t i = begin; i < end; ++i) {
+        std::size_t s = 0;
+        while (s < sources_.size() && batch.terms[s * total + i] < 0) ++s;
+        if (s < sources_.size())
+            places.push_back({std::uint64_t{s} << 32 | static_cast<std::uint32_t>(batch.terms[s * total + i]), i});
+        else if (!batch.df.empty() && batch.df[i] > 0)
+            places.push_back({std::uint64_t{s} << 32 | i, i});
+    }
     std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) { return a.key != b.key ? a.key < b.key : a.at < b.at; });
     std::vector<Term> terms;
     for (std::size_t i = 0, j; i < places.size(); i = j) {
@@ -89,8 +92,9 @@ std::vector<Searcher::Term> Searcher::terms_of(const Batch& batch, std::size_t b
             term.required = term.required || (!batch.required.empty() && batch.required[places[j].at] != 0);
         }
         double df = 0;
-        for (std::size_t s = 0; s < sources_.size(); ++s)
+        for (std::size_t s = 0; s < sources_.size() && batch.df.empty(); ++s)
             if (const std::int32_t id = batch.terms[s * total + term.at]; id >= 0) df += sources_[s].live_df(static_cast<std::uint32_t>(id));
+        if (!batch.df.empty()) df = static_cast<double>(batch.df[term.at]);
         df = std::min(df, n_docs_);               // a damaged table of terms must not make an idf negative
         if (df == 0 && !term.required) continue;  // only deleted documents held it
         term.idf = df == 0 ? 0 : gain_.idf(n_docs_, df);
@@ -148,7 +152,9 @@ std::vector<Hit> Searcher::search_one(const Batch& batch, std::size_t query, std
         if (negative || wanted.size() > kMaxWindowTerms) {
             looked_at = search_all(source, gain_, wanted, allowed, batch.deadline, found);
         } else {
-            const double floor = best.size() < k ? -std::numeric_limits<double>::infinity() : static_cast<double>(best[k - 1].score) - constant;
+            double floor = best.size() < k ? -std::numeric_limits<double>::infinity() : static_cast<double>(best[k - 1].score);
+            if (!batch.floors.empty()) floor = std::max(floor, static_cast<double>(batch.floors[query]));
+            floor -= constant;
             looked_at = search_windows(source, bounds_[s], gain_, wanted, allowed, k, floor, constant, batch.deadline, scratch, found);
         }
         if (looked_at < source.view.rows()) reached = source.base + looked_at;

@@ -119,6 +119,8 @@ public:
         std::span<const std::int64_t> query_offsets;  // [queries + 1]
         std::span<const std::uint8_t> filter;         // bitmap over all rows, or empty
         Deadline deadline{};                          // rows from where it finds a query on are not looked at
+        std::span<const std::int64_t> df{};           // [total] or empty: of each term in a collection that these sources are a part of
+        std::span<const float> floors{};              // [queries] or empty: documents that score less need not be found
     };
 
     // The k best documents of each query among those that hold at least one of its terms. The answer depends on the live documents, their

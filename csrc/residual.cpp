@@ -291,7 +291,8 @@ std::size_t residual_maxsim(const ResidualCall& call, std::span<float> scores, s
     const std::size_t n_products = call.centroid_scores ? 0 : list ? touched.size() : store.n_centroids;
     work = {call.path, tokens, n_products};
     if (work.path == ResidualPath::automatic || work.path == ResidualPath::automatic8)
-        work.path = cheapest(work.path, tokens, n_products, store, table.dot8.scan != nullptr);
+        work.path = call.whole_tokens ? cheapest(work.path, call.whole_tokens, call.whole_products, store, table.dot8.scan != nullptr)
+                                      : cheapest(work.path, tokens, n_products, store, table.dot8.scan != nullptr);
     const std::size_t bytes = store.dim * store.nbits / 8;
     if (work.path == ResidualPath::lookup8 && bytes > most_bytes8) work.path = ResidualPath::lookup16;
     if (work.path == ResidualPath::lookup16 && bytes > most_bytes16) work.path = ResidualPath::decode;

@@ -60,6 +60,9 @@ struct ResidualCall {
     int threads;
     Isa isa;
     Deadline deadline{};  // scores of documents that it left are NaN
+    // Of the whole work that this call is a part of, by which the path is chosen then, so that the parts' scores are those of one call: tokens
+    // (0: this is all of it), and products with centroids.
+    std::size_t whole_tokens = 0, whole_products = 0;
 };
 std::size_t residual_maxsim(const ResidualCall& call, std::span<float> scores, std::span<float> slack, ResidualWork& work);
 

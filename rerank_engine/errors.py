@@ -13,6 +13,7 @@ RerankError
 │   ├── CorruptModelError            a file of the model does not parse or load
 │   └── UnsafeModelError             a file that reaches outside the model's own folder
 ├── HostedError                      a hosted re-ranker that does not answer, or answers what cannot be right
+├── ShardUnavailable                 a shard of a collection that does not answer
 ├── Cancelled                        the caller took back what it asked for
 ├── BackendUnavailable               a backend, runtime or device asked for by name cannot run here
 └── MissingDependency (ImportError)  an optional package that this feature needs is not installed
@@ -93,6 +94,10 @@ class HostedError(RerankError):
     def __init__(self, what: str, *, got: object = _ABSENT, expected: str = "", hint: str = "", status: int | None = None) -> None:
         super().__init__(what, got=got, expected=expected, hint=hint)
         self.status = status
+
+
+class ShardUnavailable(RerankError):
+    """A shard of a collection does not answer, by any of its replicas."""
 
 
 class Cancelled(RerankError):

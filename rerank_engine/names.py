@@ -15,9 +15,10 @@ HOME = {
     "packed": "Packed",
     "planning": "Parts Plan plan",
     "runtimes": "load",
+    "sharding": "ShardedIndex",
     "stages": (
         "BM25 LTR MMR RM3 SPLADE Activate BiEncoder Bound Calibration Cascade CertifiedMaxSim Chat ColBERT ColBERTPRF CrossEncoder "
         "Dedup Dense DuoT5 Fuse Hosted LateInteraction Listwise LostInTheMiddle MaxSim MonoT5 Pairwise PairwiseT5 RankT5 Rules "
-        "ScoreCache Setwise Similarity SparseEncoder VectorPRF"
+        "ScoreCache Setwise Sharded Similarity SparseEncoder VectorPRF"
     ),
 }

@@ -52,8 +52,30 @@ def filtered(queries: Sequence[Any], corpus: Corpus) -> list[tuple[NDArray[np.bo
     return list(zip(masks, groups.values()))
 
 
+def distinct(asked: Terms) -> Terms:
+    """Each term once, in its first place, with the weights of its repeats together: what a shard can be asked that does not know them all."""
+    terms, weights, required = asked
+    places = dict[Any, int]()
+    for term in terms:
+        places.setdefault(term, len(places))
+    if len(places) == len(terms):
+        return asked
+    sums, must = [0.0] * len(places), [False] * len(places)
+    for term, weight, needed in zip(terms, weights or [1.0] * len(terms), required or [False] * len(terms)):
+        sums[places[term]] += weight
+        must[places[term]] |= needed
+    return list(places), sums, None if required is None else must
+
+
 def run(
-    members: Sequence[Member], searcher: Searcher, batch: Sequence[Terms], k: int, mask: NDArray[np.bool_] | None, threads: int | None
+    members: Sequence[Member],
+    searcher: Searcher,
+    batch: Sequence[Terms],
+    k: int,
+    mask: NDArray[np.bool_] | None,
+    threads: int | None,
+    df: NDArray[np.int64] | None = None,
+    floors: NDArray[np.float32] | None = None,
 ) -> tuple[list[Hits], list[int]]:
     """What `Searcher.search_reached` finds in the time that `limits()` leaves."""
     flat, ends, weights, required, weighted, demanding = list[Any](), [0], None, None, False, False
@@ -66,4 +88,4 @@ def run(
     if demanding:
         required = np.array([x for terms, _, must in batch for x in (must or [False] * len(terms))], bool)
     offsets = np.array(ends, np.int64)
-    return searcher.search_reached(lookup(members, flat), offsets, k, weights, required, mask, threads, limits().left())
+    return searcher.search_reached(lookup(members, flat), offsets, k, weights, required, mask, threads, limits().left(), df, floors)

@@ -146,28 +146,44 @@ def candidates_of(
     be found, twice as many centroids are looked at, and so on. What time did not allow to be looked at is no candidate, and the plan then
     has reached 0. Raises FileFormatError, NonFiniteError.
     """
-    columns, most = np.ascontiguousarray(table[:, :n_query].T), len(table)
-    total = sum(member.n_rows for member in members) if wanted is None else int(wanted.sum())
+    most, total = len(table), sum(member.n_rows for member in members) if wanted is None else int(wanted.sum())
     while True:
-        best = np.unique(np.concatenate([np.empty(0, np.int64), *(topk(column, probe)[0] for column in columns)]))
-        found = [np.flatnonzero(mask) for mask in _marked(members, best, wanted)]
+        found, asked = found_at(members, table, n_query, probe, wanted)
         n_found = sum(map(len, found))
-        if n_found >= min(least, total) or probe >= most or not len(best):
+        if n_found >= min(least, total) or probe >= most or not asked:
             break
-        probe = min(2 * probe, most)
-    whole, bases = True, np.cumsum([0, *(member.n_rows for member in members)])
+        probe = wider(probe, most)
+    bases = np.cumsum([0, *(member.n_rows for member in members)])
     rows = np.concatenate([np.empty(0, np.int64), *(own + base for own, base in zip(found, bases.tolist()))])
+    whole = True
     if n_found > n:
-        until = limits()
-        scores = np.concatenate(
-            [
-                centroid_maxsim(table, member.tokens, own, num_threads=num_threads, seconds=until.left())
-                for member, own in zip(members, found)
-            ]
-        )
+        scores = by_centroids(members, table, found, num_threads)
         there = ~np.isnan(scores)
         whole, rows = bool(there.all()), np.sort(topk(scores[there], n, ids=rows[there])[0])
     return rows, Plan(probe, len(rows), n_found, reached=None if whole else 0)
+
+
+def wider(probe: int, most: int) -> int:
+    """Centroids a query token that are looked at where `probe` of them gave too few documents."""
+    return min(2 * probe, most)
+
+
+def found_at(
+    members: Sequence[TokenMember], table: NDArray[np.float32], n_query: int, probe: int, wanted: NDArray[np.bool_] | None
+) -> tuple[list[NDArray[np.int64]], bool]:
+    """Per member the rows, rising, that are in a list of the `probe` best centroids of a query token; whether there is such a centroid."""
+    columns = np.ascontiguousarray(table[:, :n_query].T)
+    best = np.unique(np.concatenate([np.empty(0, np.int64), *(topk(column, probe)[0] for column in columns)]))
+    return [np.flatnonzero(mask) for mask in _marked(members, best, wanted)], len(best) > 0
+
+
+def by_centroids(
+    members: Sequence[TokenMember], table: NDArray[np.float32], found: Sequence[NDArray[np.int64]], num_threads: int | None
+) -> NDArray[np.float32]:
+    """float32, one a row that `found_at` gave, member by member: the approximate scores; NaN where time ran out."""
+    until = limits()
+    parts = [centroid_maxsim(table, m.tokens, own, num_threads=num_threads, seconds=until.left()) for m, own in zip(members, found)]
+    return np.concatenate([np.empty(0, np.float32), *parts])
 
 
 def _marked(members: Sequence[TokenMember], centroids: NDArray[np.int64], wanted: NDArray[np.bool_] | None) -> list[NDArray[np.bool_]]:

@@ -26,9 +26,16 @@ _BLOCK = 1 << 16  # tokens that are looked at at a time
 
 
 def score(
-    members: Sequence[TokenMember], query: Any, rows: ArrayLike | None, *, precision: str = "auto", centroids: Any = None, **options: Any
+    members: Sequence[TokenMember],
+    query: Any,
+    rows: ArrayLike | None,
+    *,
+    precision: str = "auto",
+    centroids: Any = None,
+    whole: tuple[int, int] = (0, 0),
+    **options: Any,
 ) -> NDArray[np.float32]:
-    """See TokenIndex.score. centroids: the query's products with all centroids, where they are known."""
+    """See TokenIndex.score. centroids: the query's products with all centroids, where they are known. whole: see `residual_maxsim`."""
     until = limits()
     if batch_of(query) is not None:
         raise InputError("TokenIndex: query", got="a batch", expected="float [q, dim], one query")
@@ -38,7 +45,8 @@ def score(
         tokens = member.tokens
         try:
             if isinstance(tokens, ResidualTokens):
-                found = residual_maxsim(query, tokens, own, precision=precision, centroid_scores=centroids, seconds=until.left(), **options)
+                told: dict[str, Any] = {"precision": precision, "centroid_scores": centroids, "whole": whole}
+                found = residual_maxsim(query, tokens, own, seconds=until.left(), **told, **options)
             else:
                 found = maxsim(query, tokens, own, seconds=until.left(), **options)
         except NonFiniteError as error:
@@ -93,13 +101,16 @@ def search(
         rows = np.arange(n) if wanted is None else np.flatnonzero(wanted)
         shape = () if batch_of(query) is not None else array(f"{what}: query", query).shape
         n_query = shape[0] if len(shape) == 2 else 0  # `score` refuses what is no query
-        way, most = planned(codec, len(rows), _tokens(members, wanted), n_query, k, probe, candidates)
+        tokens = sum(member.n_tokens for member in members) if wanted is None else int(lengths_of(members, rows).sum())
+        way, most = planned(codec, len(rows), tokens, n_query, k, probe, candidates)
         if way is not None and codec is not None and n_query:
             table: Any = centroid_scores(query, codec.centroids, num_threads=num_threads)
             rows, plan = candidates_of(members, table, n_query, way, most, k, wanted, num_threads)
+            tokens = int(lengths_of(members, rows).sum())
         else:
             table, plan = _centroids(members, query, len(rows), num_threads) if n_query else None, Plan(None, len(rows), len(rows))
-        options: dict[str, Any] = {"num_threads": num_threads, "precision": precision, "centroids": table}
+        whole = work_of(codec, tokens, way is not None)
+        options: dict[str, Any] = {"num_threads": num_threads, "precision": precision, "centroids": table, "whole": whole}
         scores = score(members, query, None if len(rows) == n else rows, **options)
         found = scores > -np.inf  # not those without tokens, nor, NaN, those that time did not allow
         late = np.isnan(scores)
@@ -122,12 +133,21 @@ def _masks(what: str, queries: Sequence[Any], n: int, filters: Sequence[Any] | N
     return masks
 
 
-def _tokens(members: Sequence[TokenMember], wanted: NDArray[np.bool_] | None) -> int:
-    """How many tokens the wanted rows have, all by default."""
-    if wanted is None:
-        return sum(member.n_tokens for member in members)
-    lengths = np.concatenate([np.empty(0, np.int64), *(np.diff(member.offsets) for member in members)])
-    return int(lengths[wanted].sum())
+def lengths_of(members: Sequence[TokenMember], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64 [m]: tokens of these rows."""
+    out, base = np.empty(len(rows), np.int64), 0
+    for member in members:
+        here = (rows >= base) & (rows < base + member.n_rows)
+        own = rows[here] - base
+        out[here] = member.offsets[own + 1] - member.offsets[own]
+        base += member.n_rows
+    return out
+
+
+def work_of(codec: ResidualCodec | None, tokens: int, probed: bool) -> tuple[int, int]:
+    """(tokens, products with centroids) by which a search chooses how it scores: of all that it scores, however it is spread over members
+    or shards. probed: the products are there already."""
+    return (0, 0) if codec is None else (tokens, 0 if probed else min(tokens, len(codec.centroids)))
 
 
 def live_rows(members: Sequence[TokenMember]) -> NDArray[np.bool_] | None:

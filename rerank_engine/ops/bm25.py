@@ -91,14 +91,22 @@ class Part:
 
 class Searcher:
     """Scores queries over parts that are one corpus: N, df and the mean length are of all live documents together, so that the ranking is
-    that of one segment with the same documents in the same order. Rows count on from part to part, deleted ones included."""
+    that of one segment with the same documents in the same order. Rows count on from part to part, deleted ones included.
 
-    def __init__(self, parts: Sequence[Part], parameters: BM25Parameters, backend: str = "auto") -> None:
+    collection: (documents, tokens) of a collection that the parts are a shard of, whose N and mean length count instead; searches are then
+    told `df`, too.
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], parameters: BM25Parameters, backend: str = "auto", collection: tuple[int, int] | None = None
+    ) -> None:
         self.parts, self.parameters, self.backend = tuple(parts), parameters, choose("bm25", backend)
         self.n_rows = sum(len(part.segment) for part in self.parts)
         live = [part.segment.lengths if part.dead is None else part.segment.lengths[~part.dead] for part in self.parts]
         self.n_docs = sum(len(lengths) for lengths in live)
         self.n_tokens = int(sum(int(lengths.sum(dtype=np.int64)) for lengths in live))
+        if collection is not None:
+            self.n_docs, self.n_tokens = collection
         self._run = implementation("bm25", self.backend)
         self.native: Any = None
         if self.backend == "cpp":
@@ -136,8 +144,14 @@ class Searcher:
         filter: NDArray[np.bool_] | None = None,
         threads: int | None = 1,
         seconds: float = math.inf,
+        df: NDArray[np.int64] | None = None,
+        floors: NDArray[np.float32] | None = None,
     ) -> tuple[list[Hits], list[int]]:
-        """`search` for as many seconds, and how many rows each query got to: its hits are those of the first so many."""
+        """`search` for as many seconds, and how many rows each query got to: its hits are those of the first so many.
+
+        df int64 [total]: documents of the collection with each term; a repeated term that these parts do not know stands once, with its
+        weight. floors float32 [queries]: documents that score less need not be among the hits.
+        """
         if filter is not None and filter.shape != (self.n_rows,):
             raise InputError("bm25: filter", got=f"shape {list(filter.shape)}", expected=f"a bool for each of the {self.n_rows} rows")
         if not self.parts:
@@ -145,7 +159,7 @@ class Searcher:
         threads = 1 if threads == 1 else resolve_threads(threads)
         try:
             found: tuple[list[Hits], list[int]] = self._run(
-                self, terms, offsets, weights, required, filter, min(k, max(self.n_rows, 1)), threads, seconds
+                self, terms, offsets, weights, required, filter, min(k, max(self.n_rows, 1)), threads, seconds, df, floors
             )
         except OverflowError as error:
             raise checks.overflow("bm25: scores") from error
@@ -215,11 +229,15 @@ def bm25_cpp(
     k: int,
     threads: int,
     seconds: float = math.inf,
+    df: NDArray[np.int64] | None = None,
+    floors: NDArray[np.float32] | None = None,
 ) -> tuple[list[Hits], list[int]]:
     w = _NO_WEIGHTS if weights is None else weights
     must = _NOTHING if required is None else required.view(np.uint8)
     allowed = _NOTHING if filter is None else np.packbits(filter, bitorder="little")
-    *hits, reached = searcher.native.search(terms.reshape(-1), w, must, offsets, allowed, k, threads, seconds)
+    told = np.empty(0, np.int64) if df is None else df
+    least = _NO_WEIGHTS if floors is None else floors
+    *hits, reached = searcher.native.search(terms.reshape(-1), w, must, offsets, allowed, k, threads, seconds, told, least)
     return unpack(*hits), reached.tolist()
 
 
@@ -233,8 +251,11 @@ def bm25_reference(
     k: int,
     threads: int,
     seconds: float = math.inf,
+    df: NDArray[np.int64] | None = None,
+    floors: NDArray[np.float32] | None = None,
 ) -> tuple[list[Hits], list[int]]:
-    """Document by document in float64 from tf, df and lengths, with dicts and loops. The time is looked at before each query."""
+    """Document by document in float64 from tf, df and lengths, with dicts and loops. The time is looked at before each query; floors are
+    not: they only spare work."""
     end = time.monotonic() + seconds
     lists = [part.segment.postings() for part in searcher.parts]
     lengths = np.concatenate([part.segment.lengths for part in searcher.parts]).tolist()
@@ -245,19 +266,20 @@ def bm25_reference(
         if not reached[-1]:
             out.append((np.empty(0, np.int64), np.empty(0, np.float32)))
             continue
-        query: dict[tuple[int, ...], list[Any]] = {}  # a term by its ids -> [weight, required], repeats merged
+        query: dict[tuple[int, ...], list[Any]] = {}  # a term by its ids, or its place -> [its ids, weight, required, df], repeats merged
         for i in range(first, stop):
-            entry = query.setdefault(tuple(terms[:, i].tolist()), [0.0, False])
-            entry[0] += 1.0 if weights is None else float(weights[i])
-            entry[1] = entry[1] or (required is not None and bool(required[i]))
+            ids = tuple(terms[:, i].tolist())
+            entry = query.setdefault(ids if max(ids) >= 0 else (-2, i), [ids, 0.0, False, None if df is None else int(df[i])])
+            entry[1] += 1.0 if weights is None else float(weights[i])
+            entry[2] = entry[2] or (required is not None and bool(required[i]))
         constant, sums, held = 0.0, dict[int, float](), list[set[int]]()
-        for ids, (weight, must) in query.items():
+        for ids, weight, must, total in query.values():
             found = _documents_with(searcher, lists, ids)
             if must:
                 held.append(set(found))
-            if not found:
+            if not (total := len(found) if total is None else total):
                 continue
-            idf, absent = _idf(searcher.parameters.variant, searcher.n_docs, len(found)), _f(searcher.parameters, 0, 1.0)
+            idf, absent = _idf(searcher.parameters.variant, searcher.n_docs, total), _f(searcher.parameters, 0, 1.0)
             constant += weight * idf * absent
             for row, tf in found.items():
                 norm = 1 - searcher.parameters.b + searcher.parameters.b * lengths[row] / mean

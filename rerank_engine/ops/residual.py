@@ -50,6 +50,7 @@ def residual_maxsim(
     query_weights: ArrayLike | None = None,
     num_threads: int | None = None,
     seconds: float = math.inf,
+    whole: tuple[int, int] = (0, 0),
     backend: str = "auto",
 ) -> Any:
     """`maxsim` over compressed documents: token = (centroid + residual) / |centroid + residual|, so that
@@ -64,7 +65,8 @@ def residual_maxsim(
     precision: "int16" sums tables of int16, "uint8" may sum bytes (faster for 4-bit codes), "float32" decodes. "auto" is "int16". A
         short list is decoded where that is cheaper. `residual_maxsim_explained` says which path ran and how far each score may be off.
         On a device "auto" and "int16" are float16 products, "uint8" may multiply bytes; "float32" is the backend torch.
-    seconds: as in `maxsim`.
+    seconds: as in `maxsim`. whole: (tokens, products with centroids) of the work that these rows are a part of; the path is chosen by it, so
+        that scores of parts are those of one call.
     Returns float32 [m]; for a batch a list of them. Raises InputError, NonFiniteError, FileFormatError (a centroid id out of range).
     """
     from .device_codes import DeviceCodes, of_table, residual_on_device
@@ -82,7 +84,7 @@ def residual_maxsim(
         asked = of_queries("residual_maxsim", rows, len(batch))
         return [residual_maxsim_explained(q, documents, row, **options).scores for q, row in zip(batch, asked)]  # type: ignore[arg-type]
     told = {"centroid_scores": centroid_scores, "query_mask": query_mask, "query_weights": query_weights}
-    return residual_maxsim_explained(query, documents, rows, seconds=seconds, **told, **options).scores  # type: ignore[arg-type]
+    return residual_maxsim_explained(query, documents, rows, seconds=seconds, whole=whole, **told, **options).scores  # type: ignore[arg-type]
 
 
 def residual_maxsim_explained(
@@ -96,6 +98,7 @@ def residual_maxsim_explained(
     query_weights: ArrayLike | None = None,
     num_threads: int | None = None,
     seconds: float = math.inf,
+    whole: tuple[int, int] = (0, 0),
     backend: str = "auto",
 ) -> ResidualScores:
     """`residual_maxsim` of one query, and how its scores came about."""
@@ -119,7 +122,7 @@ def residual_maxsim_explained(
     spans = ranges(documents.offsets, chosen)
     try:
         done: ResidualScores
-        done, bad = implementation("residual", backend)(q, w, documents, *spans, given, path, threads, seconds)
+        done, bad = implementation("residual", backend)(q, w, documents, *spans, given, path, threads, seconds, whole)
     except IndexError as error:
         raise FileFormatError("residual_maxsim: documents", got=str(error), expected="ids of the codec's centroids") from error
     if bad < len(spans[0]):
@@ -165,6 +168,7 @@ def residual_reference(
     path: str,
     threads: int,
     seconds: float = math.inf,
+    whole: tuple[int, int] = (0, 0),
 ) -> tuple[ResidualScores, int]:
     """Decodes in float64. (what was scored, the first document that is not finite, or how many there are)"""
     codec, q, w, end = documents.codec, query.astype(np.float64), weights.astype(np.float64), time.monotonic() + seconds
@@ -203,12 +207,13 @@ def residual_cpp(
     path: str,
     threads: int,
     seconds: float = math.inf,
+    whole: tuple[int, int] = (0, 0),
 ) -> tuple[ResidualScores, int]:
     from .. import _native
 
     codec = documents.codec
     scores, bad, bounds, ran, tokens, centroids = _native.residual_maxsim(
         query, weights, codec.centroids, codec.bucket_weights, codec.radius, documents.centroid_ids, documents.residuals,
-        documents.inverse_norms, starts, lengths, given, path, threads, seconds=seconds,
+        documents.inverse_norms, starts, lengths, given, path, threads, "", seconds, *whole,
     )  # fmt: skip
     return ResidualScores(scores, bounds, ran, tokens, centroids), bad

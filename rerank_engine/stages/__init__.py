@@ -20,6 +20,7 @@ from .rules import Rules
 from .score_cache import ScoreCache
 from .select import MMR, LostInTheMiddle
 from .seq2seq import DuoT5, MonoT5, PairwiseT5, RankT5
+from .sharded import Sharded
 from .similarity import Similarity
 from .splade import SPLADE, SparseEncoder
 from .vector_prf import VectorPRF
@@ -27,6 +28,6 @@ from .vector_prf import VectorPRF
 __all__ = [
     "BM25", "LTR", "MMR", "RM3", "SPLADE", "Activate", "BiEncoder", "Bound", "Calibration", "Cascade", "CertifiedMaxSim", "Chat",
     "ColBERT", "ColBERTPRF", "CrossEncoder", "Dedup", "Dense", "DuoT5", "Fuse", "Hosted", "LateInteraction", "Listwise",
-    "LostInTheMiddle", "MaxSim", "MonoT5", "Pairwise", "PairwiseT5", "RankT5", "Rules", "ScoreCache", "Setwise", "Similarity",
-    "SparseEncoder", "VectorPRF",
+    "LostInTheMiddle", "MaxSim", "MonoT5", "Pairwise", "PairwiseT5", "RankT5", "Rules", "ScoreCache", "Setwise", "Sharded",
+    "Similarity", "SparseEncoder", "VectorPRF",
 ]  # fmt: skip

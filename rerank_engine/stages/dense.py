@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from ..runtimes.base import Runtime, check_finite, describe, weights_of
 from ..runtimes.batching import run_batched
 from ..runtimes.tokenize import Tokenizer
 from ..trace import reach
+
+if TYPE_CHECKING:
+    from ..sharding.index import ShardedIndex
 
 POOLED, TOKENS = ("sentence_embedding", "pooled_embedding"), ("last_hidden_state", "token_embeddings")
 
@@ -106,7 +109,7 @@ class BiEncoder:
         return f"BiEncoder({self.name}, {self.backend}, {self.pooling}{', normalized' if self.normalize else ''})"
 
 
-def metric_of(index: VectorIndex, encoder: TextEncoder) -> str:
+def metric_of(index: VectorIndex | ShardedIndex, encoder: TextEncoder) -> str:
     """What the product of a query's vector and a document's is: "cosine" where the index brings them to unit length, or the encoder does
     and the index compares them whole; else "inner product"."""
     return "cosine" if normalizes(encoder) and index.dim == index.given_dim else index.metric

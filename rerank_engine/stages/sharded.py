@@ -1,0 +1,114 @@
+"""Retrieval from a collection in shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+
+from ..core import Query, Ranking, Stage
+from ..errors import InputError
+from ..indexes.token_build import require_maker
+from ..indexes.token_probe import Probe
+from ..indexes.vector_encoder import encode, name_of, require_encoder
+from ..limits import limits, pieces
+from ..ops import checks
+from ..sharding.index import Found, ShardedIndex
+from ..sharding.shard import BM25, TOKENS, VECTORS
+from ..trace import reach
+from .colbert import ColBERT
+from .dense import metric_of
+from .late import encoded_in_time
+
+
+@final
+class Sharded(Stage):
+    """The k best documents of a ShardedIndex: what BM25, Dense or LateInteraction finds in one index of the same documents.
+
+    encoder: of vectors or tokens, what made them. probe, candidates, precision: of tokens, as for LateInteraction. documents: how many of each list come with
+    their texts, which the stages behind read; others are asked of the shards when they are read. Where shards do not answer before the
+    deadline of `rr.limited`, the list is that of the others, and the facts of the step say so: {"finished": False, "missing": {shard:
+    why}}; {"hedged", "retried"} where questions were asked twice, or again.
+    """
+
+    retrieves = True
+
+    def __init__(
+        self,
+        index: ShardedIndex,
+        k: int = 1000,
+        *,
+        encoder: Any = None,
+        documents: int = 100,
+        probe: Probe = "auto",
+        candidates: int | None = None,
+        precision: str = "auto",
+    ) -> None:
+        checks.instance("Sharded: index", index, ShardedIndex)
+        self.index, self.k, self.encoder = index, checks.count("Sharded: k", k), encoder
+        self.documents = checks.count("Sharded: documents", documents)
+        self.probe, self.candidates, self.precision = probe, candidates, precision
+        if index.kind == BM25:
+            if encoder is not None:
+                raise InputError("Sharded: encoder", got=type(encoder).__name__, expected="none: these shards are of BM25")
+            return
+        if index.kind == TOKENS:
+            checks.instance("Sharded: encoder", encoder, ColBERT)
+        else:
+            require_encoder("Sharded", encoder)
+        require_maker("Sharded", index.made_by, index.given_dim, encoder)
+
+    def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
+        found = self._found(queries)
+        self.index.corpus.fetch(row for one in found if one is not None for row in self._unread(one))
+        return [self._ranking(one, query) for one, query in zip(found, queries)]
+
+    def _found(self, queries: Sequence[Query]) -> list[Found | None]:
+        """None: nothing was asked, or time was up before it was."""
+        index, out = self.index, list[Found | None]([None] * len(queries))
+        places = [i for i, query in enumerate(queries) if index.kind == BM25 or query.text.strip()]
+        asked = [queries[i] for i in places]
+        if index.kind == BM25:
+            found = index.search(asked, self.k)
+        elif index.kind == VECTORS:
+            vectors = [encode("Sharded", self.encoder, [query.text for query in asked[part]], queries=True) for part in pieces(len(asked), 1)]
+            known = np.concatenate([np.empty((0, index.given_dim), np.float32), *vectors])
+            found = index.search_vectors(known, self.k, filters=asked[: len(known)])
+        else:
+            tokens = encoded_in_time(self.encoder, [query.text for query in asked])
+            options: dict[str, Any] = {"probe": self.probe, "candidates": self.candidates, "precision": self.precision}
+            found = index.search_tokens(tokens, self.k, filters=asked[: len(tokens)], **options)
+        for i, one in zip(places, found):
+            out[i] = one
+        return out
+
+    def _unread(self, found: Found) -> list[int]:
+        """Rows whose documents are to come with the list, and have not."""
+        return self.index.corpus.without_text(found.rows[: self.documents].tolist())
+
+    def _ranking(self, found: Found | None, query: Query) -> Ranking:
+        index = self.index
+        if found is None:
+            facts = reach(0, 1) if limits().out_of_time() and query.text.strip() else {}
+            return Ranking._trusted(np.empty(0, np.int64), np.empty(0, np.float32), index.corpus, self._scale, facts=facts)
+        missing = {str(shard): why for shard, why in found.missing.items()}
+        lost = self._unread(found)  # of shards that have gone since they were searched
+        missing |= {str(index.corpus.shard_of(row)): "its documents did not come in time" for row in lost}
+        there = ~np.isin(found.rows, lost)
+        facts: dict[str, Any] = {"shards": len(index.rows)} | ({} if found.plan is None else found.plan.facts)
+        facts |= {name: getattr(found, name) for name in ("hedged", "retried") if getattr(found, name)}
+        facts |= reach(found.reached, found.of) | ({"finished": False, "missing": missing} if missing else {})
+        columns = {} if index.kind == BM25 else {"truncated_tokens": found.cut[there]}
+        return Ranking._trusted(found.rows[there], found.scores[there], index.corpus, self._scale, columns, facts=facts)
+
+    @property
+    def _scale(self) -> str:
+        index = self.index
+        if index.kind == VECTORS:
+            return index.scale.replace(index.metric, metric_of(index, self.encoder))
+        return "bm25" if index.kind == BM25 else "maxsim"
+
+    def __repr__(self) -> str:
+        model = f", {name_of(self.encoder)}" if self.encoder is not None else f", {self.index.parameters}"
+        return f"Sharded(k={self.k}, {self.index.kind} in {len(self.index.rows)} shards{model})"
