@@ -3,8 +3,8 @@
 A command takes the parsed arguments, calls the library, and shows what it got by what `rerank_engine.cli` has for that.
 """
 
-from . import backends, bench, bulk, demo, evaluate, indexes, plan, rerank, serve
+from . import backends, bench, bulk, demo, evaluate, indexes, plan, rerank, serve, sharded
 
-GROUPS = (demo, indexes, rerank, bulk, serve, evaluate, bench, plan, backends)
+GROUPS = (demo, indexes, sharded, rerank, bulk, serve, evaluate, bench, plan, backends)
 
 __all__ = ["GROUPS"]

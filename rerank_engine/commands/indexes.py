@@ -10,7 +10,7 @@ from .. import cli
 from ..corpus import Corpus
 from ..errors import InputError
 from ..ops.checks import count
-from . import encoded, kinds, tokens
+from . import encoded, kinds, sharded, tokens
 from .folders import add_documents, is_filled
 from .results import results_of, show, show_terms
 
@@ -36,7 +36,7 @@ def register(commands: cli.Commands) -> None:
     sub.add_argument("--threads", type=int, help="of that model and of faiss (default: what this process may use, but 1 for hnsw's graph)")
 
     sub = commands("search", search, "search an index: of BM25, or by the model that made it")
-    sub.add_argument("index", metavar="INDEX", help="a file or a folder")
+    sub.add_argument("index", metavar="INDEX", help="a file or a folder, also of shards")
     sub.add_argument("query", metavar="QUERY")
     sub.add_argument("-k", type=int, default=10, help="results (default: 10)")
     sub.add_argument("--variant", help="of BM25, instead of the index' own; so for --k1 and --b")
@@ -80,7 +80,12 @@ def index_bm25(args: argparse.Namespace) -> None:
 
 
 def search(args: argparse.Namespace) -> None:
+    from ..sharding.manifest import is_sharded
+
     count("-k", args.k)
+    if is_sharded(args.index):
+        sharded.search(args)
+        return
     kind = kinds.kind_at(args.index)
     kinds.require_options(args, kind, kinds.SEARCH_OPTIONS, building=False)
     by = {kinds.TOKENS: tokens.search, kinds.VECTORS: encoded.search_vectors, kinds.IMPACTS: encoded.search_impacts}
@@ -110,7 +115,11 @@ def search_bm25(args: argparse.Namespace) -> None:
 def check(args: argparse.Namespace) -> None:
     from ..indexes import BM25Index, TokenIndex, VectorIndex
     from ..indexes.impacts import ImpactIndex
+    from ..sharding.manifest import is_sharded
 
+    if is_sharded(args.index):
+        sharded.check(args)
+        return
     by = {kinds.TOKENS: TokenIndex.check, kinds.VECTORS: VectorIndex.check, kinds.IMPACTS: ImpactIndex.check}
     with cli.Bar("segments") as progress:
         found = by.get(kinds.kind_at(args.index), BM25Index.check)(args.index, progress)

@@ -102,10 +102,13 @@ def retriever(paths: Sequence[str], threads: int | None) -> Stage | None:
 def searching(path: str, threads: int | None) -> Stage:
     from ..indexes import BM25Index, ImpactIndex, TokenIndex, VectorIndex
     from ..stages import BM25, SPLADE, Dense, LateInteraction
-    from . import kinds
+    from ..sharding.manifest import is_sharded
+    from . import kinds, sharded
     from .encoded import encoder_of
     from .tokens import late_model
 
+    if is_sharded(path):
+        return sharded.stage_over(path, RETRIEVED, threads)
     kind = kinds.kind_at(path)
     if kind == kinds.BM25:
         return BM25(BM25Index.open(path), k=RETRIEVED)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, final
 
 import numpy as np
@@ -12,7 +14,7 @@ from ..errors import InputError
 from ..indexes.token_build import require_maker
 from ..indexes.token_probe import Probe
 from ..indexes.vector_encoder import encode, name_of, require_encoder
-from ..limits import limits, pieces
+from ..limits import limited, limits, pieces
 from ..ops import checks
 from ..sharding.index import Found, ShardedIndex
 from ..sharding.shard import BM25, TOKENS, VECTORS
@@ -26,10 +28,12 @@ from .late import encoded_in_time
 class Sharded(Stage):
     """The k best documents of a ShardedIndex: what BM25, Dense or LateInteraction finds in one index of the same documents.
 
-    encoder: of vectors or tokens, what made them. probe, candidates, precision: of tokens, as for LateInteraction. documents: how many of each list come with
-    their texts, which the stages behind read; others are asked of the shards when they are read. Where shards do not answer before the
-    deadline of `rr.limited`, the list is that of the others, and the facts of the step say so: {"finished": False, "missing": {shard:
-    why}}; {"hedged", "retried"} where questions were asked twice, or again.
+    encoder: of vectors or tokens, what made them. probe, candidates, precision: of tokens, as for LateInteraction. documents: how many of
+    each list come with their texts, which the stages behind read; others are asked of the shards when they are read.
+
+    shard_ms: what a shard may take to answer; None: half of the time to the deadline of `rr.limited`, so that the stages behind have the
+    rest, and without a deadline as long as the index' patience. Where shards do not answer, the list is that of the others, and the facts of
+    the step say so: {"finished": False, "missing": {shard: why}}; {"hedged", "retried"} where questions were asked twice, or again.
     """
 
     retrieves = True
@@ -41,6 +45,7 @@ class Sharded(Stage):
         *,
         encoder: Any = None,
         documents: int = 100,
+        shard_ms: float | None = None,
         probe: Probe = "auto",
         candidates: int | None = None,
         precision: str = "auto",
@@ -48,6 +53,7 @@ class Sharded(Stage):
         checks.instance("Sharded: index", index, ShardedIndex)
         self.index, self.k, self.encoder = index, checks.count("Sharded: k", k), encoder
         self.documents = checks.count("Sharded: documents", documents)
+        self.shard_ms = None if shard_ms is None else checks.finite_number("Sharded: shard_ms", shard_ms, 0)
         self.probe, self.candidates, self.precision = probe, candidates, precision
         if index.kind == BM25:
             if encoder is not None:
@@ -60,28 +66,42 @@ class Sharded(Stage):
         require_maker("Sharded", index.made_by, index.given_dim, encoder)
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
-        found = self._found(queries)
-        self.index.corpus.fetch(row for one in found if one is not None for row in self._unread(one))
-        return [self._ranking(one, query) for one, query in zip(found, queries)]
-
-    def _found(self, queries: Sequence[Query]) -> list[Found | None]:
-        """None: nothing was asked, or time was up before it was."""
-        index, out = self.index, list[Found | None]([None] * len(queries))
+        index, out = self.index, list[Found | None]([None] * len(queries))  # None: nothing was asked, or time was up before it was
         places = [i for i, query in enumerate(queries) if index.kind == BM25 or query.text.strip()]
         asked = [queries[i] for i in places]
+        vectors = self._encoded(asked)
+        with self._time():
+            for i, one in zip(places, self._found(asked, vectors)):
+                out[i] = one
+        with self._time():
+            index.corpus.fetch(row for one in out if one is not None for row in self._unread(one))
+        return [self._ranking(one, query) for one, query in zip(out, queries)]
+
+    @contextmanager
+    def _time(self) -> Iterator[None]:
+        left = limits().left() / 2
+        own = left if self.shard_ms is None else min(left, self.shard_ms / 1e3)
+        with limited(deadline_ms=1e3 * own) if own < math.inf else nullcontext():
+            yield
+
+    def _encoded(self, queries: Sequence[Query]) -> Any:
+        """Vectors of the first queries, of as many as time allows."""
+        index, texts = self.index, [query.text for query in queries]
         if index.kind == BM25:
-            found = index.search(asked, self.k)
-        elif index.kind == VECTORS:
-            vectors = [encode("Sharded", self.encoder, [query.text for query in asked[part]], queries=True) for part in pieces(len(asked), 1)]
-            known = np.concatenate([np.empty((0, index.given_dim), np.float32), *vectors])
-            found = index.search_vectors(known, self.k, filters=asked[: len(known)])
-        else:
-            tokens = encoded_in_time(self.encoder, [query.text for query in asked])
-            options: dict[str, Any] = {"probe": self.probe, "candidates": self.candidates, "precision": self.precision}
-            found = index.search_tokens(tokens, self.k, filters=asked[: len(tokens)], **options)
-        for i, one in zip(places, found):
-            out[i] = one
-        return out
+            return None
+        if index.kind == TOKENS:
+            return encoded_in_time(self.encoder, texts)
+        rows = [encode("Sharded", self.encoder, texts[part], queries=True) for part in pieces(len(texts), 1)]
+        return np.concatenate([np.empty((0, index.given_dim), np.float32), *rows])
+
+    def _found(self, queries: Sequence[Query], vectors: Any) -> list[Found]:
+        if self.index.kind == BM25:
+            return self.index.search(queries, self.k)
+        asked = queries[: len(vectors)]
+        if self.index.kind == VECTORS:
+            return self.index.search_vectors(vectors, self.k, filters=asked)
+        options: dict[str, Any] = {"probe": self.probe, "candidates": self.candidates, "precision": self.precision}
+        return self.index.search_tokens(vectors, self.k, filters=asked, **options)
 
     def _unread(self, found: Found) -> list[int]:
         """Rows whose documents are to come with the list, and have not."""
@@ -93,7 +113,7 @@ class Sharded(Stage):
             facts = reach(0, 1) if limits().out_of_time() and query.text.strip() else {}
             return Ranking._trusted(np.empty(0, np.int64), np.empty(0, np.float32), index.corpus, self._scale, facts=facts)
         missing = {str(shard): why for shard, why in found.missing.items()}
-        lost = self._unread(found)  # of shards that have gone since they were searched
+        lost = [] if limits().out_of_time() else self._unread(found)  # of shards that have gone since; late stages read nothing
         missing |= {str(index.corpus.shard_of(row)): "its documents did not come in time" for row in lost}
         there = ~np.isin(found.rows, lost)
         facts: dict[str, Any] = {"shards": len(index.rows)} | ({} if found.plan is None else found.plan.facts)
