@@ -77,6 +77,8 @@ def residual_maxsim(
     threads: int,
     isa: str = "",
     seconds: float = ...,
+    whole_tokens: int = 0,
+    whole_products: int = 0,
 ) -> tuple[NDArray[float32], int, NDArray[float32], str, int, int]: ...
 def centroid_maxsim(
     table: NDArray[float32],
@@ -141,6 +143,8 @@ class Searcher:
         k: int,
         threads: int,
         seconds: float = ...,
+        df: NDArray[int64] = ...,
+        floors: NDArray[float32] = ...,
     ) -> tuple[NDArray[int64], NDArray[int64], NDArray[float32], NDArray[int64]]: ...
 
 def write_segment(

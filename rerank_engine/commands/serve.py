@@ -101,8 +101,8 @@ def retriever(paths: Sequence[str], threads: int | None) -> Stage | None:
 
 def searching(path: str, threads: int | None) -> Stage:
     from ..indexes import BM25Index, ImpactIndex, TokenIndex, VectorIndex
-    from ..stages import BM25, SPLADE, Dense, LateInteraction
     from ..sharding.manifest import is_sharded
+    from ..stages import BM25, SPLADE, Dense, LateInteraction
     from . import kinds, sharded
     from .encoded import encoder_of
     from .tokens import late_model

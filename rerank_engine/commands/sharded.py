@@ -38,7 +38,8 @@ def shard(args: argparse.Namespace) -> None:
 
 
 def stage_over(path: str, k: int, threads: int | None, model: str | None = None, **parameters: Any) -> Stage:
-    """A folder of shards, searched by threads of this process. model: of vectors or tokens, by default what made them; parameters: of BM25."""
+    """A folder of shards, searched by threads of this process. model: of vectors or tokens, by default what made them; parameters: of
+    BM25."""
     from ..sharding import ShardedIndex
     from ..stages.sharded import Sharded
     from .encoded import encoder_of

@@ -53,7 +53,7 @@ def filtered(queries: Sequence[Any], corpus: Corpus) -> list[tuple[NDArray[np.bo
 
 
 def distinct(asked: Terms) -> Terms:
-    """Each term once, in its first place, with the weights of its repeats together: what a shard can be asked that does not know them all."""
+    """Each term once, in its first place, with its repeats' weights together: what a shard can be asked that does not know them all."""
     terms, weights, required = asked
     places = dict[Any, int]()
     for term in terms:

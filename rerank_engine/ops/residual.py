@@ -65,8 +65,8 @@ def residual_maxsim(
     precision: "int16" sums tables of int16, "uint8" may sum bytes (faster for 4-bit codes), "float32" decodes. "auto" is "int16". A
         short list is decoded where that is cheaper. `residual_maxsim_explained` says which path ran and how far each score may be off.
         On a device "auto" and "int16" are float16 products, "uint8" may multiply bytes; "float32" is the backend torch.
-    seconds: as in `maxsim`. whole: (tokens, products with centroids) of the work that these rows are a part of; the path is chosen by it, so
-        that scores of parts are those of one call.
+    seconds: as in `maxsim`. whole: (tokens, products with centroids) of the work that these rows are a part of; the path is chosen by it,
+        so that scores of parts are those of one call.
     Returns float32 [m]; for a batch a list of them. Raises InputError, NonFiniteError, FileFormatError (a centroid id out of range).
     """
     from .device_codes import DeviceCodes, of_table, residual_on_device

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..core import Query
-from ..errors import FileFormatError, InputError, ShardUnavailable, UnknownIdError
+from ..errors import DuplicateIdError, FileFormatError, InputError, ShardUnavailable, UnknownIdError
 from ..indexes.queries import Terms, distinct, terms_of
 from ..indexes.token_probe import Plan, Probe, planned, require, wider
 from ..indexes.token_search import work_of
@@ -104,7 +104,7 @@ class ShardedIndex:
         ShardedIndex. Raises FileFormatError, InputError."""
         kind, places = manifest.places(folder)
         pool = ThreadPoolExecutor(threads or min(len(places), os.cpu_count() or 1), "rerank-shard")
-        given = {"analyzer": analyzer} if kind == BM25 and analyzer is not None else {}
+        given: dict[str, Any] = {"analyzer": analyzer} if kind == BM25 and analyzer is not None else {}
         shards = [Shard(place.path, place.base, kind=kind, **given) for place in places]
         require_rows(places, [len(shard.index.corpus) for shard in shards])
         return cls([[Here(shard, pool)] for shard in shards], analyzer=analyzer, **options)
@@ -151,10 +151,12 @@ class ShardedIndex:
     def search(self, queries: Sequence[str | Query | Sequence[Any]], k: int) -> list[Found]:
         """By BM25: texts, Queries or sequences of terms, as BM25Index.search takes them. Raises InputError."""
         self._require(BM25, "search")
+        if isinstance(queries, (str, Query)):
+            raise InputError("ShardedIndex.search: queries", got="one query", expected="a sequence of them", hint="Pass [query].")
         k, batch = checks.count("ShardedIndex.search: k", k), [distinct(terms_of(query, self.analyzer)) for query in queries]
-        chosen, _, lacking = self._chosen(queries)
-        known, silent = self._frequencies(batch)
-        lacking |= silent
+        chosen, _, weighed = self._chosen(queries)
+        known, counted = self._frequencies(batch)
+        before = [weighed, counted]
         df = [np.array([known[term] for term in terms], np.int64) for terms, _, _ in batch]
         parameters = {name: getattr(self.parameters, name) for name in ("variant", "k1", "b", "delta")}
         best = [np.empty(0, np.float32)] * len(batch)
@@ -170,7 +172,7 @@ class ShardedIndex:
                 floors[i] = best[i][-1] if len(best[i]) == k else -np.inf
 
         told = self._gather("lexical", make, each=rise if self.at_once else None)
-        return [self._merged(told, [told.values[s][i] for s in sorted(told.values)], k, lacking) for i in range(len(batch))]
+        return [self._merged(told, [told.values[s][i] for s in sorted(told.values)], k, before) for i in range(len(batch))]
 
     def search_vectors(self, vectors: ArrayLike, k: int, *, filters: Sequence[Query] | None = None) -> list[Found]:
         """By inner product or cosine: float [q, dim], as VectorIndex.search. filters: whose allow and deny hold. Raises InputError."""
@@ -178,10 +180,10 @@ class ShardedIndex:
         k, given = checks.count("ShardedIndex.search_vectors: k", k), checks.floats("ShardedIndex.search_vectors", vectors, 2)
         if given.shape[1] not in (self.dim, self.given_dim):
             raise InputError("ShardedIndex.search_vectors", got=f"dimension {given.shape[1]}", expected=f"{self.given_dim}")
-        chosen, _, lacking = self._chosen(_filters(filters, len(given)))
+        chosen, _, weighed = self._chosen(_filters(filters, len(given)))
         asked = prepared(given, self.dim, self.metric)
         told = self._gather("nearest", lambda shard: (asked, self._own(chosen, shard), k, seconds()))
-        return [self._merged(told, [told.values[s][i] for s in sorted(told.values)], k, lacking) for i in range(len(given))]
+        return [self._merged(told, [told.values[s][i] for s in sorted(told.values)], k, [weighed]) for i in range(len(given))]
 
     def search_tokens(
         self,
@@ -202,7 +204,7 @@ class ShardedIndex:
         for query in given:
             if query.shape[1] != self.dim or not len(query):
                 raise InputError(f"{what}: query", got=f"{list(query.shape)}", expected=f"[at least 1, {self.dim}]")
-        chosen, sizes, lacking = self._chosen(_filters(filters, len(given)))
+        chosen, sizes, weighed = self._chosen(_filters(filters, len(given)))
         out = []
         for query, own, (rows, tokens) in zip(given, chosen, sizes):
             way, most = planned(self.codec, rows, tokens, len(query), k, probe, candidates)
@@ -214,13 +216,13 @@ class ShardedIndex:
 
                 told = self._gather("tokens", make)
                 answers = [told.values[shard] for shard in sorted(told.values)]
-                out.append(self._merged(told, answers, k, lacking, Plan(None, rows, rows)))
+                out.append(self._merged(told, answers, k, [weighed], Plan(None, rows, rows)))
             else:
-                out.append(self._probed(query, own, k, way, most, rows, precision, lacking))
+                out.append(self._probed(query, own, k, way, most, rows, precision, weighed))
         return out
 
     def _probed(
-        self, query: NDArray[np.float32], own: Chosen, k: int, way: int, most: int, n: int, precision: str, lacking: set[int]
+        self, query: NDArray[np.float32], own: Chosen, k: int, way: int, most: int, n: int, precision: str, weighed: Gathered
     ) -> Found:
         """By the lists of centroids: the documents nearest by these in the whole collection, then their scores."""
         assert self.codec is not None
@@ -241,10 +243,9 @@ class ShardedIndex:
         work = work_of(self.codec, int(lengths.sum()), True)
         picks = {int(shard): rows[shards == shard] for shard in np.unique(shards)}
         scored = self._gather("exact", lambda shard: (query, picks[shard], k, work, precision, seconds()), shards=picks)
-        both = Gathered(scored.values, told.missing | scored.missing, told.hedged + scored.hedged, told.retried + scored.retried)
-        answers, whole = list(scored.values.values()), all(one.whole for one in near.values())
-        plan = Plan(way, len(rows), found, reached=None if whole and not both.missing else 0)
-        return self._merged(both, answers, k, lacking, plan, of=len(rows))
+        answers, whole = list(scored.values.values()), all(one.whole for one in near.values()) and not told.missing | scored.missing
+        plan = Plan(way, len(rows), found, reached=None if whole else 0)
+        return self._merged(scored, answers, k, [weighed, told], plan, of=len(rows))
 
     # What they share
 
@@ -264,14 +265,14 @@ class ShardedIndex:
             raise ShardUnavailable("shard 0", got=told.missing[0], expected="an answer")
         return told.values[0]
 
-    def _frequencies(self, batch: Sequence[Terms]) -> tuple[Mapping[Any, int], set[int]]:
-        """In how many documents of the collection terms stand, and which shards did not say. Half of the time is for that; what is known of
-        all shards is not asked again."""
+    def _frequencies(self, batch: Sequence[Terms]) -> tuple[Mapping[Any, int], Gathered]:
+        """In how many documents of the collection terms stand, and how the shards were asked. Half of the time is for that; what is known
+        of all shards is not asked again."""
         terms = list(dict.fromkeys(term for asked, _, _ in batch for term in asked))
         held = {term: self._df[term] for term in terms if term in self._df}
         new = [term for term in terms if term not in held]
         if not new:
-            return held, set()
+            return held, Gathered()
         end = limits().deadline
         half = None if end is None else (time.monotonic() + end) / 2
         told = self.scatter.gather("frequencies", lambda _: (new,), until=half, at_once=self.at_once)
@@ -279,10 +280,10 @@ class ShardedIndex:
         found = dict(zip(new, sums.tolist()))
         if not told.missing:
             self._df = {**(self._df if len(self._df) < KNOWN_TERMS else {}), **found}
-        return {**held, **found}, set(told.missing)
+        return {**held, **found}, told
 
-    def _chosen(self, queries: Sequence[Any]) -> tuple[list[Chosen], list[tuple[int, int]], set[int]]:
-        """Of each query: what it may find, (documents, tokens) of that; and the shards that did not say. Raises InputError, UnknownIdError for
+    def _chosen(self, queries: Sequence[Any]) -> tuple[list[Chosen], list[tuple[int, int]], Gathered]:
+        """Of each query: what it may find, (documents, tokens) of that; and how shards were asked. Raises InputError, UnknownIdError for
         an id in `allow` that no shard has."""
         n, chosen = len(self.corpus), list[Chosen]()
         for query in queries:
@@ -291,7 +292,7 @@ class ShardedIndex:
         sizes = [(self.documents, self.tokens)] * len(chosen)
         places = [i for i, (allow, deny) in enumerate(chosen) if allow is not None or deny is not None]
         if not places:
-            return chosen, sizes, set()
+            return chosen, sizes, Gathered()
         told = self._gather("weigh", lambda shard: (self._own([chosen[i] for i in places], shard),))
         for at, i in enumerate(places):
             rows, tokens, known = (sum(weighed[at][part] for weighed in told.values.values()) for part in range(3))
@@ -299,7 +300,7 @@ class ShardedIndex:
             if isinstance(allow, list) and known < len(allow) and not told.missing:
                 got, expected = f"{len(allow) - known} ids that no shard has", f"ids of the {self.documents} documents"
                 raise UnknownIdError("Query: allow", got=got, expected=expected)
-        return chosen, sizes, set(told.missing)
+        return chosen, sizes, told
 
     def _own(self, chosen: Sequence[Chosen], shard: int) -> list[Chosen]:
         """By a shard's own rows; ids are looked for by each."""
@@ -315,20 +316,26 @@ class ShardedIndex:
         return [(cut(allow), cut(deny)) for allow, deny in chosen]
 
     def _merged(
-        self, told: Gathered, answers: Sequence[Answer], k: int, lacking: set[int], plan: Plan | None = None, of: int | None = None
+        self, told: Gathered, answers: Sequence[Answer], k: int, before: Sequence[Gathered], plan: Plan | None = None, of: int | None = None
     ) -> Found:
+        """The k best of all. before: of the questions that came first. Raises DuplicateIdError for an id that two shards have."""
         rows = np.concatenate([np.empty(0, np.int64), *(answer.rows for answer in answers)])
         scores = np.concatenate([np.empty(0, np.float32), *(answer.scores for answer in answers)])
         cut = np.concatenate([np.empty(0, np.int32), *(np.zeros(len(a.rows), np.int32) if a.cut is None else a.cut for a in answers)])
-        ids = [doc_id for answer in answers for doc_id in answer.ids]
         places, best = topk(scores, k, ids=rows)
-        order = np.argsort(rows, kind="stable")
+        order = np.argsort(rows)
         at = order[np.searchsorted(rows[order], places)]
-        self.corpus.hold((row, ids[i], None) for row, i in zip(places.tolist(), at.tolist()))
-        missing = {**dict.fromkeys(sorted(lacking), "its part of the collection's counts did not come in time"), **told.missing}
-        total = sum(answer.of for answer in answers) + sum(self.rows[shard] for shard in told.missing) if of is None else of
-        reached = sum(answer.reached for answer in answers)
-        return Found(places, best, cut[at], reached, total, missing, told.hedged, told.retried, plan)
+        ids = [doc_id for answer in answers for doc_id in answer.ids]
+        named = {ids[i]: row for row, i in zip(places.tolist(), at.tolist())}
+        if len(named) < len(places):
+            twice = next(ids[i] for row, i in zip(places.tolist(), at.tolist()) if named[ids[i]] != row)
+            raise DuplicateIdError("shards", got=f"the id '{twice}' in two of them, or twice in one", expected="every id once")
+        self.corpus.hold((row, doc_id, None) for doc_id, row in named.items())
+        missing = {shard: why for one in (*before, told) for shard, why in one.missing.items()}
+        gone = sum(self.rows[shard] for shard in told.missing)
+        total = sum(answer.of for answer in answers) + gone if of is None else of
+        hedged, retried = (sum(getattr(one, name) for one in (*before, told)) for name in ("hedged", "retried"))
+        return Found(places, best, cut[at], sum(answer.reached for answer in answers), total, missing, hedged, retried, plan)
 
     def _require(self, kind: str, verb: str) -> None:
         if self.kind != kind:
@@ -361,7 +368,9 @@ def _selection(name: str, chosen: Any, n: int) -> list[str] | NDArray[Any] | Non
         return list(dict.fromkeys(map(str, chosen)))
     right = array.ndim == 1 and (len(array) == n if array.dtype == bool else array.dtype.kind in "iu")
     if not right or (array.dtype != bool and len(array) and not 0 <= int(array.min()) <= int(array.max()) < n):
-        raise InputError(f"Query: {name}", got=f"{array.dtype} {list(array.shape)}", expected=f"ids, rows from 0 to {n - 1}, or a bool a row")
+        raise InputError(
+            f"Query: {name}", got=f"{array.dtype} {list(array.shape)}", expected=f"ids, rows from 0 to {n - 1}, or a bool a row"
+        )
     return array
 
 

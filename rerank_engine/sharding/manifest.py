@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ class Place:
 
 
 def split(index: Index, folder: str | Path, shards: int, *, progress: Progress | None = None) -> Path:
-    """Writes an index as so many shards of equal ranges of its documents, in their order, into a new folder. Deleted documents are left out.
-    progress(done, shards).
+    """Writes an index as so many shards of equal ranges of its documents, in their order, into a new folder. Deleted documents are left
+    out. progress(done, shards).
 
     Raises InputError: more shards than documents, a folder that is not empty, a vector index of faiss (build one a shard, and `join` them).
     """
@@ -40,7 +41,9 @@ def split(index: Index, folder: str | Path, shards: int, *, progress: Progress |
     if shards > len(index.corpus):
         raise InputError("split: shards", got=shards, expected=f"at most {len(index.corpus)}, the documents")
     if isinstance(index, VectorIndex) and index.kind != "exact":
-        raise InputError("split", got=f"a vector index of kind '{index.kind}'", expected="kind 'exact'", hint="Build one a shard; `join` them.")
+        raise InputError(
+            "split", got=f"a vector index of kind '{index.kind}'", expected="kind 'exact'", hint="Build one a shard; `join` them."
+        )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"folder {target}", got="something that is there already", expected="a new or empty folder")
     target.mkdir(parents=True, exist_ok=True)
@@ -51,12 +54,12 @@ def split(index: Index, folder: str | Path, shards: int, *, progress: Progress |
     else:
         live = list(range(len(frozen.corpus)))
     edges, files = np.linspace(0, len(live), shards + 1).astype(int).tolist(), list[str]()
-    for number, (start, end) in enumerate(zip(edges, edges[1:])):
+    for number, (start, end) in enumerate(pairwise(edges)):
         files.append(f"shard-{number:05d}.index")
         _part(frozen, live[start:end], live).save(target / files[-1])
         if progress:
             progress(number + 1, shards)
-    _write(target, kind, files, [end - start for start, end in zip(edges, edges[1:])])
+    _write(target, kind, files, [end - start for start, end in pairwise(edges)])
     return target
 
 

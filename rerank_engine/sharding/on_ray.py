@@ -77,16 +77,15 @@ def shards_on_ray(
     ray = started()
     opening: dict[str, Any] = {"in_memory": in_memory} | ({"analyzer": analyzer} if kind == BM25 and analyzer is not None else {})
     resources: dict[str, Any] = {"num_cpus": cpus} | ({} if memory is None else {"memory": memory})
-    actor = ray.remote(Holder).options(max_restarts=-1, max_concurrency=concurrency, scheduling_strategy="SPREAD", **resources)
-    held = []
+    asked = {"max_restarts": -1, "max_concurrency": concurrency, "scheduling_strategy": "SPREAD", **resources}
+    shared = {} if name is None else {"namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
+    actor, held = ray.remote(Holder), list[list[Actor]]()
     for number, place in enumerate(places):
-        row = []
+        held.append([])
         for copy in range(replicas):
-            kept = {} if name is None else {"name": f"{name}/{number}/{copy}", "namespace": NAMESPACE, "lifetime": "detached",
-                                            "get_if_exists": True}  # fmt: skip
-            handle = actor.options(**kept) if kept else actor
-            row.append(Actor(handle.remote(kind, place, threads, opening), f"replica {copy}"))
-        held.append(row)
+            own = shared and {**shared, "name": f"{name}/{number}/{copy}"}
+            handle = actor.options(**asked, **own).remote(kind, place, threads, opening)
+            held[-1].append(Actor(handle, f"replica {copy}"))
     return ShardedIndex(held, analyzer=analyzer, **options)
 
 

@@ -115,7 +115,7 @@ class Scatter:
         each: Callable[[int, Any], None] | None = None,
     ) -> Gathered:
         """Asks these shards (None: all). make(shard): the arguments, made when it is asked; each(shard, value): told of an answer at once.
-        until: a time of `time.monotonic()`; None: until all have answered, or `patience_s` from now. at_once: shards that are asked at a time.
+        until: a time of `time.monotonic()`; None: until all have answered, or `patience_s` from now. at_once: shards asked at a time.
 
         Raises InputError where a shard says that the question is wrong, and what `make` and `each` raise.
         """
@@ -127,7 +127,7 @@ class Scatter:
             while waiting and len(open_) < most:
                 asked = _Asked(waiting.popleft())
                 open_[asked.shard] = asked
-                self._send(asked, method, make, done, told)
+                self._send(asked, method, make, done)
             now = time.monotonic()
             if now >= end:
                 told.missing |= {shard: asked.why for shard, asked in open_.items()} | dict.fromkeys(waiting, "not asked in time")
@@ -141,9 +141,7 @@ class Scatter:
             self._taken(tried, open_, method, told, each)
         return told
 
-    def _send(
-        self, asked: _Asked, method: str, make: Callable[[int], tuple[Any, ...]], done: SimpleQueue[_Try], told: Gathered
-    ) -> None:
+    def _send(self, asked: _Asked, method: str, make: Callable[[int], tuple[Any, ...]], done: SimpleQueue[_Try]) -> bool:
         """To the replica that has least to do, if there is one that is not down and not asked already."""
         now, taken = time.monotonic(), {id(one.state) for one in asked.tries}
         with self._lock:
@@ -153,7 +151,7 @@ class Scatter:
             if not up:
                 if not asked.tries:
                     asked.again = min((state.down_until for state in states), default=math.inf)
-                return
+                return False
             least = min(state.busy for state in up)
             state = random.choice([state for state in up if state.busy == least])
             state.busy += 1
@@ -169,6 +167,7 @@ class Scatter:
             raise
         tried.future = future
         future.add_done_callback(lambda _: self._back(tried, done))
+        return True
 
     def _back(self, tried: _Try, done: SimpleQueue[_Try]) -> None:
         with self._lock:
@@ -194,20 +193,15 @@ class Scatter:
         now = time.monotonic()
         for asked in open_.values():
             if asked.again <= now:
-                told.retried += 1
-                self._send(asked, method, make, done, told)
+                told.retried += self._send(asked, method, make, done)
             elif asked.hedge <= now:
-                asked.hedge, before = math.inf, len(asked.tries)
-                self._send(asked, method, make, done, told)
-                asked.hedge = math.inf  # one second try, no third
-                if len(asked.tries) > before:
+                if self._send(asked, method, make, done):
                     told.hedged += 1
                     with self._lock:
                         self._hedged += 1
+                asked.hedge = math.inf  # one second try, no third
 
-    def _taken(
-        self, tried: _Try, open_: dict[int, _Asked], method: str, told: Gathered, each: Callable[[int, Any], None] | None
-    ) -> None:
+    def _taken(self, tried: _Try, open_: dict[int, _Asked], method: str, told: Gathered, each: Callable[[int, Any], None] | None) -> None:
         """What a try brought: the first answer counts, a failure is tried again, on another replica at once."""
         future, state, asked = tried.future, tried.state, open_.get(tried.shard)
         assert future is not None

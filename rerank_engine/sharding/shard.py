@@ -70,7 +70,9 @@ class Shard:
     """An index and where its rows lie in the collection: its row r is row base + r there. Its methods are what a coordinator asks; seconds:
     how long they may take."""
 
-    def __init__(self, index: Index | str | Path, base: int = 0, *, kind: str | None = None, threads: int | None = 1, **options: Any) -> None:
+    def __init__(
+        self, index: Index | str | Path, base: int = 0, *, kind: str | None = None, threads: int | None = 1, **options: Any
+    ) -> None:
         """index: or where it lies, opened with `options`, as an index of this kind."""
         self.index: Any = OPEN[str(kind)](index, **options) if isinstance(index, (str, Path)) else index
         self.kind, self.base, self.threads = kind_of(self.index), base, threads
@@ -86,14 +88,14 @@ class Shard:
     def about(self) -> dict[str, Any]:
         """{"kind", "rows": deleted ones included, "base", "documents", "made": what has to be the same of all shards, ...}"""
         index = self.index
-        told = {"kind": self.kind, "rows": len(index.corpus), "base": self.base}
+        told: dict[str, Any] = {"kind": self.kind, "rows": len(index.corpus), "base": self.base}
         if isinstance(index, BM25Index):
             searcher = index.searcher
             parameters = (index.parameters.variant, index.parameters.k1, index.parameters.b, index.parameters.delta)
             return told | {"documents": searcher.n_docs, "tokens": searcher.n_tokens, "made": (index.analyzer.config, parameters)}
         if isinstance(index, VectorIndex):
-            made = (index.metric, index.dim, index.given_dim, index.keep, index.scores_exact, index.made_by)
-            return told | {"documents": len(index.corpus), "made": made, "index": index.kind}
+            about = (index.metric, index.dim, index.given_dim, index.keep, index.scores_exact, index.made_by)
+            return told | {"documents": len(index.corpus), "made": about}
         live = token_search.live_rows(index._members)
         tokens = index.n_tokens if live is None else int(token_search.lengths_of(index._members, np.flatnonzero(live)).sum())
         made = (index.storage, index.dim, fingerprint(index.codec), index.made_by)
@@ -170,7 +172,7 @@ class Shard:
                 told = np.concatenate([np.empty(0, np.int64), *(df[i] for i in places)])
                 asked, mask = [batch[i] for i in places], masks[places[0]] if places else None
                 hits, reached = run(members, searcher, asked, k, mask, self.threads, told, floors[places])
-                out += [self._answer(*own, None, n, len(self.index.corpus)) for own, n in zip(hits, reached)]
+                out += [self._answer(rows, scores, None, n, len(self.index.corpus)) for (rows, scores), n in zip(hits, reached)]
         return out
 
     def _searcher_of(self, collection: tuple[int, int], parameters: Mapping[str, Any]) -> Searcher:
@@ -188,13 +190,12 @@ class Shard:
         with _within(seconds):
             hits, reached = index.search_reached(vectors, k, filters=masks, threads=self.threads)
         of = [len(index.corpus) if mask is None else int(mask.sum()) for mask in masks]
-        return [self._answer(*own, index.truncated_tokens[own[0]], n, most) for own, n, most in zip(hits, reached, of)]
+        cut = index.truncated_tokens
+        return [self._answer(rows, scores, cut[rows], n, most) for (rows, scores), n, most in zip(hits, reached, of)]
 
     # Tokens
 
-    def tokens(
-        self, query: NDArray[np.float32], own: Chosen, k: int, work: tuple[int, int], precision: str, seconds: float
-    ) -> Answer:
+    def tokens(self, query: NDArray[np.float32], own: Chosen, k: int, work: tuple[int, int], precision: str, seconds: float) -> Answer:
         """Every document that may be found, scored. work: of the whole collection, see `token_search.work_of`."""
         wanted = self._wanted(own)
         with _within(seconds):
@@ -221,9 +222,7 @@ class Shard:
             table = centroid_scores(query, self.index.codec.centroids, num_threads=self.threads)
             return self._scored(query, np.sort(rows) - self.base, k, work, precision, table)
 
-    def _scored(
-        self, query: Any, rows: NDArray[np.int64] | None, k: int, work: tuple[int, int], precision: str, table: Any
-    ) -> Answer:
+    def _scored(self, query: Any, rows: NDArray[np.int64] | None, k: int, work: tuple[int, int], precision: str, table: Any) -> Answer:
         options: dict[str, Any] = {"num_threads": self.threads, "precision": precision, "centroids": table, "whole": work}
         scores = token_search.score(self.index._members, query, rows, **options)
         rows = np.arange(len(scores)) if rows is None else rows
@@ -236,9 +235,7 @@ class Shard:
         mask, live = self._mask(own), token_search.live_rows(self.index._members)
         return live if mask is None else mask if live is None else mask & live
 
-    def _answer(
-        self, rows: NDArray[np.int64], scores: NDArray[np.float32], cut: NDArray[np.int32] | None, reached: int, of: int
-    ) -> Answer:
+    def _answer(self, rows: NDArray[np.int64], scores: NDArray[np.float32], cut: NDArray[np.int32] | None, reached: int, of: int) -> Answer:
         corpus = self.index.corpus
         return Answer(rows + self.base, scores, [corpus.id_of(row) for row in rows.tolist()], cut, reached, of)
 

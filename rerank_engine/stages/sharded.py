@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core import Query, Ranking, Stage
 from ..errors import InputError
@@ -32,8 +33,8 @@ class Sharded(Stage):
     each list come with their texts, which the stages behind read; others are asked of the shards when they are read.
 
     shard_ms: what a shard may take to answer; None: half of the time to the deadline of `rr.limited`, so that the stages behind have the
-    rest, and without a deadline as long as the index' patience. Where shards do not answer, the list is that of the others, and the facts of
-    the step say so: {"finished": False, "missing": {shard: why}}; {"hedged", "retried"} where questions were asked twice, or again.
+    rest, and without a deadline as long as the index' patience. Where shards do not answer, the list is that of the others, and the facts
+    of the step say so: {"finished": False, "missing": {shard: why}}; {"hedged", "retried"} where questions were asked twice, or again.
     """
 
     retrieves = True
@@ -108,19 +109,21 @@ class Sharded(Stage):
         return self.index.corpus.without_text(found.rows[: self.documents].tolist())
 
     def _ranking(self, found: Found | None, query: Query) -> Ranking:
-        index = self.index
         if found is None:
-            facts = reach(0, 1) if limits().out_of_time() and query.text.strip() else {}
-            return Ranking._trusted(np.empty(0, np.int64), np.empty(0, np.float32), index.corpus, self._scale, facts=facts)
+            late = reach(0, 1) if limits().out_of_time() and query.text.strip() else {}
+            return self._made(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int32), late)
         missing = {str(shard): why for shard, why in found.missing.items()}
         lost = [] if limits().out_of_time() else self._unread(found)  # of shards that have gone since; late stages read nothing
-        missing |= {str(index.corpus.shard_of(row)): "its documents did not come in time" for row in lost}
+        missing |= {str(self.index.corpus.shard_of(row)): "its documents did not come in time" for row in lost}
         there = ~np.isin(found.rows, lost)
-        facts: dict[str, Any] = {"shards": len(index.rows)} | ({} if found.plan is None else found.plan.facts)
+        facts: dict[str, Any] = {"shards": len(self.index.rows)} | ({} if found.plan is None else found.plan.facts)
         facts |= {name: getattr(found, name) for name in ("hedged", "retried") if getattr(found, name)}
         facts |= reach(found.reached, found.of) | ({"finished": False, "missing": missing} if missing else {})
-        columns = {} if index.kind == BM25 else {"truncated_tokens": found.cut[there]}
-        return Ranking._trusted(found.rows[there], found.scores[there], index.corpus, self._scale, columns, facts=facts)
+        return self._made(found.rows[there], found.scores[there], found.cut[there], facts)
+
+    def _made(self, rows: NDArray[np.int64], scores: NDArray[np.float32], cut: NDArray[np.int32], facts: dict[str, Any]) -> Ranking:
+        columns = {} if self.index.kind == BM25 else {"truncated_tokens": cut}
+        return Ranking._trusted(rows, scores, self.index.corpus, self._scale, columns, facts=facts)
 
     @property
     def _scale(self) -> str:

@@ -1,0 +1,335 @@
+"""The stage over shards: the same rankings as of one index, deadlines, shards that are gone, documents fetched when they are read."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import late_models
+import models
+import numpy as np
+import pytest
+import words_scorer
+
+import rerank_engine as rr
+from rerank_engine import cli
+from rerank_engine.errors import DuplicateIdError, FileFormatError, InputError, ShardUnavailable, UnknownIdError
+from rerank_engine.sharding import ShardedIndex, join, manifest, split
+from rerank_engine.sharding.scatter import Scatter
+from rerank_engine.sharding.shard import Here, Shard
+
+N = 60
+
+
+class Switched(Here):
+    """A replica that can be made slow, or dead."""
+
+    def __init__(self, shard, name):
+        super().__init__(shard, ThreadPoolExecutor(2), name)
+        self.dead, self.slow, self.asked = False, 0.0, []
+
+    def ask(self, method, arguments):
+        self.asked.append((method, arguments))
+        future = Future()
+        if self.dead:
+            future.set_exception(ConnectionError("gone"))
+        else:
+            threading.Timer(self.slow, lambda: future.set_result(self.shard.answer(method, arguments))).start()
+        return future
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    rng = np.random.default_rng(0)
+    texts = [models.words(int(start), 8) for start in rng.integers(0, 20, N)]
+    return rr.Corpus.from_texts(texts, ids=[f"d{i}" for i in range(N)], titles=[f"t{i}" for i in range(N)])
+
+
+@pytest.fixture(scope="module")
+def bm25(corpus):
+    return rr.BM25Index.build(corpus, analyzer="whitespace")
+
+
+def parts(index, n):
+    corpus, edges = index.corpus, np.linspace(0, N, n + 1).astype(int).tolist()
+    made = [rr.BM25Index.build(rr.Corpus(corpus[row] for row in range(a, b)), analyzer="whitespace") for a, b in itertools.pairwise(edges)]
+    return [Shard(part, base) for part, base in zip(made, edges)]
+
+
+@pytest.fixture
+def switched(bm25):
+    """Three shards, a replica each."""
+    held = [Switched(shard, f"replica of {shard.base}") for shard in parts(bm25, 3)]
+    return held, ShardedIndex([[one] for one in held], analyzer="whitespace")
+
+
+def require_same(one, many):
+    assert [ranking.doc_ids for ranking in many] == [ranking.doc_ids for ranking in one]
+    assert [ranking.scores.tolist() for ranking in many] == [ranking.scores.tolist() for ranking in one]
+    assert [ranking.scale for ranking in many] == [ranking.scale for ranking in one]
+    assert [ranking.documents for ranking in many] == [ranking.documents for ranking in one]
+    for name in one[0].columns:
+        assert [ranking.columns[name].tolist() for ranking in many] == [ranking.columns[name].tolist() for ranking in one]
+
+
+def test_a_ranking_is_that_of_one_index_and_a_reranker_reads_its_documents(bm25, switched):
+    queries = [models.words(3, 4), models.words(10, 2), "nothing", ""]
+    one, many = rr.BM25(bm25, k=30), rr.Sharded(switched[1], k=30)
+    require_same(one.run(queries), many.run(queries))
+    scorer = words_scorer.Words()
+    require_same((one >> rr.Rescore(scorer, 20)).run(queries), (many >> rr.Rescore(scorer, 20)).run(queries))
+    assert repr(many) == "Sharded(k=30, bm25 in 3 shards, lucene, k1=1.2, b=0.75)"
+
+
+def test_documents_come_with_the_list_and_are_asked_for_once(switched):
+    held, index = switched
+    ranking = rr.Sharded(index, k=30, documents=10)(models.words(3, 4))
+    asked = [arguments[0] for one in held for method, arguments in one.asked if method == "documents"]
+    assert sorted(row for rows in asked for row in rows) == sorted(ranking.ids[:10].tolist())
+    before = sum(len(one.asked) for one in held)
+    assert ranking.head(10).documents and ranking.doc_ids
+    assert sum(len(one.asked) for one in held) == before
+    assert len(ranking.documents) == len(ranking)
+    rr.Sharded(index, k=30, documents=10)(models.words(3, 4))
+    assert [method for one in held for method, _ in one.asked].count("frequencies") == 3, "what is known of terms is not asked again"
+
+
+@pytest.mark.parametrize("pooling", ["mean"])
+def test_vectors_by_their_encoder(corpus, tmp_path, pooling):
+    encoder = rr.load(models.write_encoder(tmp_path / "model", pooling, normalize=True))
+    index = rr.VectorIndex.build(corpus, encoder, kind="exact")
+    split(index, tmp_path / "s", 3)
+    queries = [models.words(3, 4), "", models.words(8, 2)]
+    many = rr.Sharded(ShardedIndex.open(tmp_path / "s"), k=10, encoder=encoder)
+    require_same(rr.Dense(index, encoder, k=10).run(queries), many.run(queries))
+    with pytest.raises(InputError, match="encoder"):
+        rr.Sharded(many.index, k=10)
+    other = rr.load(models.write_encoder(tmp_path / "other", "cls", normalize=True))
+    with pytest.raises(InputError, match="which made the index"):
+        rr.Sharded(many.index, k=10, encoder=other)
+
+
+@pytest.mark.parametrize("storage", ["float16", "int8"])
+def test_tokens_by_their_encoder(tmp_path, storage):
+    encoder = rr.load(late_models.write_pylate(tmp_path / "model"))
+    rng = np.random.default_rng(0)
+    words = [f"w{i}" for i in range(30)]
+    corpus = rr.Corpus.from_texts([" ".join(rng.choice(words, 6)) for _ in range(N)], ids=[f"d{i}" for i in range(N)])
+    index = rr.TokenIndex.build(corpus, encoder, storage=storage)
+    split(index, tmp_path / "s", 3)
+    queries = ["w1 w2", "", "w7"]
+    many = rr.Sharded(ShardedIndex.open(tmp_path / "s"), k=10, encoder=encoder)
+    require_same(rr.LateInteraction(index, encoder, k=10).run(queries), many.run(queries))
+    assert [r.trace for r in many.run(queries)] == [()] * 3
+    assert many("w1").trace[0].facts["exhaustive"]
+
+
+def test_a_shard_that_is_gone_is_named_and_the_others_answer_in_time(switched, bm25):
+    held, index = switched
+    stage, query = rr.Sharded(index, k=30), models.words(3, 4)
+    stage(query)  # what is known of the terms is held
+    held[1].dead = True
+    begun = time.monotonic()
+    ranking = stage(query, deadline_ms=400)
+    assert time.monotonic() - begun < 0.4
+    facts = ranking.trace[0].facts
+    assert list(facts["missing"]) == ["1"] and "gone" in facts["missing"]["1"]
+    assert not facts["finished"] and facts["reached"] == 40 and facts["retried"] > 0
+    whole = rr.BM25(bm25, k=60)(query)
+    left = [(row, score) for row, score in zip(whole.ids.tolist(), whole.scores.tolist()) if not 20 <= row < 40]
+    assert list(zip(ranking.ids.tolist(), ranking.scores.tolist())) == left[: len(ranking)]
+    assert ranking.unfinished
+    held[1].dead = False
+    assert stage(query).doc_ids == whole.head(30).doc_ids
+
+
+def test_without_a_deadline_it_waits_until_the_shard_is_back(switched, bm25):
+    held, index = switched
+    held[2].dead = True
+    threading.Timer(0.3, lambda: setattr(held[2], "dead", False)).start()
+    ranking = rr.Sharded(index, k=30)(models.words(3, 4))
+    assert ranking.doc_ids == rr.BM25(bm25, k=30)(models.words(3, 4)).doc_ids
+    assert "missing" not in ranking.trace[0].facts and ranking.trace[0].facts["retried"] > 0
+
+
+def test_counts_that_a_shard_did_not_give_are_told_and_forgotten(switched, bm25):
+    held, index = switched
+    held[0].slow = 0.25
+    query = models.words(5, 3)
+    facts = rr.Sharded(index, k=30)(query, deadline_ms=150).trace[0].facts
+    assert "0" in facts["missing"]
+    held[0].slow = 0.0
+    require_same([rr.BM25(bm25, k=30)(query)], [rr.Sharded(index, k=30)(query)])
+
+
+def test_shard_ms_leaves_the_rest_of_the_time_to_what_follows(switched):
+    held, index = switched
+    query = models.words(3, 4)
+    rr.Sharded(index, k=30)(query)
+    held[1].slow = 5.0
+    begun = time.monotonic()
+    ranking = (rr.Sharded(index, k=30, shard_ms=50) >> rr.Rescore(words_scorer.Words(), 10))(query, deadline_ms=2000)
+    assert time.monotonic() - begun < 1
+    assert list(ranking.trace[0].facts["missing"]) == ["1"]
+    assert ranking.trace[1].finished
+
+
+def test_a_shard_that_goes_between_search_and_reading_is_missing(switched):
+    held, index = switched
+    query = models.words(3, 4)
+    answer = held[1].shard.answer
+    held[1].shard.answer = lambda method, arguments: time.sleep(1) if method == "documents" else answer(method, arguments)
+    ranking = rr.Sharded(index, k=30)(query, deadline_ms=400)
+    assert list(ranking.trace[0].facts["missing"]) == ["1"]
+    assert not [row for row in ranking.ids.tolist() if 20 <= row < 40]
+    assert len(ranking.documents) == len(ranking)
+    held[1].shard.answer = answer
+
+
+def test_reading_of_a_shard_that_is_gone_says_so(switched):
+    held, index = switched
+    held[0].dead = True
+    with pytest.raises(ShardUnavailable, match="shard 0 of 3"), rr.limited(deadline_ms=50):
+        _ = index.corpus[3]
+    with pytest.raises(ShardUnavailable), rr.limited(deadline_ms=50):
+        index.corpus.row("d3")
+
+
+def test_the_corpus_is_that_of_one_index(switched, corpus):
+    index = switched[1]
+    assert len(index.corpus) == N == len(index)
+    assert list(index.corpus) == list(corpus)
+    assert index.corpus.ids == corpus.ids
+    assert index.corpus.texts([5, 50, 5]) == corpus.texts([5, 50, 5])
+    assert [index.corpus.row(f"d{i}") for i in (0, 30, 59)] == [0, 30, 59]
+    assert "d5" in index.corpus and "nobody" not in index.corpus
+    with pytest.raises(UnknownIdError):
+        index.corpus[N]
+    with pytest.raises(UnknownIdError):
+        index.corpus.row("nobody")
+
+
+def test_what_is_held_is_bounded(switched, monkeypatch):
+    monkeypatch.setattr("rerank_engine.sharding.corpus.HELD", 10)
+    corpus = switched[1].corpus
+    assert [document.id for document in corpus] == [f"d{i}" for i in range(N)]
+    assert len(corpus._held) == len(corpus._rows) == 10
+    assert corpus.texts(np.arange(N)) and len(corpus._held) == 10
+
+
+def test_two_sharded_indexes_of_a_collection_are_fused_as_two_whole_ones(bm25, corpus, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, n in (("a", 3), ("b", 3), ("c", 2)):
+        split(bm25, tmp_path / name, n)
+    opened = {name: ShardedIndex.open(tmp_path / name) for name in "abc"}
+    flat = {name: index.with_parameters(variant="bm25+") for name, index in opened.items()}
+    queries = [models.words(3, 4), models.words(int(rng.integers(0, 9)), 3)]
+    one = rr.Fuse(rr.BM25(bm25, k=20), rr.BM25(bm25.with_parameters(variant="bm25+"), k=20))
+    for other in "abc":  # the same shards, others of the same ranges, others: found by their ids
+        many = rr.Fuse(rr.Sharded(opened["a"], k=20), rr.Sharded(flat[other], k=20))
+        require_same(one.run(queries), many.run(queries))
+
+
+def test_split_and_join(bm25, tmp_path):
+    seen = []
+    split(bm25, tmp_path / "s", 7, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 7) for i in range(1, 8)]
+    assert manifest.is_sharded(tmp_path / "s")
+    kind, places = manifest.places(tmp_path / "s")
+    assert kind == "bm25" and [place.base for place in places] == [0, 8, 17, 25, 34, 42, 51]
+    files = [f"shard-{i:05d}.index" for i in range(7)]
+    (tmp_path / "s" / manifest.FILE).unlink()
+    join(tmp_path / "s", files, kind="bm25")
+    assert manifest.places(tmp_path / "s")[1] == places
+    join(tmp_path / "s", files[:2], kind="bm25")
+    assert len(ShardedIndex.open(tmp_path / "s")) == 17
+
+
+def test_bad_splits_and_joins(bm25, corpus, tmp_path):
+    for shards in (0, N + 1):
+        with pytest.raises(InputError, match="shards"):
+            split(bm25, tmp_path / "s", shards)
+    with pytest.raises(InputError, match="expected a BM25Index"):
+        split(corpus, tmp_path / "s", 2)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    with pytest.raises(InputError, match="a new or empty folder"):
+        split(bm25, tmp_path / "full", 2)
+    with pytest.raises(InputError, match="kind"):
+        join(tmp_path, ["x"], kind="impacts")
+    with pytest.raises(InputError, match="one file at least"):
+        join(tmp_path, [], kind="bm25")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{", "[]", '{"kind": "rerank-engine shards"}', '{"kind": "other"}',
+        '{"kind": "rerank-engine shards", "index": "bm25", "shards": []}',
+        '{"kind": "rerank-engine shards", "index": "bm25", "shards": [{"file": "../x", "rows": 1}]}',
+        '{"kind": "rerank-engine shards", "index": "bm25", "shards": [{"file": "/x", "rows": 1}]}',
+        '{"kind": "rerank-engine shards", "index": "bm25", "shards": [{"file": "x", "rows": "1"}]}',
+        '{"kind": "rerank-engine shards", "index": "bm25", "shards": [7]}',
+    ],
+)  # fmt: skip
+def test_a_damaged_manifest(tmp_path, content):
+    (tmp_path / manifest.FILE).write_text(content)
+    with pytest.raises(FileFormatError, match=r"shards\.json"):
+        ShardedIndex.open(tmp_path)
+
+
+def test_shards_that_changed_since(bm25, tmp_path):
+    split(bm25, tmp_path / "s", 2)
+    told = json.loads((tmp_path / "s" / manifest.FILE).read_text())
+    told["shards"][0]["rows"] = 29
+    (tmp_path / "s" / manifest.FILE).write_text(json.dumps(told))
+    with pytest.raises(FileFormatError, match="30 rows"):
+        ShardedIndex.open(tmp_path / "s")
+
+
+def test_an_id_in_two_shards_is_refused_when_it_is_met(bm25):
+    first, _ = parts(bm25, 2)
+    twice = rr.BM25Index.build(rr.Corpus(first.index.corpus), analyzer="whitespace")
+    index = ShardedIndex([[Switched(first, "a")], [Switched(Shard(twice, 30), "b")]], analyzer="whitespace")
+    with pytest.raises(DuplicateIdError, match="shard"):
+        index.search([models.words(3, 4)], 60)
+
+
+def test_no_shard_answers_at_the_start():
+    class Dead:
+        name = "dead"
+
+        def ask(self, method, arguments):
+            future = Future()
+            future.set_exception(ConnectionError("gone"))
+            return future
+
+    with pytest.raises(ShardUnavailable, match="gone"):
+        ShardedIndex([[Dead()]], patience_s=0.1)
+    assert len(Scatter([[Dead()]])) == 1
+
+
+def test_the_commands(bm25, corpus, tmp_path, capsys):
+    bm25.save(tmp_path / "one.index")
+    assert cli.main(["shard", str(tmp_path / "one.index"), str(tmp_path / "s"), "--shards", "3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["documents"] for row in told["shards"]] == [20, 20, 20]
+    query = models.words(3, 4)
+    found = []
+    for place in ("one.index", "s"):
+        assert cli.main(["search", str(tmp_path / place), query, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["results"])
+    assert found[0] == found[1]
+    assert cli.main(["check", str(tmp_path / "s"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["documents"] == N
+    again = ["shard", str(tmp_path / "one.index"), str(tmp_path / "s"), "--shards"]
+    for wrong in (["search", str(tmp_path / "s"), query, "--rm3"], [*again, "3"], [*again[:2], str(tmp_path / "t"), "--shards", "0"]):
+        assert cli.main(wrong) == 2
+    data = bytearray((tmp_path / "s" / "shard-00001.index").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "s" / "shard-00001.index").write_bytes(data)
+    assert cli.main(["check", str(tmp_path / "s")]) == 2
