@@ -169,11 +169,11 @@ class Ranking:
     @property
     def doc_ids(self) -> list[str]:
         """External ids, best first."""
-        return [self.corpus.id_of(row) for row in self.ids.tolist()]
+        return self.corpus.ids_of(self.ids)
 
     @property
     def documents(self) -> list[Document]:
-        return [self.corpus[row] for row in self.ids.tolist()]
+        return self.corpus.read(self.ids.tolist())
 
     def stage_ranks(self, row: int) -> dict[str, int]:
         """Where a document stood after each stage that held it, from 1: {"BM25": 4, "Dense": 1, "Fuse": 2, ...}."""

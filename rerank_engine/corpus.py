@@ -135,6 +135,14 @@ class Corpus:
         """The external id of a row; what is stored in a file is not read for it. Raises UnknownIdError."""
         return self[row].id
 
+    def ids_of(self, rows: ArrayLike) -> list[str]:
+        """The external ids of rows int64 [m]. Raises UnknownIdError."""
+        return [self.id_of(row) for row in np.asarray(rows, np.int64).tolist()]
+
+    def read(self, rows: Sequence[int]) -> list[Document]:
+        """The documents of rows. Raises UnknownIdError."""
+        return [self[row] for row in rows]
+
     def row(self, doc_id: str) -> int:
         """The row of an external id. Raises UnknownIdError."""
         try:

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..corpus import Corpus, Document
-from ..errors import ShardUnavailable, UnknownIdError
+from ..errors import DuplicateIdError, ShardUnavailable, UnknownIdError
 from ..limits import limits
 from .scatter import Gathered, Scatter
 
-HELD = 200_000  # documents, or ids alone, that are remembered
+HELD = 200_000  # ids, and documents, that are remembered
 TOGETHER = 1024  # documents of one question
 
 
 class ShardedCorpus(Corpus):
-    """Rows count on from shard to shard. Ids of what a search found and documents that were read are held, the latest HELD of them.
+    """Rows count on from shard to shard. What was read is held, ids and documents, the latest HELD of each.
 
-    What a shard that does not answer has is ShardUnavailable.
+    What a shard that does not answer has is ShardUnavailable. An id that two shards have is DuplicateIdError once both are read.
     """
 
-    __slots__ = ("_bases", "_held", "_lock", "_prints", "_scatter")
+    __slots__ = ("_bases", "_lock", "_names", "_prints", "_scatter", "_texts")
 
     def __init__(self, scatter: Scatter, sizes: Sequence[int]) -> None:
         self._scatter, self._bases, self._sha256 = scatter, list(accumulate(sizes, initial=0)), None
-        self._held = OrderedDict[int, tuple[str, Document | None]]()
-        self._rows, self._lock, self._prints = {}, threading.RLock(), list[str]()
+        self._names, self._rows, self._texts = dict[int, str](), {}, dict[int, Document]()
+        self._lock, self._prints = threading.Lock(), list[str]()
 
     def __len__(self) -> int:
         return self._bases[-1]
@@ -49,22 +48,28 @@ class ShardedCorpus(Corpus):
 
     @property
     def ids(self) -> list[str]:
-        return [document.id for document in self]
+        return self.ids_of(np.arange(len(self)))
 
     def id_of(self, row: int) -> str:
-        held = self._held.get(row)
-        return self[row].id if held is None else held[0]
+        return self.ids_of([row])[0]
+
+    def ids_of(self, rows: ArrayLike) -> list[str]:
+        wanted, held = np.asarray(rows, np.int64).tolist(), self._names
+        known = {row: held[row] for row in wanted if row in held}
+        for start in range(0, len(wanted), TOGETHER):
+            lacking = [row for row in wanted[start : start + TOGETHER] if row not in known]
+            self._require_all(self.fetch((), lacking, names=known))
+        return [known[row] for row in wanted]
 
     def row(self, doc_id: str) -> int:
-        with self._lock:
-            if (known := self._rows.get(doc_id)) is not None:
-                return known
+        if (known := self._rows.get(doc_id)) is not None:
+            return known
         told = self._gather("find", dict.fromkeys(range(len(self._scatter)), (doc_id,)))
         row = next((found for found in told.values.values() if found is not None), None)
         if row is None:
             self._require_all(told)
             raise UnknownIdError("Corpus", got=f"the id '{doc_id}'", expected=f"one of its {len(self)} documents' ids")
-        self.hold([(row, doc_id, None)])
+        self._hold({row: doc_id}, {})
         return int(row)
 
     def texts(self, rows: ArrayLike | None = None) -> list[str]:
@@ -72,47 +77,56 @@ class ShardedCorpus(Corpus):
 
     def read(self, rows: Sequence[int]) -> list[Document]:
         """The documents of rows, of each shard in one question. Raises ShardUnavailable."""
-        known = self._known(rows)
-        self._require_all(self.fetch([row for row in rows if row not in known], known))
+        held = self._texts
+        known = {row: held[row] for row in rows if row in held}
+        self._require_all(self.fetch([row for row in rows if row not in known], documents=known))
         return [known[row] for row in rows]
 
-    def fetch(self, rows: Iterable[int], into: dict[int, Document] | None = None) -> Gathered:
-        """Holds these rows' documents, as far as the shards answer before the deadline of `limits()`."""
-        wanted = dict[int, list[int]]()
-        for row in dict.fromkeys(rows):
-            wanted.setdefault(self.shard_of(row), []).append(row)
-        told = self._gather("documents", {shard: (own,) for shard, own in wanted.items()})
-        for shard, documents in told.values.items():
-            self.hold((row, document.id, document) for row, document in zip(wanted[shard], documents))
-            if into is not None:
-                into.update(zip(wanted[shard], documents))
+    def fetch(
+        self,
+        rows: Iterable[int],
+        named: Iterable[int] = (),
+        *,
+        documents: dict[int, Document] | None = None,
+        names: dict[int, str] | None = None,
+    ) -> Gathered:
+        """Holds the documents of rows, and the ids of `named`, as far as the shards answer before the deadline of `limits()`; and puts them
+        into `documents` and `names`."""
+        calls = dict[int, tuple[list[int], list[int]]]()
+        for place, wanted in enumerate((rows, named)):
+            for row in dict.fromkeys(wanted):
+                calls.setdefault(self.shard_of(row), ([], []))[place].append(row)
+        told = self._gather("read", calls)
+        for shard, (found, ids) in told.values.items():
+            read, listed = dict(zip(calls[shard][0], found)), dict(zip(calls[shard][1], ids))
+            listed |= {row: document.id for row, document in read.items()}
+            self._hold(listed, read)
+            if documents is not None:
+                documents |= read
+            if names is not None:
+                names |= listed
         return told
 
-    def without_text(self, rows: Sequence[int]) -> list[int]:
-        """Those of the rows whose documents are not held."""
-        return [row for row in rows if (self._held.get(row) or ("", None))[1] is None]
+    def lacking(self, rows: Sequence[int], texts: bool) -> list[int]:
+        """Those of the rows whose documents, or whose ids alone, are not held."""
+        held = self._texts if texts else self._names
+        return [row for row in rows if row not in held]
 
-    def _known(self, rows: Sequence[int]) -> dict[int, Document]:
-        out = dict[int, Document]()
-        for row in rows:
-            self._require(row)
-            document = (self._held.get(row) or ("", None))[1]
-            if document is not None:
-                out[row] = document
-        return out
-
-    def hold(self, found: Iterable[tuple[int, str, Document | None]]) -> None:
-        """Remembers (row, id, document or None)."""
+    def _hold(self, names: Mapping[int, str], documents: Mapping[int, Document]) -> None:
         with self._lock:
-            for row, doc_id, document in found:
-                before = self._held.pop(row, None)
-                self._held[row] = doc_id, document if document is not None or before is None else before[1]
-                self._rows[doc_id] = row
-            while len(self._held) > HELD:
-                _, (doc_id, _) = self._held.popitem(last=False)
-                self._rows.pop(doc_id, None)
+            for row, doc_id in names.items():
+                if (other := self._rows.get(doc_id, row)) != row:
+                    raise DuplicateIdError("shards", got=f"the id '{doc_id}' in rows {other} and {row}", expected="every id once")
+            self._names.update(names)
+            self._rows.update((doc_id, row) for row, doc_id in names.items())
+            self._texts.update(documents)
+            if len(self._names) > HELD:  # in new dicts: who reads the old ones finds what was in them
+                self._names = dict(list(self._names.items())[-HELD // 2 :])
+                self._rows = {doc_id: row for row, doc_id in self._names.items()}
+            if len(self._texts) > HELD:
+                self._texts = dict(list(self._texts.items())[-HELD // 2 :])
 
-    def _gather(self, method: str, calls: dict[int, tuple[object, ...]]) -> Gathered:
+    def _gather(self, method: str, calls: Mapping[int, tuple[object, ...]]) -> Gathered:
         return self._scatter.gather(method, calls.__getitem__, shards=calls, until=limits().deadline) if calls else Gathered()
 
     def _require_all(self, told: Gathered) -> None:

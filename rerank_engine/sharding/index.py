@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..core import Query
-from ..errors import DuplicateIdError, FileFormatError, InputError, ShardUnavailable, UnknownIdError
+from ..errors import FileFormatError, InputError, ShardUnavailable, UnknownIdError
 from ..indexes.queries import Terms, distinct, terms_of
 from ..indexes.token_probe import Plan, Probe, planned, require, wider
 from ..indexes.token_search import work_of
@@ -318,19 +318,13 @@ class ShardedIndex:
     def _merged(
         self, told: Gathered, answers: Sequence[Answer], k: int, before: Sequence[Gathered], plan: Plan | None = None, of: int | None = None
     ) -> Found:
-        """The k best of all. before: of the questions that came first. Raises DuplicateIdError for an id that two shards have."""
+        """The k best of all. before: of the questions that came first."""
         rows = np.concatenate([np.empty(0, np.int64), *(answer.rows for answer in answers)])
         scores = np.concatenate([np.empty(0, np.float32), *(answer.scores for answer in answers)])
         cut = np.concatenate([np.empty(0, np.int32), *(np.zeros(len(a.rows), np.int32) if a.cut is None else a.cut for a in answers)])
         places, best = topk(scores, k, ids=rows)
         order = np.argsort(rows)
         at = order[np.searchsorted(rows[order], places)]
-        ids = [doc_id for answer in answers for doc_id in answer.ids]
-        named = {ids[i]: row for row, i in zip(places.tolist(), at.tolist())}
-        if len(named) < len(places):
-            twice = next(ids[i] for row, i in zip(places.tolist(), at.tolist()) if named[ids[i]] != row)
-            raise DuplicateIdError("shards", got=f"the id '{twice}' in two of them, or twice in one", expected="every id once")
-        self.corpus.hold((row, doc_id, None) for doc_id, row in named.items())
         missing = {shard: why for one in (*before, told) for shard, why in one.missing.items()}
         gone = sum(self.rows[shard] for shard in told.missing)
         total = sum(answer.of for answer in answers) + gone if of is None else of

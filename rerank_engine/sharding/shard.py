@@ -43,12 +43,11 @@ def kind_of(index: object) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """To one query: rows int64 [m] of the whole collection and scores float32 [m], best first, with the documents' ids; cut int32 [m], the
-    tokens that an encoder cut off, if one did; reached: how many of the rows that may be found it got to, `of` of them."""
+    """To one query: rows int64 [m] of the whole collection and scores float32 [m], best first; cut int32 [m], the tokens that an encoder
+    cut off, if one did; reached: how many of the rows that may be found it got to, `of` of them."""
 
     rows: NDArray[np.int64]
     scores: NDArray[np.float32]
-    ids: list[str]
     cut: NDArray[np.int32] | None
     reached: int
     of: int
@@ -105,10 +104,10 @@ class Shard:
         """Of residual codes, None for others."""
         return self.index.codec
 
-    def documents(self, rows: Sequence[int]) -> list[Document]:
-        """By rows of the collection."""
+    def read(self, rows: Sequence[int], named: Sequence[int] = ()) -> tuple[list[Document], list[str]]:
+        """By rows of the collection: the documents of some, the ids alone of others."""
         corpus = self.index.corpus
-        return [corpus[row - self.base] for row in rows]
+        return [corpus[row - self.base] for row in rows], [corpus.id_of(row - self.base) for row in named]
 
     def find(self, doc_id: str) -> int | None:
         """The row of an id in the collection, None where it is not here."""
@@ -236,8 +235,7 @@ class Shard:
         return live if mask is None else mask if live is None else mask & live
 
     def _answer(self, rows: NDArray[np.int64], scores: NDArray[np.float32], cut: NDArray[np.int32] | None, reached: int, of: int) -> Answer:
-        corpus = self.index.corpus
-        return Answer(rows + self.base, scores, [corpus.id_of(row) for row in rows.tolist()], cut, reached, of)
+        return Answer(rows + self.base, scores, cut, reached, of)
 
 
 def _of(name: str, chosen: Selection, corpus: Corpus) -> NDArray[np.bool_]:

@@ -75,7 +75,9 @@ class Sharded(Stage):
             for i, one in zip(places, self._found(asked, vectors)):
                 out[i] = one
         with self._time():
-            index.corpus.fetch(row for one in out if one is not None for row in self._unread(one))
+            read = [row for one in out if one is not None for row in one.rows[: self.documents].tolist()]
+            named = [row for one in out if one is not None for row in one.rows[self.documents :].tolist()]
+            index.corpus.fetch(index.corpus.lacking(read, texts=True), index.corpus.lacking(named, texts=False))
         return [self._ranking(one, query) for one, query in zip(out, queries)]
 
     @contextmanager
@@ -104,22 +106,25 @@ class Sharded(Stage):
         options: dict[str, Any] = {"probe": self.probe, "candidates": self.candidates, "precision": self.precision}
         return self.index.search_tokens(vectors, self.k, filters=asked, **options)
 
-    def _unread(self, found: Found) -> list[int]:
-        """Rows whose documents are to come with the list, and have not."""
-        return self.index.corpus.without_text(found.rows[: self.documents].tolist())
-
     def _ranking(self, found: Found | None, query: Query) -> Ranking:
         if found is None:
             late = reach(0, 1) if limits().out_of_time() and query.text.strip() else {}
             return self._made(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int32), late)
         missing = {str(shard): why for shard, why in found.missing.items()}
-        lost = [] if limits().out_of_time() else self._unread(found)  # of shards that have gone since; late stages read nothing
+        lost = self._lost(found)
         missing |= {str(self.index.corpus.shard_of(row)): "its documents did not come in time" for row in lost}
         there = ~np.isin(found.rows, lost)
         facts: dict[str, Any] = {"shards": len(self.index.rows)} | ({} if found.plan is None else found.plan.facts)
         facts |= {name: getattr(found, name) for name in ("hedged", "retried") if getattr(found, name)}
         facts |= reach(found.reached, found.of) | ({"finished": False, "missing": missing} if missing else {})
         return self._made(found.rows[there], found.scores[there], found.cut[there], facts)
+
+    def _lost(self, found: Found) -> list[int]:
+        """Rows of shards that have gone since they were searched. Where all time is gone, too, none: late stages read nothing."""
+        corpus, rows = self.index.corpus, found.rows.tolist()
+        if limits().out_of_time():
+            return []
+        return corpus.lacking(rows[: self.documents], texts=True) + corpus.lacking(rows[self.documents :], texts=False)
 
     def _made(self, rows: NDArray[np.int64], scores: NDArray[np.float32], cut: NDArray[np.int32], facts: dict[str, Any]) -> Ranking:
         columns = {} if self.index.kind == BM25 else {"truncated_tokens": cut}

@@ -87,8 +87,9 @@ def test_a_ranking_is_that_of_one_index_and_a_reranker_reads_its_documents(bm25,
 def test_documents_come_with_the_list_and_are_asked_for_once(switched):
     held, index = switched
     ranking = rr.Sharded(index, k=30, documents=10)(models.words(3, 4))
-    asked = [arguments[0] for one in held for method, arguments in one.asked if method == "documents"]
-    assert sorted(row for rows in asked for row in rows) == sorted(ranking.ids[:10].tolist())
+    asked = [arguments for one in held for method, arguments in one.asked if method == "read"]
+    assert sorted(row for rows, _ in asked for row in rows) == sorted(ranking.ids[:10].tolist())
+    assert sorted(row for _, rows in asked for row in rows) == sorted(ranking.ids[10:].tolist())
     before = sum(len(one.asked) for one in held)
     assert ranking.head(10).documents and ranking.doc_ids
     assert sum(len(one.asked) for one in held) == before
@@ -181,7 +182,7 @@ def test_a_shard_that_goes_between_search_and_reading_is_missing(switched):
     held, index = switched
     query = models.words(3, 4)
     answer = held[1].shard.answer
-    held[1].shard.answer = lambda method, arguments: time.sleep(1) if method == "documents" else answer(method, arguments)
+    held[1].shard.answer = lambda method, arguments: time.sleep(1) if method == "read" else answer(method, arguments)
     ranking = rr.Sharded(index, k=30)(query, deadline_ms=400)
     assert list(ranking.trace[0].facts["missing"]) == ["1"]
     assert not [row for row in ranking.ids.tolist() if 20 <= row < 40]
@@ -216,8 +217,8 @@ def test_what_is_held_is_bounded(switched, monkeypatch):
     monkeypatch.setattr("rerank_engine.sharding.corpus.HELD", 10)
     corpus = switched[1].corpus
     assert [document.id for document in corpus] == [f"d{i}" for i in range(N)]
-    assert len(corpus._held) == len(corpus._rows) == 10
-    assert corpus.texts(np.arange(N)) and len(corpus._held) == 10
+    assert len(corpus._texts) <= 10 and len(corpus._names) == len(corpus._rows) <= 10
+    assert corpus.texts(np.arange(N)) and corpus.ids_of(np.arange(N)) and len(corpus._texts) <= 10
 
 
 def test_two_sharded_indexes_of_a_collection_are_fused_as_two_whole_ones(bm25, corpus, tmp_path):
@@ -296,7 +297,7 @@ def test_an_id_in_two_shards_is_refused_when_it_is_met(bm25):
     twice = rr.BM25Index.build(rr.Corpus(first.index.corpus), analyzer="whitespace")
     index = ShardedIndex([[Switched(first, "a")], [Switched(Shard(twice, 30), "b")]], analyzer="whitespace")
     with pytest.raises(DuplicateIdError, match="shard"):
-        index.search([models.words(3, 4)], 60)
+        rr.Sharded(index, k=60)(models.words(3, 4))
 
 
 def test_no_shard_answers_at_the_start():
