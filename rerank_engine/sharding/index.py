@@ -269,7 +269,8 @@ class ShardedIndex:
         """In how many documents of the collection terms stand, and how the shards were asked. Half of the time is for that; what is known
         of all shards is not asked again."""
         terms = list(dict.fromkeys(term for asked, _, _ in batch for term in asked))
-        held = {term: self._df[term] for term in terms if term in self._df}
+        known = self._df
+        held = {term: known[term] for term in terms if term in known}
         new = [term for term in terms if term not in held]
         if not new:
             return held, Gathered()
@@ -278,8 +279,10 @@ class ShardedIndex:
         told = self.scatter.gather("frequencies", lambda _: (new,), until=half, at_once=self.at_once)
         sums = np.sum([np.zeros(len(new), np.int64), *(np.array(counts, np.int64) for counts in told.values.values())], axis=0)
         found = dict(zip(new, sums.tolist()))
-        if not told.missing:
-            self._df = {**(self._df if len(self._df) < KNOWN_TERMS else {}), **found}
+        if not told.missing and len(known) < KNOWN_TERMS:
+            known.update(found)
+        elif not told.missing:
+            self._df = found
         return {**held, **found}, told
 
     def _chosen(self, queries: Sequence[Any]) -> tuple[list[Chosen], list[tuple[int, int]], Gathered]:
