@@ -5,7 +5,7 @@ nat@k, freq@k  natural queries and queries of very frequent words, the k best, o
 one index      theirs: the same documents in one index; a ratio below 1 says what sharding costs
 all at once    theirs: every shard is asked at the same time; ours: one after the other, each told the k-th best score so far
 
-on Ray         wall ms a query, 3 shards in actors (ours) against the same in this process (theirs), in turns: what the hop costs. Needs ray;
+on Ray         wall ms a query, 3 shards in actors (ours) against the same in this process (theirs), in turns: the hop. Needs ray;
                100,000 documents
 
 Answers are checked bit for bit before.
