@@ -16,8 +16,8 @@ RESTARTS = 20  # of an actor, and tries of a part, before the job fails
 
 
 class _Actor:
-    """An actor of Ray Data's pool: holds the model, takes batches of part numbers. What goes wrong is told in a row: an error that is raised
-    here reaches the driver as a text among Ray's own."""
+    """An actor of Ray Data's pool: holds the model, takes batches of part numbers. What goes wrong is told in a row, for an error that is
+    raised here reaches the driver as a text among Ray's own."""
 
     def __init__(self, job: Job, threads: int | None) -> None:
         self.scorer: PartScorer | Exception

@@ -264,6 +264,18 @@ def test_the_command(files, right, tmp_path, capsys):
     assert "6 of them done before" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_forms_of_files(files, right, tmp_path, form):
+    """The run comes in this form, and is read again as the run."""
+    if form == "parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    bulk.rerank_run(job(files, tmp_path), each=in_here, form=form)
+    rr.evaluation.write_run(tmp_path / "again", rr.evaluation.read_run(tmp_path / f"run.{form}"))
+    assert (tmp_path / "again").read_bytes() == right
+    with pytest.raises(InputError, match="form"):
+        bulk.rerank_run(job(files, tmp_path), each=in_here, form="csv")
+
+
 PAIRS = {"query": ["cats", "cats", "fleas"], "document": ["cats w1", None, "dogs"]}
 
 
@@ -298,11 +310,3 @@ def test_batches_of_arrow(files):
     for batch in (pyarrow.table(PAIRS), pyarrow.RecordBatch.from_pydict(PAIRS)):
         (found,) = bulk.score_batches([batch], model, score="s")
         assert found.column("s").to_pylist() == pytest.approx(scores) and found.schema.names == ["query", "document", "s"]
-
-
-def test_on_ray(files, right, tmp_path):
-    pytest.importorskip("ray", reason="ray is not installed")
-    from rerank_engine.cluster import on_ray
-
-    told = bulk.rerank_run(job(files, tmp_path), workers=2, each=on_ray)
-    assert (tmp_path / "run.trec").read_bytes() == right and told["parts"] == 6

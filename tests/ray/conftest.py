@@ -1,6 +1,6 @@
 """One start of Ray for a session of these tests; without Ray all of them skip (`make ray` sets up an environment that has it).
 
-Ask for `ray.data`, never for `ray` alone: the folder of the tests is on the path, so that this folder answers to the name of a missing package.
+Ask for `ray.data`, never for `ray` alone: the folder of the tests is on the path, so that this one answers to the missing package's name.
 """
 
 from __future__ import annotations
