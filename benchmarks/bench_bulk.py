@@ -3,13 +3,13 @@
 
 processes, ray    seconds a pair of two workers ("ours") against one ("theirs"), so that ratio is the speed-up. Steady state: of each worker
                   from its first part to its last, waiting and writing included; the start of processes and models is apart. Questions and
-                  passages of trec-dl19-pool, BM25's first documents, a question a part.
-part              ms that a part takes beside its scoring, by one worker, on Ray ("ours") and on processes: parts of a blank document.
-start             s from the checked job to the first part begun, two workers: processes and models; on Ray beside that of Ray itself
-                  ("ray_init_s"), once.
+                  passages of trec-dl19-pool, BM25's first documents, a question a part. "cpu_ratio": twice what a pair of one takes of a
+                  processor over what it takes of two, which is the speed-up where nothing else runs and no worker waits.
+part              ms of a part that holds a blank document alone, so that nothing is scored, by one worker: Ray ("ours") and processes.
+start             s from the checked job to the first part begun, two workers: processes and models. "ray_init_s": of Ray itself, once.
 
-All four runs of a round come in turns and must give the same bytes. Medians of the rounds; spread: of their ratios, the middle half. Wall
-time, for that is what a second worker is for: the machine has to be quiet ("load" tells).
+All runs of a round come in turns and must give the same bytes. Medians of the rounds; spread: of their ratios, the middle half. Wall time,
+for that is what a second worker is for: the machine has to be quiet ("load" tells whether it was).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SIDES = {"processes": None, "ray": on_ray}
 
 
 def rows(quick: bool) -> Iterator[harness.Row]:
-    rounds, depth, empty = (1, 10, 50) if quick else (5, 50, 300)
+    rounds, depth, empty = (1, 10, 50) if quick else (5, 30, 200)
     load, sides, init = os.getloadavg(), dict(SIDES), None
     if harness.peer("ray.data") is None:
         del sides["ray"]
@@ -54,17 +54,18 @@ def rows(quick: bool) -> Iterator[harness.Row]:
                 timed(root, blank(root, empty), sides, key, parts[key])
     how = {"load": load, "rounds": rounds, "depth": depth, "model": MODEL, "collection": POOL.name, "blank_parts": empty}
     for side in sides:
-        one, two = ([told["s_per_pair"] for told in found[side, workers]] for workers in (1, 2))
-        yield row(side, "1 worker", "s_per_pair", two, one, how)
+        one, two = found[side, 1], found[side, 2]
+        cpu = statistics.median(2 * a["cpu_s_per_pair"] / b["cpu_s_per_pair"] for a, b in zip(one, two))
+        yield row(side, "1 worker", "s_per_pair", two, one, {**how, "cpu_ratio": round(cpu, 3)})
     if init is not None:
-        for case, key, at, workers in (("part", "overhead_ms", parts, 1), ("start", "start_s", found, 2)):
-            ours, theirs = ([told[key] for told in at[side, workers]] for side in ("ray", "processes"))
-            yield row(case, "processes", key, ours, theirs, {**how, "ray_init_s": init})
+        yield row("part", "processes", "ms_a_part", parts["ray", 1], parts["processes", 1], how)
+        yield row("start", "processes", "start_s", found["ray", 2], found["processes", 2], {**how, "ray_init_s": init})
 
 
-def row(case: str, peer: str, metric: str, ours: list[float], theirs: list[float], how: dict[str, Any]) -> harness.Row:
-    spread = np.percentile([b / a for a, b in zip(ours, theirs)], [25, 75]).tolist()
-    return harness.row("bulk", case, peer, metric, statistics.median(ours), statistics.median(theirs), spread, "onnx", **how)
+def row(case: str, peer: str, key: str, ours: list[Any], theirs: list[Any], how: dict[str, Any]) -> harness.Row:
+    a, b = ([told[key] for told in side] for side in (ours, theirs))
+    spread = np.percentile([y / x for x, y in zip(a, b)], [25, 75]).tolist()
+    return harness.row("bulk", case, peer, key, statistics.median(a), statistics.median(b), spread, "onnx", **how)
 
 
 def start_ray() -> float:
@@ -78,25 +79,33 @@ def start_ray() -> float:
 
 def timed(root: Path, job: bulk.Job, sides: dict[str, Any], key: tuple[str, int], found: list[Any]) -> bytes:
     """Runs the job into a folder of its own, adds what it took, and gives the file that came of it."""
-    stamps = list[float]()
+    stamps, of = list[float](), dict[int, list[tuple[float, float, Any]]]()  # when a part came, and what its process had taken by then
+
+    def watched(*asked: Any) -> Iterator[dict[str, Any]]:
+        stamps.append(time.perf_counter())
+        for part in (sides[key[0]] or bulk._processes)(*asked):
+            stamps.append(time.perf_counter())
+            of.setdefault(part["process"], []).append((stamps[-1], cpu_s(part["process"]), part))
+            yield part
+
     with tempfile.TemporaryDirectory(dir=root) as out:
-        mine = bulk.Job(**{**vars(job), "out": out})
-        told = bulk.rerank_run(
-            mine, workers=key[1], threads=1, each=sides[key[0]], progress=lambda *_: stamps.append(time.perf_counter())
-        )  # fmt: skip
-        data = (Path(out) / "run.trec").read_bytes()
-    of = dict[int, list[tuple[float, Any]]]()
-    for stamp, part in zip(stamps[1:], told["parts_told"], strict=True):
-        of.setdefault(part["process"], []).append((stamp, part))
-    spans = [(part[-1][0] - part[0][0], part[1:]) for part in of.values()]
-    rate = sum(sum(part["pairs"] for _, part in rest) / span for span, rest in spans)
-    beside = sum(span for span, _ in spans) - sum(part["seconds"] for _, rest in spans for _, part in rest)
+        told = bulk.rerank_run(bulk.Job(**{**vars(job), "out": out}), workers=key[1], threads=1, each=watched)
+        data = Path(told["run"]).read_bytes()
+    rates = [(sum(part["pairs"] for *_, part in rest), rest[-1][0] - first[0], rest[-1][1] - first[1]) for first, *rest in of.values()]
     found.append({
-        "s_per_pair": 1 / rate, "start_s": stamps[1] - stamps[0] - told["parts_told"][0]["seconds"],
-        "overhead_ms": 1e3 * beside / sum(len(rest) for _, rest in spans),
+        "s_per_pair": 1 / sum(pairs / wall for pairs, wall, _ in rates),
+        "cpu_s_per_pair": sum(cpu for *_, cpu in rates) / sum(pairs for pairs, *_ in rates),
+        "start_s": stamps[1] - stamps[0] - told["parts_told"][0]["seconds"],
     })  # fmt: skip
+    found[-1]["ms_a_part"] = 1e3 * found[-1]["s_per_pair"] * told["pairs"] / told["parts"]
     harness.note(f"{key}: {found[-1]}, {len(of)} processes")
     return data
+
+
+def cpu_s(pid: int) -> float:
+    """What a process has taken of processors until now."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def blank(root: Path, n: int) -> bulk.Job:
