@@ -9,7 +9,7 @@ FOLDERS ?= $(patsubst %/qrels,%,$(wildcard ../shared/data/*/qrels))
 RESULTS ?= benchmarks/results/quality
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*)
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format peers bench bench-ops quality kernels kernels-record venv-kernel-peers bench-cross bench-gpu clients sanitize package aarch64 wheel demo-data clean
+.PHONY: help demo test lint format peers bench bench-ops quality kernels kernels-record venv-kernel-peers bench-cross bench-gpu clients ray sanitize package aarch64 wheel demo-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -92,6 +92,16 @@ clients: .venv-clients-sdk/.made .venv-clients-frameworks/.made .venv-cross/.mad
 	@for set in sdk frameworks; do RERANK_SERVER="$(BIN)/python -m rerank_engine.cli serve" .venv-clients-$$set/bin/python -m pytest tests/serve/test_clients.py tests/adapters -rs -W ignore::pytest.PytestDeprecationWarning $(ARGS) || exit 1; done
 	@.venv-cross/bin/python -m pytest tests/adapters/test_shapes.py -rs $(ARGS) # sentence-transformers' own evaluation
 
+# Ray, Parquet and pandas beside what .venv has, whose packages it sees: so nothing there comes twice, torch for CUDA least of all.
+.venv-ray/.made: tests/ray/requirements.txt | .venv/.dev
+	@$(PYTHON) -m venv --clear .venv-ray
+	@(echo '$(CURDIR)'; $(BIN)/python -c "import site; print(site.getsitepackages()[0])") > $$(echo .venv-ray/lib/python*/site-packages)/rerank_engine_checkout.pth
+	.venv-ray/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+ray: .venv-ray/.made ## what runs on Ray, and Parquet, in an environment that has both; ARGS=--thorough: 20 kills
+	.venv-ray/bin/python -m pytest tests/ray tests/test_parquet.py tests/test_bulk.py -rs $(ARGS)
+
 bench-cross: .venv-cross/.made ## cross-encoders against sentence-transformers, onnxruntime and OpenVINO, whose pins need an environment of their own
 	.venv-cross/bin/python -m benchmarks.bench_cross_encoder $(ARGS)
 
@@ -127,4 +137,4 @@ demo-data: .venv/.base ## rebuild the demo's collection and vectors (SOURCE = a 
 	$(BIN)/python -m rerank_engine.demo.build $(SOURCE)
 
 clean: ## remove what the targets made
-	rm -rf .venv .venv-cross .venv-late build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache rerank_engine/_native*.so
+	rm -rf .venv .venv-cross .venv-late .venv-ray build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache rerank_engine/_native*.so

@@ -25,21 +25,24 @@ from numpy.typing import NDArray
 
 from . import __version__
 from .core import LOWEST, Query, Ranking, Rescore, with_tail
-from .corpus import Corpus, read_jsonl
+from .corpus import Corpus
 from .errors import FileFormatError, InputError, RerankError, UnknownIdError
+from .evaluation.beir import query_records
 from .evaluation.measures import trec_order
 from .evaluation.trec import read_run, write_run
 from .ops.checks import count
+from .parquet import require_parquet
 from .progress import Progress
 from .stored import write_json
 
 SCHEMA, MANIFEST = 1, "job.json"
+FORMS = ("trec", "jsonl", "parquet")  # of the whole run
 TRIES, MOST_TRIES = 3, 20  # pools that may break one after the other without a part in between, and in all
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked; plain data, which goes to other processes. run: a file that read_run takes; queries: JSON lines or a BEIR folder;
+    """What is asked; plain data, which goes to other processes. run: a file that read_run takes; queries: as query_records;
     corpus: as Corpus.stream; out: a folder; model, options: for rr.load; depth: documents of a list; part: queries of one."""
 
     run: str
@@ -92,15 +95,21 @@ def rerank_run(
     threads: int | None = None,
     progress: Progress | None = None,
     each: Callable[[Job, Sequence[int], int, int | None], Iterator[dict[str, Any]]] | None = None,
+    form: str = "trec",
 ) -> dict[str, Any]:
-    """Does what is left of the job, and writes `run.trec` into its folder: {"run", "queries", "parts", "done_before", "pairs", "seconds",
+    """Does what is left of the job, and writes `run.<form>` into its folder: {"run", "queries", "parts", "done_before", "pairs", "seconds",
     "parts_told": what each took}.
 
     workers: processes, each with the model; threads: of each, by default an equal share of the processors. each: who does the parts; by
-    default processes of this machine, see cluster.on_ray for another. Raises InputError (a folder of another job, a query or a document
-    that is not there), what loading raises, RerankError where processes die again and again.
+    default processes of this machine, see cluster.on_ray for another. form: one of FORMS, as write_run writes them. Raises InputError (a
+    folder of another job, a query or a document that is not there), MissingDependency (Parquet without pyarrow), what loading raises,
+    RerankError where processes die again and again.
     """
     workers = count("rerank_run: workers", workers)
+    if form not in FORMS:
+        raise InputError("rerank_run: form", got=form, expected="one of " + ", ".join(FORMS))
+    if form == "parquet":
+        require_parquet("rerank_run")
     names = _checked(job, threads)
     total, begin = len(slices(names, job.part)), time.perf_counter()
     left = [number for number in range(total) if not job.path(number).is_file()]
@@ -113,7 +122,7 @@ def rerank_run(
         done += 1
         if progress:
             progress(done, total)
-    path = Path(job.out) / "run.trec"
+    path = Path(job.out) / f"run.{form}"
     write_run(path, _joined(job, total))
     took = {"pairs": sum(row["pairs"] for row in told), "seconds": round(time.perf_counter() - begin, 3)}
     return {"run": str(path), "queries": len(names), "parts": total, "done_before": before, **took, "parts_told": told}
@@ -161,18 +170,12 @@ def slices(names: Sequence[str], size: int) -> list[list[str]]:
 
 
 def read_queries(path: str) -> dict[str, str]:
-    """Query id -> text, of JSON lines with _id (or id) and text, or of the queries.jsonl of a BEIR folder. Raises FileFormatError."""
-    root = Path(path)
-    if root.is_dir():
-        root = next((root / name for name in ("queries.jsonl", "queries.jsonl.gz") if (root / name).is_file()), root / "queries.jsonl")
+    """Query id -> text. Raises what query_records does, and FileFormatError for a blank text."""
     out: dict[str, str] = {}
-    for where, record in read_jsonl(root):
-        name, text = record.get("_id", record.get("id")), record.get("text")
-        if not isinstance(name, (str, int)) or not isinstance(text, str) or not text.strip():
-            raise FileFormatError(where, got=f"_id {name!r}, text {text!r}", expected="a query with _id and text")
-        if str(name) in out:
-            raise FileFormatError(where, got=f"the query '{name}' again", expected="every id once")
-        out[str(name)] = text
+    for where, name, text, _ in query_records(path):
+        if not text.strip():
+            raise FileFormatError(where, got=f"the text {text!r}", expected="a query with words")
+        out[name] = text
     return out
 
 
@@ -240,8 +243,8 @@ def _model(name: str) -> str:
 
 
 def _hash(path: Path) -> str:
-    """Of a file's content, or of those of the JSON lines in a folder."""
-    files = sorted(path.glob("*.jsonl*")) if path.is_dir() else [path]
+    """Of a file's content, or of those of the JSON lines and Parquet in a folder."""
+    files = sorted(path.glob("*.jsonl*")) + sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     made = hashlib.blake2b(digest_size=16)
     for file in files:
         with open(file, "rb") as content:

@@ -2,43 +2,94 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from . import errors
 from .bulk import Job, PartScorer
-from .errors import MissingDependency
+from .errors import MissingDependency, RerankError
 
 RESTARTS = 20  # of an actor, and tries of a part, before the job fails
 
 
 class _Actor:
-    """An actor of Ray Data's pool: holds the model, takes batches of part numbers."""
+    """An actor of Ray Data's pool: holds the model, takes batches of part numbers. What goes wrong is told in a row, for an error that is
+    raised here reaches the driver as a text among Ray's own."""
 
     def __init__(self, job: Job, threads: int | None) -> None:
-        self.scorer = PartScorer(job, threads)
+        self.scorer: PartScorer | Exception
+        try:
+            self.scorer = PartScorer(job, threads)
+        except Exception as error:
+            self.scorer = error
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        told = [self.scorer(int(number)) for number in batch["part"]]
+        told = [self._part(int(number)) for number in batch["part"]]
         return {name: [row[name] for row in told] for name in told[0]}
+
+    def _part(self, number: int) -> dict[str, Any]:
+        try:
+            if isinstance(self.scorer, Exception):
+                raise self.scorer
+            return {**self.scorer(number), "error": "", "said": ""}
+        except Exception as error:
+            nothing = {"part": number, "queries": 0, "process": 0, "pairs": 0, "seconds": 0.0}
+            return {**nothing, "error": type(error).__name__, "said": str(error)}
 
 
 def on_ray(job: Job, left: Sequence[int], workers: int, threads: int | None) -> Iterator[dict[str, Any]]:
     """`rerank_run(job, workers=, each=on_ray)`: the parts go through Ray Data's map_batches over a pool of actors, one part a batch. The
     files of the job must lie where every machine finds them under the same path. A part of an actor that died is done again by another.
 
-    threads: processors of an actor; None: 1. Raises MissingDependency.
+    threads: processors of an actor; None: 1. Raises MissingDependency, what loading and scoring raise, and RerankError where actors die
+    again and again.
     """
     try:
-        import ray
+        import ray.data  # not ray alone, to which any folder of that name would answer
     except ModuleNotFoundError as error:
-        raise MissingDependency("cluster.on_ray: ray is not installed", hint="pip install 'rerank-engine[ray]'") from error
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
-    processors = 1 if threads is None else threads
+        raise MissingDependency(f"cluster.on_ray: {error}", hint="pip install 'rerank-engine[ray]'") from error
+    with _started():
+        try:
+            for row in _parts(job, left, workers, 1 if threads is None else threads).iter_rows():
+                told = {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
+                kind, said = told.pop("error"), told.pop("said")
+                if kind:
+                    known = getattr(errors, kind, None)
+                    raise known(said) if known else RerankError(f"cluster.on_ray: part {told['part']}", got=f"{kind}: {said}")
+                yield told
+        except ray.exceptions.RayError as error:
+            hint = f"An actor is started again {RESTARTS} times. Memory may be short: fewer workers, or more processors of each, need less."
+            raise RerankError("cluster.on_ray", got=str(error).strip().split("\n")[-1], expected="parts", hint=hint) from error
+
+
+def _parts(job: Job, left: Sequence[int], workers: int, processors: int) -> Any:
+    """Ray's dataset of the parts, done when it is read: a block each, and none waits at an actor while another has nothing to do."""
+    import ray.data
+
     parts = ray.data.from_items([{"part": number} for number in left], override_num_blocks=len(left))
-    done = parts.map_batches(
-        _Actor, fn_constructor_args=(job, processors), batch_size=1, concurrency=workers, num_cpus=processors, max_restarts=RESTARTS,
-        max_task_retries=RESTARTS,
-    )  # fmt: skip
-    for row in done.iter_rows():
-        yield {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
+    parts.context.enable_progress_bars = parts.context.print_on_execution_start = False
+    pool = ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that Ray 2.64 will take the number of restarts in another way
+        return parts.map_batches(
+            _Actor, fn_constructor_args=(job, processors), batch_size=1, compute=pool, num_cpus=processors, max_restarts=RESTARTS,
+            max_task_retries=RESTARTS,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _started() -> Iterator[None]:
+    """Ray as the caller has it; else one that begins here, of a cluster or of this machine, and ends with the job."""
+    import ray
+
+    own = not ray.is_initialized()
+    if own:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        if own:
+            ray.shutdown()

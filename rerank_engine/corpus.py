@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import DuplicateIdError, FileFormatError, InputError, UnknownIdError
+from .parquet import is_parquet, read_parquet
 
-ID_FIELDS = ("_id", "id", "docid")
+ID_FIELDS = ("_id", "id", "docid", "docno", "doc_id")
 TEXT_FIELDS = ("text", "contents")
 
 
@@ -91,23 +92,32 @@ class Corpus:
 
     @classmethod
     def from_jsonl(cls, path: str | Path) -> Corpus:
-        """One JSON object a line, gzip or not: `text` | `contents`, optional `_id` | `id` | `docid` (string or integer) and `title`.
+        """One JSON object a line, gzip or not: `text` | `contents`, optional `_id` | `id` | `docid` | `docno` | `doc_id` (string or
+        integer) and `title`.
 
         A document without an id gets its row number. `metadata` is taken as it is, other fields become metadata.
         Raises FileFormatError with the line, DuplicateIdError.
         """
-        return cls(documents_of_jsonl(path))
+        return cls(_documents(read_jsonl(path)))
+
+    @classmethod
+    def from_parquet(cls, path: str | Path) -> Corpus:
+        """A file of Parquet whose columns are called as the fields of `from_jsonl`. Raises FileFormatError with the row, DuplicateIdError,
+        MissingDependency without pyarrow."""
+        return cls(_documents(read_parquet(path)))
 
     @classmethod
     def from_beir(cls, folder: str | Path) -> Corpus:
-        """The corpus of a BEIR folder: `corpus.jsonl` or `corpus.jsonl.gz` in it."""
+        """The corpus of a BEIR folder: `corpus.jsonl`, `corpus.jsonl.gz` or `corpus.parquet` in it."""
         return cls(cls.stream(folder))
 
     @staticmethod
     def stream(path: str | Path) -> Iterator[Document]:
-        """The documents of a JSON lines file or of a BEIR folder, one after the other, never all in memory. Raises FileFormatError."""
+        """The documents of a file of JSON lines or Parquet, or of a BEIR folder, one after the other, never all in memory.
+
+        Raises FileFormatError, and MissingDependency for Parquet without pyarrow."""
         path = Path(path)
-        return documents_of_jsonl(first_existing(path, "corpus.jsonl", "corpus.jsonl.gz") if path.is_dir() else path)
+        return _documents(read_records(beir_file(path, "corpus") if path.is_dir() else path))
 
     def __len__(self) -> int:
         return len(self._documents)
@@ -239,6 +249,11 @@ def first_existing(folder: Path, *names: str) -> Path:
     raise FileFormatError(str(folder), got="none of " + ", ".join(names), expected="one of them", hint="Is the path right?")
 
 
+def beir_file(folder: Path, name: str) -> Path:
+    """The records of that name in a BEIR folder. Raises FileFormatError."""
+    return first_existing(folder, f"{name}.jsonl", f"{name}.jsonl.gz", f"{name}.parquet")
+
+
 def read_text(path: str | Path) -> str:
     """A whole UTF-8 file, gzip or not (told by its first bytes). Raises FileFormatError."""
     try:
@@ -269,8 +284,13 @@ def read_lines(path: str | Path) -> Iterator[str]:
         raise FileFormatError(f"{path}, after line {number}", got="bytes that are not UTF-8", expected="UTF-8 text") from error
 
 
-def documents_of_jsonl(path: str | Path) -> Iterator[Document]:
-    return (document_from_json(record, row, where) for row, (where, record) in enumerate(read_jsonl(path)))
+def _documents(records: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[Document]:
+    return (document_from_json(record, row, where) for row, (where, record) in enumerate(records))
+
+
+def read_records(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, record) of the rows of Parquet or the lines of JSON; the first bytes decide. Raises FileFormatError and MissingDependency."""
+    return read_parquet(path) if is_parquet(path) else read_jsonl(path)
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -17,39 +17,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bulk_jobs import BUNDLED, N, in_here, job, scored, write_files
 from t5_models import write_t5
 
 import rerank_engine as rr
 from rerank_engine import bulk, cli
-from rerank_engine.errors import FileFormatError, InputError, UnknownIdError, UnknownModelError, UnsupportedModelError
+from rerank_engine.core import LOWEST
+from rerank_engine.errors import FileFormatError, InputError, MissingDependency, UnknownIdError, UnknownModelError, UnsupportedModelError
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
-N, DOCUMENTS = 23, 40
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    folder, rng = tmp_path_factory.mktemp("bulk"), np.random.default_rng(0)
-    words = ["cats", "fleas", "dogs", "a", "rose", *(f"w{i}" for i in range(20))]
-    (folder / "model").mkdir()
-    write_t5(folder / "model")
-    texts = [" ".join(rng.choice(words, rng.integers(1, 20))) for _ in range(DOCUMENTS)]
-    (folder / "corpus.jsonl").write_text("".join(json.dumps({"_id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(texts)))
-    queries = [{"_id": f"q{i}", "text": " ".join(rng.choice(words, 3))} for i in range(N)]
-    (folder / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
-    lines = [
-        f"q{i} Q0 d{document} {rank} {20 - rank} t\n"
-        for i in range(N)
-        for rank, document in enumerate(rng.choice(DOCUMENTS, rng.integers(1, 12), replace=False), 1)
-    ]
-    (folder / "run.trec").write_text("".join(lines))
-    return {"run": str(folder / "run.trec"), "queries": str(folder / "queries.jsonl"), "corpus": str(folder / "corpus.jsonl"),
-            "model": str(folder / "model")}  # fmt: skip
-
-
-def job(files: dict[str, str], out: Path, **more: Any) -> bulk.Job:
-    return bulk.Job(**files, out=str(out), **{"options": {"prompt": "monot5"}, "depth": 8, "part": 4, **more})
+    return write_files(tmp_path_factory.mktemp("bulk"))
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +41,6 @@ def right(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> by
     told = bulk.rerank_run(job(files, out), each=in_here)
     assert (told["queries"], told["parts"], told["done_before"]) == (N, 6, 0)
     return (out / "run.trec").read_bytes()
-
-
-def in_here(asked, left, workers, threads):
-    yield from map(bulk.PartScorer(asked, 1), left)
 
 
 def test_scores_are_those_of_the_stage(files, right, tmp_path):
@@ -264,6 +242,18 @@ def test_the_command(files, right, tmp_path, capsys):
     assert "6 of them done before" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_forms_of_files(files, right, tmp_path, form):
+    """The run comes in this form, and is read again as the run."""
+    if form == "parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    bulk.rerank_run(job(files, tmp_path), each=in_here, form=form)
+    rr.evaluation.write_run(tmp_path / "again", rr.evaluation.read_run(tmp_path / f"run.{form}"))
+    assert (tmp_path / "again").read_bytes() == right
+    with pytest.raises(InputError, match="form"):
+        bulk.rerank_run(job(files, tmp_path), each=in_here, form="csv")
+
+
 PAIRS = {"query": ["cats", "cats", "fleas"], "document": ["cats w1", None, "dogs"]}
 
 
@@ -300,9 +290,16 @@ def test_batches_of_arrow(files):
         assert found.column("s").to_pylist() == pytest.approx(scores) and found.schema.names == ["query", "document", "s"]
 
 
-def test_on_ray(files, right, tmp_path):
-    pytest.importorskip("ray", reason="ray is not installed")
-    from rerank_engine.cluster import on_ray
-
-    told = bulk.rerank_run(job(files, tmp_path), workers=2, each=on_ray)
-    assert (tmp_path / "run.trec").read_bytes() == right and told["parts"] == 6
+def test_batches_in_other_processes():
+    """By plain multiprocessing: each process loads the model once and has its share of the batches."""
+    try:
+        model = rr.load(BUNDLED)
+    except MissingDependency as error:
+        pytest.skip(str(error))
+    batches = [{"query": ["flea bath"] * 3, "document": [f"Fleas bite {i} dogs.", "A flea bath helps.", ""]} for i in range(4)]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        found = [batch for share in pool.map(scored, [batches[:2], batches[2:]]) for batch in share]
+    for batch, got in zip(batches, found, strict=True):
+        right = model.predict(list(zip(batch["query"], batch["document"]))).values
+        assert got["document"] == batch["document"] and got["score"].dtype == np.float32
+        assert np.array_equal(got["score"], np.maximum(right, LOWEST).astype(np.float32))

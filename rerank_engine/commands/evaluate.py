@@ -25,7 +25,10 @@ def register(commands: cli.Commands) -> None:
     sub = commands("eval", evaluate, "measure runs against relevance judgments, compare them, and find where a pipeline loses")
     sub.add_argument("qrels", metavar="QRELS", help="TREC or BEIR form, .gz or not; the folder of a BEIR collection; an id of ir_datasets")
     sub.add_argument(
-        "runs", metavar="RUN", nargs="+", help="TREC or BEIR form, .gz or not. Several collections: QRELS=RUN each, and their average"
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="TREC or BEIR form, JSON, JSON lines, Parquet. Collections: QRELS=RUN each, and their average",
     )
     sub.add_argument("--split", help="of a BEIR folder: which qrels (default: test)")
     sub.add_argument(

@@ -17,7 +17,7 @@ from .results import results_of, show, show_terms
 
 def register(commands: cli.Commands) -> None:
     sub = commands("index", index, "build an index: of BM25, or by a model, with --tokens, --vectors or --sparse")
-    sub.add_argument("corpus", metavar="CORPUS", help="JSON lines (.jsonl, .gz) or the folder of a BEIR collection")
+    sub.add_argument("corpus", metavar="CORPUS", help="JSON lines (gzipped or not), Parquet, or the folder of a BEIR collection")
     sub.add_argument("output", metavar="INDEX", help="the file to write; with --folder, a folder to create or to add to")
     sub.add_argument("--folder", action="store_true", help="an index that takes more documents later")
     sub.add_argument("--update", action="store_true", help="with --folder: replace documents that are there already")

@@ -10,6 +10,7 @@ from .. import cli
 from ..corpus import Corpus, document_from_json, parse_jsonl, read_text
 from ..errors import InputError
 from ..ops.checks import count
+from ..parquet import is_parquet
 
 
 def register(commands: cli.Commands) -> None:
@@ -22,7 +23,7 @@ def register(commands: cli.Commands) -> None:
     sub.add_argument("--prompt", help="how a decoder or a T5 was trained to be asked: qwen3, monot5, rankt5, ... (see rr.load)")
     sub.add_argument("--query", required=True)
     sub.add_argument(
-        "--documents", required=True, metavar="FILE", help="JSON lines (.jsonl, .gz), or text with one document a line; - reads it"
+        "--documents", required=True, metavar="FILE", help="JSON lines (.jsonl, .gz), Parquet, or text with one document a line; - reads it"
     )
     sub.add_argument("--top-n", type=int, metavar="N", help="results to print (default: all)")
     sub.add_argument(
@@ -64,7 +65,9 @@ def rerank(args: argparse.Namespace) -> None:
 
 
 def read_documents(source: str) -> Corpus:
-    """JSON lines or plain lines: by the file's ending, else by the first character."""
+    """Parquet, JSON lines or plain lines: by the file's ending, else by the first characters."""
+    if is_parquet(source):
+        return Corpus.from_parquet(source)
     if source == "-" and sys.stdin is None:
         raise InputError("--documents -", got="no standard input", expected="text on it")
     text = sys.stdin.read() if source == "-" else read_text(source)

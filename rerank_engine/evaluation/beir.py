@@ -1,15 +1,17 @@
-"""Test collections: folders in BEIR's layout (corpus.jsonl(.gz), queries.jsonl(.gz), qrels/<split>.tsv), or ids of ir_datasets."""
+"""Test collections: folders in BEIR's layout, or ids of ir_datasets.
+
+A folder holds corpus and queries, each as .jsonl, .jsonl.gz or .parquet, and qrels/<split>.tsv(.gz)."""
 
 from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..corpus import Corpus, Document, first_existing, read_jsonl
+from ..corpus import Corpus, Document, beir_file, first_existing, read_records
 from ..errors import FileFormatError, InputError, MissingDependency
 from ..ops.checks import instance
 from .measures import Measure, Qrels, Run, evaluate
@@ -17,6 +19,8 @@ from .trec import read_qrels, read_run
 
 if TYPE_CHECKING:
     from ..core import Query
+
+QUERY_IDS, QUERY_TEXTS = ("_id", "id", "query_id", "qid"), ("text", "query")
 
 
 @dataclass(frozen=True)
@@ -120,18 +124,27 @@ def _folder_judgments(root: Path, split: str) -> tuple[list[Query], dict[str, di
 
     qrels = read_qrels(first_existing(root, f"qrels/{split}.tsv", f"qrels/{split}.tsv.gz"))
     queries, answers = [], {}
-    for where, record in read_jsonl(first_existing(root, "queries.jsonl", "queries.jsonl.gz")):
-        query_id, text = record.get("_id"), record.get("text")
-        if not isinstance(query_id, (str, int)) or not isinstance(text, str):
-            raise FileFormatError(where, got=f"_id {query_id!r}, text {text!r}", expected="a query with _id and text")
+    for where, query_id, text, record in query_records(root):
         gold = record.get("answers") or []
         if not isinstance(gold, list):
             raise FileFormatError(where, got=f"answers {gold!r}", expected="a list of strings")
-        if str(query_id) in answers:
-            raise FileFormatError(where, got=f"the query '{query_id}' again", expected="every id once")
-        if str(query_id) in qrels:
-            queries.append(Query(text, str(query_id)))
-            answers[str(query_id)] = [str(answer) for answer in gold]
+        if query_id in qrels:
+            queries.append(Query(text, query_id))
+            answers[query_id] = [str(answer) for answer in gold]
     if not queries:
         raise FileFormatError(str(root), got="no query that the qrels judge", expected="queries and qrels with the same ids")
     return queries, qrels, answers
+
+
+def query_records(path: str | Path) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """(place, id, text, record) of each query of a file of JSON lines or Parquet, or of a BEIR folder: `_id` | `id` | `query_id` | `qid`
+    (string or integer) and `text` | `query`. Raises FileFormatError, also for an id that comes again, and MissingDependency."""
+    root, seen = Path(path), set[str]()
+    for where, record in read_records(beir_file(root, "queries") if root.is_dir() else root):
+        query_id, text = (next((record[name] for name in names if name in record), None) for names in (QUERY_IDS, QUERY_TEXTS))
+        if isinstance(query_id, bool) or not isinstance(query_id, (str, int)) or not isinstance(text, str):
+            raise FileFormatError(where, got=f"_id {query_id!r}, text {text!r}", expected="a query with _id and text")
+        if str(query_id) in seen:
+            raise FileFormatError(where, got=f"the query '{query_id}' again", expected="every id once")
+        seen.add(str(query_id))
+        yield where, str(query_id), text, record

@@ -5,8 +5,10 @@
     run    TREC   query Q0 document rank score tag            split at white space; the rank is not read, as in trec_eval
            BEIR   query-id <tab> corpus-id <tab> score        after a header line
            JSON   {query: {document: score}}
+           lines  {"query_id": ..., "doc_id": ..., "score": ...}, a line of JSON or a row of Parquet; other names are in QUERY_FIELDS and
+                  DOCUMENT_FIELDS, ids are strings or integers; without a score the rank is read, 1 the best
 
-Everything is UTF-8. Blank lines are skipped. What is wrong with a file raises FileFormatError with its path and line: missing, empty,
+Text is UTF-8. Blank lines are skipped. What is wrong with a file raises FileFormatError with its path and line: missing, empty,
 corrupt gzip, not UTF-8, wrong columns, a value that is no finite number, a document twice for one query.
 """
 
@@ -20,12 +22,15 @@ import os
 import re
 import sys
 import zlib
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
+from ..corpus import parse_jsonl
 from ..errors import FileFormatError, InputError
+from ..parquet import is_parquet, parquet_bytes, read_parquet
 from .measures import Run, trec_order
 
 V = TypeVar("V", int, float)
@@ -45,7 +50,10 @@ class _Form(NamedTuple):
 _TREC_QRELS = _Form("query 0 document relevance", 4, None, 2, 3)
 _TREC_RUN = _Form("query Q0 document rank score tag", 6, None, 2, 4)
 _BEIR = _Form("query-id <tab> corpus-id <tab> score", 3, b"\t", 1, 2)
+_COLUMNS = ("query_id", "doc_id", "rank", "score")
 _JSON = "{query: {document: score}}"
+QUERY_FIELDS, DOCUMENT_FIELDS = ("query_id", "qid", "query-id"), ("doc_id", "docno", "docid", "corpus-id")
+_JSON_LINES = re.compile(rb'\s*\{[^{}\n]*"(?:query_id|qid|query-id)"\s*:\s*["\d-]')  # a name of a query's id, and no object under it
 _JSON_START = re.compile(rb'\s*\{\s*"')  # a brace alone may start the id of a query
 
 
@@ -55,28 +63,38 @@ def read_qrels(path: StrPath) -> dict[str, dict[str, int]]:
 
 
 def read_run(path: StrPath) -> dict[str, dict[str, float]]:
-    """Query id -> document id -> score, from a TREC file, a BEIR table or a JSON object."""
+    """Query id -> document id -> score, from any of the forms above. Raises MissingDependency for Parquet without pyarrow."""
+    if is_parquet(os.fspath(path)):
+        return _read_records(path, read_parquet(os.fspath(path)))
     data = _load(path)
+    if _JSON_LINES.match(data):
+        return _read_records(path, parse_jsonl(data.decode().split("\n"), str(path)))
     return _read_json(path, data) if _JSON_START.match(data) else _read_table(path, data, _TREC_RUN, float)
 
 
 def write_run(path: StrPath, run: Run, tag: str = "rerank_engine") -> None:
-    """Writes TREC's six columns, gzipped if the name ends in .gz: ranks from 1 in trec_eval's order, scores that read back the same.
+    """Writes ranks from 1 in trec_eval's order, and scores that read back the same. The name decides: .jsonl and .parquet hold query_id,
+    doc_id, rank and score; any other TREC's six columns. .gz behind .jsonl or TREC's compresses.
 
     The file appears whole or not at all. Raises InputError (nothing to write, ids or a tag that are empty or hold white space, a place that
-    cannot be written) and NonFiniteError (a NaN or infinite score).
+    cannot be written), NonFiniteError (a NaN or infinite score) and MissingDependency (Parquet without pyarrow).
     """
-    tag = _word("tag", tag)
-    lines = [
-        f"{_word('query id', query)} Q0 {_word('document id', document)} {rank} {float(scores[document])!r} {tag}\n"
+    tag, name = _word("tag", tag), os.fspath(path)
+    rows = [
+        (_word("query id", query), _word("document id", document), rank, float(scores[document]))
         for query, scores in run.items()
         for rank, document in enumerate(trec_order(query, scores), 1)
     ]
-    if not lines:
+    if not rows:
         raise InputError(f"run for {path}", got="no documents", expected="at least one", hint="An empty file would not read as a run.")
-    data = "".join(lines).encode()
+    if name.endswith(".parquet"):
+        data = parquet_bytes(dict(zip(_COLUMNS, zip(*rows))))
+    elif name.removesuffix(".gz").endswith(".jsonl"):
+        data = "".join(json.dumps(dict(zip(_COLUMNS, row))) + "\n" for row in rows).encode()
+    else:
+        data = "".join(f"{query} Q0 {document} {rank} {score!r} {tag}\n" for query, document, rank, score in rows).encode()
     # mtime=0 so that the same run gives the same bytes
-    _write_whole(Path(path), gzip.compress(data, compresslevel=6, mtime=0) if os.fspath(path).endswith(".gz") else data)
+    _write_whole(Path(path), gzip.compress(data, compresslevel=6, mtime=0) if name.endswith(".gz") else data)
 
 
 def _word(what: str, text: str) -> str:
@@ -205,8 +223,33 @@ def _read_json(path: StrPath, data: bytes) -> dict[str, dict[str, float]]:
 def _scores(path: StrPath, query: str, scores: object) -> dict[str, float]:
     if not isinstance(scores, dict):
         raise FileFormatError(f"{path}: query {query!r}", got=repr(scores), expected=_JSON, hint="Check what wrote it.")
-    for document, score in scores.items():
-        if isinstance(score, bool) or not isinstance(score, (int, float)) or not abs(score) <= sys.float_info.max:
-            where = f"{path}: query {query!r}, document {document!r}"
-            raise FileFormatError(where, got=repr(score), expected="a score that is a finite number", hint="Correct or remove it.")
-    return {document: float(score) for document, score in scores.items()}
+    return {document: _finite(f"{path}: query {query!r}, document {document!r}", score) for document, score in scores.items()}
+
+
+def _finite(where: str, score: object) -> float:
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not abs(score) <= sys.float_info.max:
+        raise FileFormatError(where, got=repr(score), expected="a score that is a finite number", hint="Correct or remove it.")
+    return float(score)
+
+
+def _read_records(path: StrPath, records: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    table: dict[str, dict[str, float]] = {}
+    for where, record in records:
+        query, document = (_id(where, record, names) for names in (QUERY_FIELDS, DOCUMENT_FIELDS))
+        documents = table.setdefault(query, {})
+        if document in documents:
+            got = f"document {document!r} twice for query {query!r}"
+            raise FileFormatError(f"{where}: duplicate", got=got, expected="each once", hint="Remove one.")
+        ranked = "score" not in record and "rank" in record
+        documents[document] = -_finite(where, record["rank"]) if ranked else _finite(where, record.get("score"))
+    if not table:
+        raise FileFormatError(f"{path}: no rows", expected="at least one", hint="Check what wrote it.")
+    return table
+
+
+def _id(where: str, record: dict[str, Any], names: tuple[str, ...]) -> str:
+    found = next((record[name] for name in names if name in record), None)
+    if isinstance(found, bool) or not isinstance(found, (str, int)) or found == "":
+        got = f"{found!r}, of fields {', '.join(record)}"
+        raise FileFormatError(f"{where}: id", got=got, expected=f"a string or an integer under one of {', '.join(names)}")
+    return str(found)

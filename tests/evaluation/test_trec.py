@@ -56,6 +56,12 @@ def test_qrels(write: Callable[[str | bytes], Path], text: str, zipped: bool) ->
         HEADER + "q1\td1\t1.5\nq1\td2\t-0.002\nq2\té\t3\n",
         ' \n{"q1": {"d1": 1.5, "d2": -2e-3}, "q2": {"\\u00e9": 3}}',
         "\ufeff" + json.dumps(RUN, ensure_ascii=False, indent=1),
+        "".join(json.dumps({"qid": q, "docno": d, "score": s}) + "\n" for q in RUN for d, s in RUN[q].items()),
+        "\n".join(
+            json.dumps({"score": s, "rank": 0, "doc_id": d, "query_id": q}, ensure_ascii=False) + "\r\n"
+            for q in RUN
+            for d, s in RUN[q].items()
+        ),
     ],
 )
 def test_runs(write: Callable[[str | bytes], Path], text: str, zipped: bool) -> None:
@@ -66,6 +72,20 @@ def test_runs(write: Callable[[str | bytes], Path], text: str, zipped: bool) -> 
 def test_ids_of_a_table_may_hold_spaces_and_those_of_trec_any_other_space(write: Callable[[str | bytes], Path]) -> None:
     assert read_qrels(write(HEADER + "a query\ta document\t1\n")) == {"a query": {"a document": 1}}
     assert read_qrels(write("q\u00a01 0 d\u2028\x85 1\n")) == {"q\u00a01": {"d\u2028\x85": 1}}
+
+
+def test_json_lines_are_written_and_ranks_stand_for_scores(write: Callable[[str | bytes], Path], tmp_path: Path) -> None:
+    for name in ("run.jsonl", "run.jsonl.gz"):
+        write_run(tmp_path / name, RUN)
+        assert read_run(tmp_path / name) == RUN
+    assert json.loads((tmp_path / "run.jsonl").read_text().splitlines()[1]) == {
+        "query_id": "q1",
+        "doc_id": "d2",
+        "rank": 2,
+        "score": -0.002,
+    }
+    assert read_run(write('{"query_id": 7, "doc_id": 1, "rank": 2}\n{"query_id": 7, "doc_id": 2, "rank": 1}')) == {"7": {"1": -2, "2": -1}}
+    assert read_run(write('{"qid": {"docid": 1}}')) == {"qid": {"docid": 1.0}}
 
 
 def test_a_query_id_may_start_with_a_brace(tmp_path: Path) -> None:
@@ -210,6 +230,13 @@ def test_broken_qrels(write: Callable[[str | bytes], Path], content: str, messag
         ('{"q": ' * 99999, "not JSON"),
         ('{"q": {"d": 1' + "0" * 5000 + "}}", "not JSON"),
         ('{"q": 1}', "query 'q'.*document: score"),
+        ('{"qid": "q", "docid": "d", "score": 1}\n{"qid": "q", "docid": "d", "score": 2}', "line 2: duplicate"),
+        ('{"qid": "q", "docid": "d", "score": "1"}', "line 1: got '1'; expected a score"),
+        ('{"qid": "q", "docid": "d", "score": null, "rank": 1}', "line 1: got None; expected a score"),
+        ('{"qid": "q", "docid": "d", "score": 1}\n{"qid": "q", "docid": 1.5}', "line 2: id: got 1.5"),
+        ('{"qid": "q", "docid": "", "score": 1}', "line 1: id: got ''"),
+        ('{"qid": "q", "document": "d", "score": 1}', "line 1: id: got None, of fields qid, document, score; expected .* docno"),
+        ('{"qid": "q", "docid": "d", "score": 1}\n{', "line 2: got broken JSON"),
         ('{"q": {"d": 1}, "q": {"e": 1}}', "duplicate: got the key 'q' twice"),
         ('{"q": {"d": 1, "d": 1}}', "duplicate: got the key 'd' twice"),
         *[
