@@ -6,7 +6,7 @@ Shard, Here        what holds a shard, and a thread that does   shard.py
 Scatter            deadlines, second tries, failures            scatter.py
 ShardedCorpus      the documents, fetched when asked for        corpus.py
 
-Shards on machines of a cluster: rerank_engine.cluster.shards_on_ray.
+Shards on machines of a cluster: rerank_engine.sharding.on_ray.
 """
 
 from .index import ShardedIndex

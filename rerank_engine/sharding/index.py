@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +61,7 @@ class ShardedIndex:
     """Document ranges of one collection, each a BM25Index, VectorIndex or TokenIndex, in this process or in others.
 
         ShardedIndex.open(folder)               what `sharding.split` or `join` wrote, each shard searched by a thread of this process
-        cluster.shards_on_ray(folder, ...)      each in an actor, with replicas
+        on_ray.shards_on_ray(folder, ...)       each in an actor, with replicas
 
     BM25 counts N, df and the mean length over the whole collection, tokens in residual codes share the codec, so that a ranking is that of
     one index. Searches keep to the deadline of `rr.limited`: what a shard does not answer by then is missing, and `Found.missing` says so.
@@ -95,8 +96,8 @@ class ShardedIndex:
         self.codec = self._one("codec") if self.kind == TOKENS else None
         self._df = dict[Any, int]()
         if self.kind == BM25:
-            config, parameters = self.made
-            self.analyzer, self.parameters = Analyzer.from_config(config, analyzer), BM25Parameters(*parameters)
+            self.analyzer = Analyzer.from_config(self.made["analyzer"], analyzer)
+            self.parameters = BM25Parameters(**self.made["parameters"])
 
     @classmethod
     def open(cls, folder: str | Path, *, threads: int | None = None, analyzer: AnalyzerLike | None = None, **options: Any) -> ShardedIndex:
@@ -124,27 +125,28 @@ class ShardedIndex:
     @property
     def made_by(self) -> Mapping[str, str] | None:
         """{"model", "fingerprint"} of the encoder of vectors or tokens, where that said what it is."""
-        return None if self.kind == BM25 else self.made[-1]
+        found: Mapping[str, str] | None = self.made.get("encoder")
+        return found
 
     @property
     def dim(self) -> int:
         """Of vectors and tokens."""
-        return int(self.made[1])
+        return int(self.made["dim"])
 
     @property
     def given_dim(self) -> int:
         """Of vectors as the encoder gives them."""
-        return int(self.made[2] if self.kind == VECTORS else self.made[1])
+        return int(self.made.get("given_dim", self.dim))
 
     @property
     def metric(self) -> str:
         """Of vectors."""
-        return str(self.made[0])
+        return str(self.made["metric"])
 
     @property
     def scale(self) -> str:
         """Of vectors: the metric; "approximate ..." where scores are those of compressed ones."""
-        return self.metric if self.made[4] else f"approximate {self.metric}"
+        return self.metric if self.made["scores_exact"] else f"approximate {self.metric}"
 
     # Searching
 
@@ -198,7 +200,7 @@ class ShardedIndex:
         """By MaxSim: float [q, dim] each, as TokenIndex.search, with its options. Raises InputError."""
         self._require(TOKENS, "search_tokens")
         what = "ShardedIndex.search_tokens"
-        require(what, str(self.made[0]), self.codec, k, probe, candidates)
+        require(what, str(self.made["storage"]), self.codec, k, probe, candidates)
         checks.one_of(f"{what}: precision", precision, tuple(PRECISIONS))
         given = [checks.floats(f"{what}: query", query, 2) for query in queries]
         for query in given:
@@ -227,7 +229,8 @@ class ShardedIndex:
         """By the lists of centroids: the documents nearest by these in the whole collection, then their scores."""
         assert self.codec is not None
         while True:
-            told = self._gather("near", lambda shard: (query, self._own([own], shard)[0], way, most, seconds() / 2))  # noqa: B023
+            asked = functools.partial(self._near, query, own, way, most)
+            told = self._gather("near", asked, until=half())
             near: dict[int, Near] = told.values
             found = sum(one.found for one in near.values())
             if found >= min(k, n) or way >= len(self.codec.centroids) or told.missing:
@@ -247,10 +250,13 @@ class ShardedIndex:
         plan = Plan(way, len(rows), found, reached=None if whole else 0)
         return self._merged(scored, answers, k, [weighed, told], plan, of=len(rows))
 
+    def _near(self, query: NDArray[np.float32], own: Chosen, way: int, most: int, shard: int) -> tuple[Any, ...]:
+        return query, self._own([own], shard)[0], way, most, seconds() / 2
+
     # What they share
 
     def _gather(self, method: str, make: Callable[[int], tuple[Any, ...]], **options: Any) -> Gathered:
-        return self.scatter.gather(method, make, until=limits().deadline, at_once=self.at_once, **options)
+        return self.scatter.gather(method, make, at_once=self.at_once, **{"until": limits().deadline, **options})
 
     def _all(self, method: str) -> list[Any]:
         """What every shard says. Raises ShardUnavailable."""
@@ -266,17 +272,15 @@ class ShardedIndex:
         return told.values[0]
 
     def _frequencies(self, batch: Sequence[Terms]) -> tuple[Mapping[Any, int], Gathered]:
-        """In how many documents of the collection terms stand, and how the shards were asked. Half of the time is for that; what is known
-        of all shards is not asked again."""
+        """In how many documents of the collection terms stand, and how the shards were asked. What is known of all shards is not asked
+        again."""
         terms = list(dict.fromkeys(term for asked, _, _ in batch for term in asked))
         known = self._df
         held = {term: known[term] for term in terms if term in known}
         new = [term for term in terms if term not in held]
         if not new:
             return held, Gathered()
-        end = limits().deadline
-        half = None if end is None else (time.monotonic() + end) / 2
-        told = self.scatter.gather("frequencies", lambda _: (new,), until=half, at_once=self.at_once)
+        told = self._gather("frequencies", lambda _: (new,), until=half())
         sums = np.sum([np.zeros(len(new), np.int64), *(np.array(counts, np.int64) for counts in told.values.values())], axis=0)
         found = dict(zip(new, sums.tolist()))
         if not told.missing and len(known) < KNOWN_TERMS:
@@ -296,7 +300,7 @@ class ShardedIndex:
         places = [i for i, (allow, deny) in enumerate(chosen) if allow is not None or deny is not None]
         if not places:
             return chosen, sizes, Gathered()
-        told = self._gather("weigh", lambda shard: (self._own([chosen[i] for i in places], shard),))
+        told = self._gather("weigh", lambda shard: (self._own([chosen[i] for i in places], shard),), until=half())
         for at, i in enumerate(places):
             rows, tokens, known = (sum(weighed[at][part] for weighed in told.values.values()) for part in range(3))
             sizes[i], allow = (rows, tokens), chosen[i][0]
@@ -346,6 +350,12 @@ class ShardedIndex:
 def seconds() -> float:
     """That a shard has from now on."""
     return max(0.0, limits().left() - MARGIN_S)
+
+
+def half() -> float | None:
+    """When half of the time is over, for a question that another follows: a shard that is gone must not take all of it."""
+    end = limits().deadline
+    return None if end is None else (time.monotonic() + end) / 2
 
 
 def require_rows(places: Sequence[manifest.Place], rows: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +87,17 @@ class Shard:
     def about(self) -> dict[str, Any]:
         """{"kind", "rows": deleted ones included, "base", "documents", "made": what has to be the same of all shards, ...}"""
         index = self.index
-        told: dict[str, Any] = {"kind": self.kind, "rows": len(index.corpus), "base": self.base}
+        told: dict[str, Any] = {"kind": self.kind, "rows": len(index.corpus), "base": self.base, "documents": len(index.corpus)}
         if isinstance(index, BM25Index):
             searcher = index.searcher
-            parameters = (index.parameters.variant, index.parameters.k1, index.parameters.b, index.parameters.delta)
-            return told | {"documents": searcher.n_docs, "tokens": searcher.n_tokens, "made": (index.analyzer.config, parameters)}
+            made: dict[str, Any] = {"analyzer": index.analyzer.config, "parameters": asdict(index.parameters)}
+            return told | {"documents": searcher.n_docs, "tokens": searcher.n_tokens, "made": made}
         if isinstance(index, VectorIndex):
-            about = (index.metric, index.dim, index.given_dim, index.keep, index.scores_exact, index.made_by)
-            return told | {"documents": len(index.corpus), "made": about}
+            made = {name: getattr(index, name) for name in ("metric", "dim", "given_dim", "keep", "scores_exact")}
+            return told | {"made": {**made, "encoder": index.made_by}}
         live = token_search.live_rows(index._members)
         tokens = index.n_tokens if live is None else int(token_search.lengths_of(index._members, np.flatnonzero(live)).sum())
-        made = (index.storage, index.dim, fingerprint(index.codec), index.made_by)
+        made = {"storage": index.storage, "dim": index.dim, "codec": fingerprint(index.codec), "encoder": index.made_by}
         return told | {"documents": len(index), "tokens": tokens, "made": made}
 
     def codec(self) -> Any:

@@ -16,6 +16,7 @@ import words_scorer
 
 import rerank_engine as rr
 from rerank_engine import cli
+from rerank_engine.codec import ResidualCodec
 from rerank_engine.errors import DuplicateIdError, FileFormatError, InputError, ShardUnavailable, UnknownIdError
 from rerank_engine.sharding import ShardedIndex, join, manifest, split
 from rerank_engine.sharding.scatter import Scatter
@@ -145,6 +146,29 @@ def test_a_shard_that_is_gone_is_named_and_the_others_answer_in_time(switched, b
     assert ranking.unfinished
     held[1].dead = False
     assert stage(query).doc_ids == whole.head(30).doc_ids
+
+
+def test_tokens_without_a_shard(corpus):
+    """Of two questions the first must not take all of the time."""
+    rng = np.random.default_rng(0)
+    docs = rng.normal(size=(N, 6, 8)).astype(np.float32)
+    docs /= np.linalg.norm(docs, axis=-1, keepdims=True)
+    codec = ResidualCodec.train(docs.reshape(-1, 8), 2, 16, backend="numpy")
+    held = []
+    for start in (0, 20, 40):
+        part = rr.Corpus(corpus[row] for row in range(start, start + 20))
+        held.append(
+            Switched(Shard(rr.TokenIndex.from_embeddings(part, list(docs[start : start + 20]), storage="2bit", codec=codec), start), "x")
+        )
+    index = ShardedIndex([[one] for one in held])
+    whole = index.search_tokens([docs[7]], 10, probe=2, candidates=15)[0]
+    held[1].dead = True
+    for probe in (None, 2):
+        with rr.limited(deadline_ms=400):
+            [found] = index.search_tokens([docs[7]], 10, probe=probe, candidates=15)
+        assert found.partial and list(found.missing) == [1] and found.plan.facts["exhaustive"] == (probe is None)
+        assert len(found.rows) == 10 and found.rows[0] == whole.rows[0] == 7
+        assert not [row for row in found.rows if 20 <= row < 40]
 
 
 def test_without_a_deadline_it_waits_until_the_shard_is_back(switched, bm25):
