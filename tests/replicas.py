@@ -8,6 +8,8 @@ import signal
 import time
 from pathlib import Path
 
+import httpx
+
 NAMES = "amber birch cedar delta ember fjord grove heron ivory jasper karst lotus maple nickel onyx pearl quartz raven slate tulip".split()
 
 
@@ -40,13 +42,13 @@ def question(seed: int) -> tuple[str, list[str], int]:
     return f"Where is the key of the box called {boxes[own]}?", documents, own
 
 
-def killed(ancestor: int, deployment: str, seed: int) -> int:
-    """Ends one of two replicas with SIGKILL, once both are there, at a random moment; its process id."""
-    rng, end = random.Random(seed), time.monotonic() + 90
-    while len(own := replicas(ancestor, deployment)) < 2:
+def killed(ancestor: int, deployment: str, url: str, seed: int) -> int:
+    """Ends one of two replicas with SIGKILL at a random moment, once both answer at `url`; its process id."""
+    rng, end = random.Random(seed), time.monotonic() + 120
+    while httpx.get(f"{url}/info", timeout=60).json()["replicas"] < 2:
         assert time.monotonic() < end, "the replica that was killed has no successor"
-        time.sleep(0.1)
+        time.sleep(0.2)
     time.sleep(rng.uniform(0.2, 1.5))
-    pid = rng.choice(own)
+    pid = rng.choice(replicas(ancestor, deployment))
     os.kill(pid, signal.SIGKILL)
     return pid

@@ -157,7 +157,7 @@ def test_cohere_against_two_replicas_of_which_one_is_killed():
             clients = threading.Thread(target=lambda: told.extend(asked_of_all(cohere, address, ROUNDS)))
             told = []
             clients.start()
-            dead = [killed(server.pid, "ms-marco", seed) for seed in range(KILLS)]
+            dead = [killed(server.pid, "ms-marco", address, seed) for seed in range(KILLS)]
             assert clients.is_alive()  # the load lasted longer than the kills
             clients.join()
         finally:
