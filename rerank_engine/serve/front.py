@@ -193,7 +193,7 @@ class _Labelled:
         for model, replica, text in self.rows:
             for family in text_string_to_metric_families(text.decode()):
                 kept = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-                kept.samples += [one._replace(labels={**one.labels, "model": model, "replica": replica}) for one in family.samples]
+                kept.samples += [one._replace(labels={"model": model, "replica": replica, **one.labels}) for one in family.samples]
         yield from families.values()
 
 

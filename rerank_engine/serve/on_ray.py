@@ -244,6 +244,7 @@ def deploy(
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
         if not os.environ.get("RAY_ADDRESS") and (lack := _lack(models)):  # it is this machine, and does not grow
+            ray.shutdown()
             raise _no_place(lack)
     serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
     new = APP not in serve.status().applications

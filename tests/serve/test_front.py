@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from types import SimpleNamespace
@@ -137,13 +138,18 @@ def test_the_guard_stands_in_front(peers, url, client):
 
 @pytest.mark.parametrize("deaths", range(TRIES + 1))
 def test_a_request_is_tried_again_where_its_replica_died(client, peers, deaths):
-    peers["one"].dies = deaths
+    peers["one"].dies, before = deaths, counted(client)
     told = client.post("/v2/rerank", json={"query": QUERY, "documents": DOCUMENTS, "top_n": 1})
-    assert peers["one"].seen == min(TRIES, deaths + 1)
+    assert peers["one"].seen == min(TRIES, deaths + 1) and counted(client) - before == deaths
     if deaths < TRIES:
         assert told.status_code == 200 and [row["index"] for row in told.json()["results"]] == [1]
     else:
         assert told.status_code == 503 and told.headers["retry-after"] == "1" and told.json()["error_type"] == "overloaded"
+
+
+def counted(client):
+    found = re.search(r'rerank_died_total\{model="one",replica="front"\} (\S+)', client.get("/metrics").text)
+    return float(found[1]) if found else 0
 
 
 def test_no_replica_at_all_is_503_with_retry_after(client, peers):
