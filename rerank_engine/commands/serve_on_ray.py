@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import threading
 from functools import partial
@@ -17,7 +18,7 @@ from .serve import opened
 
 def serve_on_ray(args: argparse.Namespace, guarded: dict[str, Any]) -> None:
     """Until a signal. Raises InputError before Ray is started, MissingDependency, what `deploy` raises."""
-    from ..serve.on_ray import APP, deploy, ray_here
+    from ..serve.on_ray import APP, deploy, finish, ray_here
     from ..serve.run import bound
 
     if args.threads is not None:
@@ -35,7 +36,9 @@ def serve_on_ray(args: argparse.Namespace, guarded: dict[str, Any]) -> None:
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
-            ray.serve.delete(APP)  # returns once what was in flight is answered
+            finish()
+            if os.environ.get("RAY_ADDRESS"):  # a cluster, which stays
+                ray.serve.delete(APP)
     finally:
         ray.shutdown()  # ends Ray where it was started here
 

@@ -83,6 +83,7 @@ class Front:
 
     def __init__(self, models: Mapping[str, Peer], metrics: Metrics, fronts: Peer | None = None) -> None:
         self.models, self.metrics, self.fronts = dict(models), metrics, fronts
+        self._stopping, self._busy = False, 0
         self._died = Counter("rerank_died", "Times that a replica died with a request", ["model"], registry=metrics.registry)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -95,8 +96,17 @@ class Front:
         answer = self._forwarded(Request(scope, receive)) if asked is None else asked()
         await (await answer)(scope, receive, send)
 
+    async def finish(self, most_s: float) -> None:
+        """Takes nothing more, and returns once what is here is answered, or that time is over."""
+        self._stopping, end = True, time.monotonic() + most_s
+        while self._busy and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+
     async def _forwarded(self, request: Request) -> Response:
         began = time.monotonic()
+        if self._stopping:
+            return _error(503, "this server is stopping", "overloaded", {"retry-after": "1"})
+        self._busy += 1
         try:
             body = await request.body()
             name = self._name(body)
@@ -110,6 +120,8 @@ class Front:
             return _error(499, "the client has gone", "gone")
         except (Died, Unavailable) as error:
             return _error(503, str(error), "overloaded", {"retry-after": "1"})
+        finally:
+            self._busy -= 1
 
     def _name(self, body: bytes) -> str:
         """Raises NotServed for a name that is not served. A body that cannot be read is the first model's to refuse."""
@@ -157,9 +169,10 @@ class Front:
         return JSONResponse({"status": "ok"})
 
     async def _ready(self) -> Response:
-        """Whether each model has a replica that is ready."""
+        """Whether each model has a replica that is ready, and no stop is under way."""
         told = [any(answer[0] == 200 for _, answer in rows) for rows in await self._of_all("/ready")]
-        return JSONResponse({"ready": all(told)}, 200 if all(told) else 503, None if all(told) else {"retry-after": "2"})
+        ready = all(told) and not self._stopping
+        return JSONResponse({"ready": ready}, 200 if ready else 503, None if ready else {"retry-after": "2"})
 
     async def _info(self) -> Response:
         """What a replica of the first model says; under `models` the same of each, with the number of its replicas and their joint pace."""

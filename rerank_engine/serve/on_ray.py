@@ -130,14 +130,17 @@ class Ingress:
         log_lines()
         self.metrics = Metrics()
         fronts = Replicas(serve.get_deployment_handle("front", serve.get_replica_context().app_name))
-        front = Front({name: Replicas(handle) for name, handle in models.items()}, self.metrics, fronts)
-        self._guard = Guard(front, keys=keys, hosts=hosts, most_bytes=limits.body_bytes, metrics=self.metrics)
+        self.front = Front({name: Replicas(handle) for name, handle in models.items()}, self.metrics, fronts)
+        self._guard = Guard(self.front, keys=keys, hosts=hosts, most_bytes=limits.body_bytes, metrics=self.metrics)
 
     def __serve_build_asgi_app__(self) -> OneId:
         return OneId(self._guard)
 
     async def tell(self, path: str) -> tuple[str, Answer]:
         return _replica_name(), (200, [], self.metrics.text())
+
+    async def finish(self, most_s: float) -> None:
+        await self.front.finish(most_s)
 
 
 class Replicas(Peer):
@@ -256,6 +259,14 @@ def deploy(
         if new:
             serve.delete(APP, _blocking=False)
         raise
+
+
+def finish(most_s: float = DRAIN_S) -> None:
+    """Nothing more is taken: 503, and `/ready` says so; returns once what is in flight is answered, or that time is over. For the end: by
+    itself Serve answers 404 to what comes while an application goes."""
+    from ray import serve
+
+    serve.get_deployment_handle("front", APP).broadcast("finish", most_s).results(timeout_s=most_s + TOLD_S, return_exceptions=True)
 
 
 def _wait(models: Mapping[str, Model], end: float) -> None:

@@ -60,6 +60,7 @@ def url(port):
     with pytest.MonkeyPatch.context() as patched:
         for name, value in ENVIRONMENT.items():
             patched.setenv(name, value)
+        ray.shutdown()  # another file's
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         try:
             serve.start(http_options={"host": "127.0.0.1", "port": port})
@@ -245,7 +246,7 @@ def test_the_command_finishes_what_is_in_flight(sent):
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True) as server:
         address = next(found[0] for line in server.stderr if (found := re.search(r"http://127\S+[0-9]", line)))
         (replica,) = replicas(server.pid, DEFAULT_MODEL)
-        found, texts = [], [f"{i} " + "word " * 300 for i in range(40)]
+        found, texts = [], [f"{i} " + "word " * 300 for i in range(100)]
         ask = threading.Thread(
             target=lambda: found.append(httpx.post(f"{address}/rerank", json={"query": "q", "texts": texts}, timeout=60))
         )
@@ -253,7 +254,10 @@ def test_the_command_finishes_what_is_in_flight(sent):
         time.sleep(1)
         assert ask.is_alive()
         server.send_signal(sent)
+        while (late := httpx.post(f"{address}/rerank", json={"query": "q", "texts": ["1"]}, timeout=60)).status_code in (200, 429):
+            time.sleep(0.01)
+        assert late.status_code == 503 and late.headers["retry-after"] == "1" and ask.is_alive()
         ask.join()
         assert server.wait(60) == 0
-    assert found[0].status_code == 200 and len(found[0].json()) == 40
+    assert found[0].status_code == 200 and len(found[0].json()) == 100
     assert not Path(f"/proc/{replica}").exists()

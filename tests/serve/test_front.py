@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
+import threading
 import time
 from types import SimpleNamespace
 
@@ -196,8 +198,6 @@ def test_a_deadline_is_what_is_left_of_it(client, peers):
 def test_a_deadline_holds_where_no_replica_keeps_it():
     class Silent(InProcess):
         async def ask(self, scope, body):
-            import asyncio
-
             await asyncio.sleep(30)
 
     with served(front({"one": Silent()})) as url:
@@ -222,6 +222,26 @@ def test_a_client_that_goes_away_is_heard_behind_the_hop():
         while b"rerank_cancelled_total 1.0" not in state.metrics.text():
             assert time.monotonic() - start < 5
             time.sleep(0.01)
+
+
+def test_at_the_end_what_is_here_is_answered_and_nothing_more_is_taken():
+    peer = InProcess(Words(ms=1), limits=Limits(wave_ms=10))
+    made = front({"one": peer})
+    with served(made) as url:
+        found = []
+        ask = threading.Thread(
+            target=lambda: found.append(httpx.post(f"{url}/rerank", json={"query": "q", "texts": ["1"] * 500}, timeout=20))
+        )
+        ask.start()
+        while not peer.seen:
+            time.sleep(0.002)
+        asyncio.run(made.app.app.finish(0.0))  # from here on
+        told = httpx.post(f"{url}/rerank", json={"query": "q", "texts": ["1"]})
+        assert told.status_code == 503 and told.headers["retry-after"] == "1" and not found
+        assert httpx.get(f"{url}/ready").status_code == 503 and httpx.get(f"{url}/health").status_code == 200
+        asyncio.run(made.app.app.finish(20.0))
+        ask.join(1)
+        assert found[0].status_code == 200 and len(found[0].json()) == 500
 
 
 def test_what_is_told_of_all(client):
