@@ -23,7 +23,7 @@ from .metrics import Metrics
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]  # status, headers, body
 TRIES = 3  # of a request, each by another replica, where those before died with it
-GRACE_S = 0.5  # that an answer may come after its deadline
+GRACE_S = 0.5  # that an answer may come after its deadline, or before an end
 SENT = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "client", "server")
 DEADLINE, ID = b"x-deadline-ms", b"x-request-id"
 
@@ -93,20 +93,25 @@ class Front:
         scope["route"] = SimpleNamespace(name="front")
         own = {"/health": self._health, "/ping": self._health, "/ready": self._ready, "/info": self._info, "/metrics": self._metrics}
         asked = own.get(scope["path"]) if scope["method"] == "GET" else None
-        answer = self._forwarded(Request(scope, receive)) if asked is None else asked()
-        await (await answer)(scope, receive, send)
+        taken = not self._stopping
+        self._busy += taken
+        try:
+            response = await (self._forwarded(Request(scope, receive)) if asked is None else asked())
+            await response(scope, receive, send)
+        finally:
+            self._busy -= taken
 
     async def finish(self, most_s: float) -> None:
-        """Takes nothing more, and returns once what is here is answered, or that time is over."""
+        """Takes nothing more, and returns once what is here is answered, or that time is over, and the last answer had time to leave."""
         self._stopping, end = True, time.monotonic() + most_s
         while self._busy and time.monotonic() < end:
             await asyncio.sleep(0.02)
+        await asyncio.sleep(GRACE_S)
 
     async def _forwarded(self, request: Request) -> Response:
         began = time.monotonic()
         if self._stopping:
             return _error(503, "this server is stopping", "overloaded", {"retry-after": "1"})
-        self._busy += 1
         try:
             body = await request.body()
             name = self._name(body)
@@ -120,8 +125,6 @@ class Front:
             return _error(499, "the client has gone", "gone")
         except (Died, Unavailable) as error:
             return _error(503, str(error), "overloaded", {"retry-after": "1"})
-        finally:
-            self._busy -= 1
 
     def _name(self, body: bytes) -> str:
         """Raises NotServed for a name that is not served. A body that cannot be read is the first model's to refuse."""
