@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .app import Gone, while_there
-from .guard import Guard, Message, Receive, Send, TooLarge, failed
+from .guard import Guard, Message, Receive, Send, TooLarge, failed, log
 from .metrics import Metrics
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]  # status, headers, body
@@ -73,6 +73,10 @@ async def called(app: Any, scope: Message, body: bytes) -> Answer:
         gone.set()
         await work
         raise
+    except Exception:  # an app that has answered 500 raises what it was, for its server's log
+        if not start:
+            raise
+        log.exception("an error that the app did not expect")
     return int(start["status"]), [(bytes(name), bytes(value)) for name, value in start["headers"]], bytes(content)
 
 

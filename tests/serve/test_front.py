@@ -175,6 +175,18 @@ def test_errors_of_a_replica_come_as_they_are(client):
     assert client.post("/info").status_code == 405
 
 
+def test_an_error_that_nobody_expected_is_the_apps_own_500(monkeypatch):
+    peer = InProcess(Words())
+
+    def broken(_):
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(peer.apps[0].app.state.rerank.metrics, "answered", broken)
+    with served(front({"one": peer})) as url:
+        told = httpx.post(f"{url}/v2/rerank", json={"query": QUERY, "documents": DOCUMENTS})
+        assert told.status_code == 500 and told.json()["message"] == "the model failed: RuntimeError" and "secret" not in told.text
+
+
 def test_429_keeps_its_retry_after():
     peer = InProcess(Words(ms=1), limits=Limits(wave_ms=10, wait_ms=20))
     with served(front({"one": peer})) as url, httpx.Client(base_url=url, timeout=20) as client:
