@@ -99,8 +99,9 @@ clients: .venv-clients-sdk/.made .venv-clients-frameworks/.made .venv-cross/.mad
 	.venv-ray/bin/python -m pip install -q --disable-pip-version-check -r $<
 	@touch $@
 
-ray: .venv-ray/.made ## what runs on Ray, and Parquet, in an environment that has both; ARGS=--thorough: 20 kills
+ray: .venv-ray/.made .venv-clients-sdk/.made ## what runs on Ray, and Parquet, in an environment that has both; ARGS=--thorough: 20 kills
 	.venv-ray/bin/python -m pytest tests/ray tests/test_parquet.py tests/test_bulk.py -rs $(ARGS)
+	@RERANK_RAY_SERVER=".venv-ray/bin/python -m rerank_engine.cli serve --ray" .venv-clients-sdk/bin/python -m pytest tests/serve/test_clients.py -k replicas -rs -W ignore::pytest.PytestDeprecationWarning
 
 bench-cross: .venv-cross/.made ## cross-encoders against sentence-transformers, onnxruntime and OpenVINO, whose pins need an environment of their own
 	.venv-cross/bin/python -m benchmarks.bench_cross_encoder $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,15 @@ class _Actor:
             return {**nothing, "error": type(error).__name__, "said": str(error)}
 
 
+def require_ray(part: str) -> Any:
+    """The module ray, with a part of it: not ray alone, to which any folder of that name would answer. Raises MissingDependency."""
+    try:
+        importlib.import_module(f"ray.{part}")
+    except ModuleNotFoundError as error:
+        raise MissingDependency(f"ray.{part}: {error}", hint="pip install 'rerank-engine[ray]'") from error
+    return importlib.import_module("ray")
+
+
 def on_ray(job: Job, left: Sequence[int], workers: int, threads: int | None) -> Iterator[dict[str, Any]]:
     """`rerank_run(job, workers=, each=on_ray)`: the parts go through Ray Data's map_batches over a pool of actors, one part a batch. The
     files of the job must lie where every machine finds them under the same path. A part of an actor that died is done again by another.
@@ -47,10 +57,7 @@ def on_ray(job: Job, left: Sequence[int], workers: int, threads: int | None) -> 
     threads: processors of an actor; None: 1. Raises MissingDependency, what loading and scoring raise, and RerankError where actors die
     again and again.
     """
-    try:
-        import ray.data  # not ray alone, to which any folder of that name would answer
-    except ModuleNotFoundError as error:
-        raise MissingDependency(f"cluster.on_ray: {error}", hint="pip install 'rerank-engine[ray]'") from error
+    ray = require_ray("data")
     with _started():
         try:
             for row in _parts(job, left, workers, 1 if threads is None else threads).iter_rows():

@@ -18,12 +18,13 @@ from .serve import opened
 
 def serve_on_ray(args: argparse.Namespace, guarded: dict[str, Any]) -> None:
     """Until a signal. Raises InputError before Ray is started, MissingDependency, what `deploy` raises."""
-    from ..serve.on_ray import APP, deploy, finish, ray_here
+    from ..cluster import require_ray
+    from ..serve.on_ray import APP, deploy, finish
     from ..serve.run import bound
 
     if args.threads is not None:
         raise InputError("--threads", got=args.threads, expected="--cpus with --ray", hint="A replica's model has as many threads as it.")
-    models, ray = named(args), ray_here()
+    models, ray = named(args), require_ray("serve")
     with bound(args.host, args.port) as held:  # told now where it is taken; Serve's proxy binds it again
         host, port = held.getsockname()[:2]
     try:

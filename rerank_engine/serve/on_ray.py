@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import BackendUnavailable, InputError, MissingDependency, ModelError
+from ..cluster import require_ray
+from ..errors import BackendUnavailable, InputError, ModelError
 from ..ops.checks import count, finite_number
 from .app import Limits, State, create_app
 from .front import Answer, Died, Front, OneId, Peer, Unavailable, called
@@ -186,7 +187,7 @@ def build(
     """A Serve application, for `serve.run`, or `serve build` and a cluster's config. models: by the name that requests call them, the first
     for those that name none; where there is one, `model` is not looked at. keys, hosts, limits: `create_app`'s, the first two kept by the
     front. fronts: how many of them. Raises MissingDependency, InputError."""
-    ray_here()
+    require_ray("serve")
     from ray import serve
 
     if not models:
@@ -241,7 +242,7 @@ def deploy(
     Raises BackendUnavailable for what finds no place within timeout_s, at once on a Ray of its own; ModelError for a model that does not
     load; what `build` raises. A first deployment that failed is taken back.
     """
-    app, ray = build(models, **options), ray_here()
+    app, ray = build(models, **options), require_ray("serve")
     from ray import serve
 
     if not ray.is_initialized():
@@ -302,16 +303,6 @@ def _lack(models: Mapping[str, Model]) -> str:
 def _no_place(got: str) -> BackendUnavailable:
     hint = "Take fewer replicas, --cpus or --gpus, or add machines to the cluster."
     return BackendUnavailable("no place on Ray for all replicas", got=got, expected="room for each of them in time", hint=hint)
-
-
-def ray_here() -> Any:
-    """The module. Raises MissingDependency."""
-    try:
-        import ray
-        import ray.serve
-    except ModuleNotFoundError as error:
-        raise MissingDependency(f"serve on Ray: {error.name} is not there", hint="pip install 'rerank-engine[ray]'") from error
-    return ray
 
 
 def _replica_name() -> str:

@@ -6,7 +6,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileFormatError, MissingDependency
+from ..cluster import require_ray
+from ..errors import FileFormatError
 from ..ops import checks
 from ..text import AnalyzerLike
 from . import manifest
@@ -101,10 +102,7 @@ def stop_shards(name: str) -> int:
 
 def started() -> Any:
     """Ray, running: that of `ray.init()` or RAY_ADDRESS, else one of this machine's own. Raises MissingDependency."""
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise MissingDependency("ray is not installed", hint="pip install 'rerank-engine[ray]'") from error
+    ray = require_ray("actor")
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
     return ray

@@ -19,12 +19,13 @@ from words_scorer import Words  # noqa: E402
 
 from benchmarks.live_server import served  # noqa: E402
 from rerank_engine import cli  # noqa: E402
+from rerank_engine.cluster import require_ray  # noqa: E402
 from rerank_engine.errors import InputError, MissingDependency  # noqa: E402
 from rerank_engine.serve import Limits, create_app  # noqa: E402
 from rerank_engine.serve.front import TRIES, Died, Front, OneId, Unavailable, called  # noqa: E402
 from rerank_engine.serve.guard import Guard  # noqa: E402
 from rerank_engine.serve.metrics import Metrics  # noqa: E402
-from rerank_engine.serve.on_ray import Model, _get, build, desired, ray_here, work  # noqa: E402
+from rerank_engine.serve.on_ray import Model, _get, build, desired, work  # noqa: E402
 
 QUERY, DOCUMENTS = "green tea health", ["black coffee", "green tea is good for health", "tea"]
 
@@ -307,7 +308,7 @@ def test_threads_are_cpus():
 
 def test_without_ray_it_is_said(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    for call in (ray_here, lambda: build({"m": Model("m")})):
+    for call in (lambda: require_ray("serve"), lambda: build({"m": Model("m")})):
         with pytest.raises(MissingDependency, match=r"pip install 'rerank-engine\[ray\]'"):
             call()
 
@@ -335,7 +336,7 @@ def test_the_command_hands_over_what_it_was_given(tmp_path, monkeypatch, capsys)
         told.update(models=models, **options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rerank_engine.serve.on_ray.ray_here", lambda: SimpleNamespace(shutdown=lambda: told.update(stopped=True)))
+    monkeypatch.setattr("rerank_engine.cluster.require_ray", lambda _: SimpleNamespace(shutdown=lambda: told.update(stopped=True)))
     monkeypatch.setattr("rerank_engine.serve.on_ray.deploy", deploy)
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path)
