@@ -160,6 +160,10 @@ class Corpus:
         except KeyError:
             raise UnknownIdError("Corpus", got=f"the id '{doc_id}'", expected=f"one of its {len(self)} documents' ids") from None
 
+    def rows_of(self, ids: Sequence[str]) -> list[int | None]:
+        """The rows of external ids, None for one that is not there."""
+        return [self.row(doc_id) if doc_id in self else None for doc_id in ids]
+
     def __contains__(self, doc_id: object) -> bool:
         """Whether a document has this external id."""
         try:
@@ -213,10 +217,11 @@ def rows_in(corpus: Corpus, other: Corpus, rows: NDArray[np.int64], what: str, e
     """
     if aligned(corpus, other):
         return rows
-    ids = [other.id_of(row) for row in rows.tolist()]
-    if (lost := next((doc_id for doc_id in ids if doc_id not in corpus), None)) is not None:
+    ids = other.ids_of(rows)
+    found = corpus.rows_of(ids)
+    if (lost := next((doc_id for doc_id, row in zip(ids, found) if row is None), None)) is not None:
         raise UnknownIdError(what, got=f"the id '{lost}'", expected=expected, hint=hint)
-    return np.array([corpus.row(doc_id) for doc_id in ids], np.int64)
+    return np.array(found, np.int64)
 
 
 def require_documents(what: str, corpus: object) -> None:

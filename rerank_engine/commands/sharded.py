@@ -45,7 +45,7 @@ def stage_over(path: str, k: int, threads: int | None, model: str | None = None,
     from .encoded import encoder_of
     from .tokens import late_model
 
-    index, encoder = ShardedIndex.open(path), None
+    index, encoder = ShardedIndex.open(path, threads=threads), None
     if index.kind == "bm25":
         given = {name: value for name, value in parameters.items() if value is not None}
         return Sharded(index.with_parameters(**given) if given else index, k)
@@ -72,8 +72,7 @@ def search(args: argparse.Namespace) -> None:
 def check(args: argparse.Namespace) -> None:
     """Every shard, read whole."""
     from ..indexes import BM25Index, TokenIndex, VectorIndex
-    from ..sharding.index import require_rows
-    from ..sharding.manifest import places
+    from ..sharding.manifest import places, require_unchanged
 
     kind, listed = places(args.index)
     family: Any = {"bm25": BM25Index, "vectors": VectorIndex, "tokens": TokenIndex}[kind]
@@ -81,7 +80,7 @@ def check(args: argparse.Namespace) -> None:
         found = []
         for place in listed:
             found.append(family.check(place.path))
+            require_unchanged(place)
             progress(len(found), len(listed))
-    require_rows(listed, [one["documents"] + one.get("deleted", 0) for one in found])
     told = {"path": str(args.index), "shards": len(found)} | {name: sum(one[name] for one in found) for name in ("documents", "bytes")}
     cli.print_json({**told, "ok": True}) if args.json else cli.say("whole: " + ", ".join(f"{key} {value}" for key, value in told.items()))

@@ -12,6 +12,7 @@ A file that is cut short while it is mapped makes the process end with SIGBUS, a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import mmap
 import os
@@ -147,6 +148,12 @@ def require_sound(members: Iterable[Any]) -> None:
 def kind_of(path: str | Path) -> str:
     """The kind of an index file, from its header and table. Raises FileFormatError for what is none."""
     return str(_table(Path(path), _bytes_of(Path(path), False))["kind"])
+
+
+def content_of_file(path: Path) -> str:
+    """Hex digits that tell the content of an index file from another's, by its sections' checksums. Raises FileFormatError."""
+    table = json.dumps(_table(path, _bytes_of(path, False)), sort_keys=True)
+    return hashlib.blake2b(table.encode(), digest_size=16).hexdigest()
 
 
 def _bytes_of(path: Path, in_memory: bool) -> Any:

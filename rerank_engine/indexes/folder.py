@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from ..errors import FileFormatError, InputError
-from .files import kind_of, sync_folder
+from .files import content_of_file, kind_of, sync_folder
 
 FORMAT, MANIFEST, LOCK = 1, "manifest.json", "lock"
 TIER = 8  # segments of one tier, each up to TIER times as large as the tier below, before they are merged
@@ -304,6 +305,14 @@ def to_merge(live: Sequence[int], rows: Sequence[int] | None = None) -> slice | 
             return slice(start, start + n)
         start += n
     return None
+
+
+def content_of(path: Path) -> str:
+    """Hex digits that tell the content of an index from another's: of a file, or of the commit of a folder. Raises FileFormatError."""
+    if not path.is_dir():
+        return content_of_file(path)
+    told = json.dumps(_read_manifest(path), sort_keys=True)
+    return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
 
 
 def parts_of(path: Path, kind: Kind, *, verify: bool, in_memory: bool = False) -> tuple[list[Any], dict[str, Any], Folder | None]:

@@ -2,6 +2,7 @@
 
 split, join        files of shards and their manifest          manifest.py
 ShardedIndex       asks the shards, merges their answers        index.py
+Found, LateSearch  what came; tokens, in two questions          late.py
 Shard, Here        what holds a shard, and a thread that does   shard.py
 Scatter            deadlines, second tries, failures            scatter.py
 ShardedCorpus      the documents, fetched when asked for        corpus.py

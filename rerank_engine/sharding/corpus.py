@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import numpy as np
@@ -12,25 +13,34 @@ from numpy.typing import ArrayLike
 
 from ..corpus import Corpus, Document
 from ..errors import DuplicateIdError, ShardUnavailable, UnknownIdError
-from ..limits import limits
 from .scatter import Gathered, Scatter
 
 HELD = 200_000  # ids, and documents, that are remembered
-TOGETHER = 1024  # documents of one question
+TOGETHER = 1024  # documents that are asked for at a time where all are read
+
+
+@dataclass
+class Read:
+    """By row; missing: why a shard's are not there."""
+
+    documents: dict[int, Document] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
+    missing: dict[int, str] = field(default_factory=dict)
 
 
 class ShardedCorpus(Corpus):
-    """Rows count on from shard to shard. What was read is held, ids and documents, the latest HELD of each.
+    """Rows count on from shard to shard. What was read is held, ids and documents, at most HELD of each.
 
-    What a shard that does not answer has is ShardUnavailable. An id that two shards have is DuplicateIdError once both are read.
+    What a shard that does not answer has is ShardUnavailable. An id that two shards have is DuplicateIdError where both are met.
+    prints: a hash of each shard's ids, where they are known.
     """
 
     __slots__ = ("_bases", "_lock", "_names", "_prints", "_scatter", "_texts")
 
-    def __init__(self, scatter: Scatter, sizes: Sequence[int]) -> None:
+    def __init__(self, scatter: Scatter, sizes: Sequence[int], prints: Sequence[str] | None = None) -> None:
         self._scatter, self._bases, self._sha256 = scatter, list(accumulate(sizes, initial=0)), None
         self._names, self._rows, self._texts = dict[int, str](), {}, dict[int, Document]()
-        self._lock, self._prints = threading.Lock(), list[str]()
+        self._lock, self._prints = threading.Lock(), None if prints is None else list(prints)
 
     def __len__(self) -> int:
         return self._bases[-1]
@@ -48,69 +58,71 @@ class ShardedCorpus(Corpus):
 
     @property
     def ids(self) -> list[str]:
-        return self.ids_of(np.arange(len(self)))
+        return [
+            doc_id for start in range(0, len(self), TOGETHER) for doc_id in self.ids_of(np.arange(start, min(len(self), start + TOGETHER)))
+        ]
 
     def id_of(self, row: int) -> str:
         return self.ids_of([row])[0]
 
     def ids_of(self, rows: ArrayLike) -> list[str]:
-        wanted, held = np.asarray(rows, np.int64).tolist(), self._names
-        known = {row: held[row] for row in wanted if row in held}
-        for start in range(0, len(wanted), TOGETHER):
-            lacking = [row for row in wanted[start : start + TOGETHER] if row not in known]
-            self._require_all(self.fetch((), lacking, names=known))
-        return [known[row] for row in wanted]
+        wanted = np.asarray(rows, np.int64).tolist()
+        read = self._all(self.fetch((), wanted))
+        return [read.names[row] for row in wanted]
 
     def row(self, doc_id: str) -> int:
-        if (known := self._rows.get(doc_id)) is not None:
-            return known
-        told = self._gather("find", dict.fromkeys(range(len(self._scatter)), (doc_id,)))
-        row = next((found for found in told.values.values() if found is not None), None)
+        row = self.rows_of([doc_id])[0]
         if row is None:
-            self._require_all(told)
             raise UnknownIdError("Corpus", got=f"the id '{doc_id}'", expected=f"one of its {len(self)} documents' ids")
-        self._hold({row: doc_id}, {})
-        return int(row)
+        return row
+
+    def rows_of(self, ids: Sequence[str]) -> list[int | None]:
+        known = self._rows
+        found = {doc_id: known[doc_id] for doc_id in ids if doc_id in known}
+        unknown = [doc_id for doc_id in dict.fromkeys(ids) if doc_id not in found]
+        if unknown:
+
+            def enough(values: Mapping[int, Mapping[str, int]]) -> bool:
+                return sum(map(len, values.values())) >= len(unknown)
+
+            told = self._scatter.gather("find", lambda _: (unknown,), enough=enough)
+            for rows in told.values.values():
+                found |= rows
+                self._hold({row: doc_id for doc_id, row in rows.items()}, {})
+            if not enough(told.values):
+                self._require_shards(told.missing)
+        return [found.get(doc_id) for doc_id in ids]
 
     def texts(self, rows: ArrayLike | None = None) -> list[str]:
         return [document.passage for document in (self if rows is None else self.read(np.asarray(rows).tolist()))]
 
     def read(self, rows: Sequence[int]) -> list[Document]:
         """The documents of rows, of each shard in one question. Raises ShardUnavailable."""
-        held = self._texts
-        known = {row: held[row] for row in rows if row in held}
-        self._require_all(self.fetch([row for row in rows if row not in known], documents=known))
-        return [known[row] for row in rows]
+        read = self._all(self.fetch(rows))
+        return [read.documents[row] for row in rows]
 
-    def fetch(
-        self,
-        rows: Iterable[int],
-        named: Iterable[int] = (),
-        *,
-        documents: dict[int, Document] | None = None,
-        names: dict[int, str] | None = None,
-    ) -> Gathered:
-        """Holds the documents of rows, and the ids of `named`, as far as the shards answer before the deadline of `limits()`; and puts them
-        into `documents` and `names`."""
-        calls = dict[int, tuple[list[int], list[int]]]()
-        for place, wanted in enumerate((rows, named)):
-            for row in dict.fromkeys(wanted):
-                calls.setdefault(self.shard_of(row), ([], []))[place].append(row)
-        told = self._gather("read", calls)
+    def fetch(self, rows: Iterable[int], named: Iterable[int] = ()) -> Read:
+        """The documents of rows, and the ids of `named`: what is held, and the rest as far as the shards answer in time."""
+        out, calls = Read(), dict[int, tuple[list[int], list[int]]]()
+        texts, names = self._texts, self._names  # these dicts only grow; others take their place when they are full
+        for row in dict.fromkeys(rows):
+            if (document := texts.get(row)) is not None:
+                out.documents[row] = document
+            else:
+                calls.setdefault(self.shard_of(row), ([], []))[0].append(row)
+        for row in dict.fromkeys(named):
+            if (name := names.get(row)) is not None:
+                out.names[row] = name
+            else:
+                calls.setdefault(self.shard_of(row), ([], []))[1].append(row)
+        told = self._scatter.gather("read", calls.__getitem__, shards=calls) if calls else Gathered()
         for shard, (found, ids) in told.values.items():
             read, listed = dict(zip(calls[shard][0], found)), dict(zip(calls[shard][1], ids))
-            listed |= {row: document.id for row, document in read.items()}
-            self._hold(listed, read)
-            if documents is not None:
-                documents |= read
-            if names is not None:
-                names |= listed
-        return told
-
-    def lacking(self, rows: Sequence[int], texts: bool) -> list[int]:
-        """Those of the rows whose documents, or whose ids alone, are not held."""
-        held = self._texts if texts else self._names
-        return [row for row in rows if row not in held]
+            out.documents |= read
+            out.names |= listed
+            self._hold(listed | {row: document.id for row, document in read.items()}, read)
+        out.missing = told.missing
+        return out
 
     def _hold(self, names: Mapping[int, str], documents: Mapping[int, Document]) -> None:
         with self._lock:
@@ -126,22 +138,21 @@ class ShardedCorpus(Corpus):
             if len(self._texts) > HELD:
                 self._texts = dict(list(self._texts.items())[-HELD // 2 :])
 
-    def _gather(self, method: str, calls: Mapping[int, tuple[object, ...]]) -> Gathered:
-        return self._scatter.gather(method, calls.__getitem__, shards=calls, until=limits().deadline) if calls else Gathered()
+    def _all(self, read: Read) -> Read:
+        self._require_shards(read.missing)
+        return read
 
-    def _require_all(self, told: Gathered) -> None:
-        for shard, why in told.missing.items():
+    def _require_shards(self, missing: Mapping[int, str]) -> None:
+        for shard, why in missing.items():
             raise ShardUnavailable(f"shard {shard} of {len(self._scatter)}", got=why, expected="an answer")
 
-    def _ids_alike(self, other: Corpus) -> bool:
-        """Two collections in shards of the same ranges are compared by the hashes of their ids; others are taken for different."""
-        if not isinstance(other, ShardedCorpus):
-            return False
-        return self._bases == other._bases and self._fingerprints() == other._fingerprints()
+    @property
+    def _whole(self) -> bool:
+        """Not to be compared id by id, which would read all of them."""
+        return False
 
-    def _fingerprints(self) -> list[str]:
-        if not self._prints:
-            told = self._gather("fingerprint", dict.fromkeys(range(len(self._scatter)), ()))
-            self._require_all(told)
-            self._prints = [told.values[shard] for shard in range(len(self._scatter))]
-        return self._prints
+    def _ids_alike(self, other: Corpus) -> bool:
+        """Two collections in shards of the same ranges, by the hashes of their ids; others count as different."""
+        if not isinstance(other, ShardedCorpus) or self._prints is None:
+            return False
+        return self._bases == other._bases and self._prints == other._prints

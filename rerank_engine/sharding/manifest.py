@@ -2,104 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..corpus import Corpus
 from ..errors import FileFormatError, InputError
 from ..indexes import VectorIndex
-from ..indexes.segmented import SegmentedIndex, without
+from ..indexes.folder import content_of
+from ..indexes.segmented import without
 from ..ops.checks import count
 from ..progress import Progress
 from ..stored import read_json, write_json
-from .shard import OPEN, Index, kind_of
+from .shard import OPEN, Index, Shard, kind_of
 
 FILE, KIND = "shards.json", "rerank-engine shards"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Of a shard: its file or folder, the row of the collection that its first one is, how many it has."""
+    """Of a shard: its file or folder, the row of the collection that its first one is, how many it has; content, ids: hashes of what it
+    holds and of its documents' ids in their order."""
 
     path: str
     base: int
     rows: int
+    content: str
+    ids: str
 
 
 def split(index: Index, folder: str | Path, shards: int, *, progress: Progress | None = None) -> Path:
-    """Writes an index as so many shards of equal ranges of its documents, in their order, into a new folder. Deleted documents are left
-    out. progress(done, shards).
+    """Writes an index as so many shards of equal ranges of its documents, in their order, into a new folder, which appears whole or not at
+    all. Deleted documents are left out. progress(done, shards).
 
     Raises InputError: more shards than documents, a folder that is not empty, a vector index of faiss (build one a shard, and `join` them).
     """
     kind, shards, target = kind_of(index), count("split: shards", shards), Path(folder)
-    if shards > len(index.corpus):
-        raise InputError("split: shards", got=shards, expected=f"at most {len(index.corpus)}, the documents")
     if isinstance(index, VectorIndex) and index.kind != "exact":
         raise InputError(
             "split", got=f"a vector index of kind '{index.kind}'", expected="kind 'exact'", hint="Build one a shard; `join` them."
         )
+    frozen: Any = index if isinstance(index, VectorIndex) else index.snapshot()
+    live = _live(frozen)
+    if shards > len(live):
+        raise InputError("split: shards", got=shards, expected=f"at most {len(live)}, the documents")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"folder {target}", got="something that is there already", expected="a new or empty folder")
-    target.mkdir(parents=True, exist_ok=True)
-    frozen: Any = index if isinstance(index, VectorIndex) else index.snapshot()
-    if isinstance(frozen, SegmentedIndex):
-        live = [row for member, base in _bases(frozen) for row in (np.flatnonzero(~member.dead) + base if member.dead is not None
-                else np.arange(base, base + member.n_rows)).tolist()]  # fmt: skip
-    else:
-        live = list(range(len(frozen.corpus)))
-    edges, files = np.linspace(0, len(live), shards + 1).astype(int).tolist(), list[str]()
-    for number, (start, end) in enumerate(pairwise(edges)):
-        files.append(f"shard-{number:05d}.index")
-        _part(frozen, live[start:end], live).save(target / files[-1])
-        if progress:
-            progress(number + 1, shards)
-    _write(target, kind, files, [end - start for start, end in pairwise(edges)])
+    edges = np.linspace(0, len(live), shards + 1).astype(int).tolist()
+    names, scratch = [f"shard-{number:05d}.index" for number in range(shards)], target.with_name(f".{target.name}.{uuid4().hex}")
+    try:
+        scratch.mkdir(parents=True)
+        for number, (start, end) in enumerate(pairwise(edges)):
+            _part(frozen, live[start:end], live).save(scratch / names[number])
+            if progress:
+                progress(number + 1, shards)
+        join(scratch, names, kind=kind)
+        if target.exists():
+            target.rmdir()
+        scratch.rename(target)
+    except OSError as error:
+        raise InputError(f"folder {target}", got=str(error), expected="a place that can be written") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return target
 
 
-def _bases(index: Any) -> list[tuple[Any, int]]:
-    out, base = [], 0
-    for member in index._members:
-        out.append((member, base))
-        base += member.n_rows
-    return out
+def _live(index: Any) -> NDArray[np.int64]:
+    """int64: the rows that are not deleted."""
+    if isinstance(index, VectorIndex):
+        return np.arange(len(index.corpus))
+    masks = [np.ones(member.n_rows, bool) if member.dead is None else ~member.dead for member in index._members]
+    return np.flatnonzero(np.concatenate([np.empty(0, bool), *masks]))
 
 
-def _part(index: Any, rows: Sequence[int], live: Sequence[int]) -> Any:
+def _part(index: Any, rows: NDArray[np.int64], live: NDArray[np.int64]) -> Any:
     """An index of these rows alone, which follow one another among the live ones."""
     if isinstance(index, VectorIndex):
-        parts, own = index._parts, slice(rows[0], rows[-1] + 1)
-        corpus = Corpus(parts.corpus[row] for row in rows)
+        parts, own = index._parts, slice(int(rows[0]), int(rows[-1]) + 1)
+        corpus = Corpus(parts.corpus[row] for row in rows.tolist())
         kept = None if parts.vectors is None else parts.vectors[own]
         return VectorIndex._of(replace(parts, corpus=corpus, vectors=kept, truncated=parts.truncated[own]))
     made = index.snapshot()
-    made._set(without(made._members, [row for row in live if not rows[0] <= row <= rows[-1]]))
+    made._set(without(made._members, live[(live < rows[0]) | (live > rows[-1])].tolist()))
     return made
 
 
 def join(folder: str | Path, files: Sequence[str], *, kind: str) -> Path:
     """Makes one collection of indexes that lie in a folder, in this order: writes its manifest. kind: "bm25", "vectors" or "tokens".
 
-    An id may be in one of them alone; those of tokens in residual codes share a codec. Raises InputError, and what opening them raises.
+    An id may be in one of them alone. Again after a shard was written anew. Raises InputError (names outside the folder, indexes of
+    different settings, or, of tokens in residual codes, of different codecs), and what opening them raises.
     """
     if kind not in OPEN:
         raise InputError("join: kind", got=repr(kind), expected=", ".join(OPEN))
-    if isinstance(files, str) or not files:
-        raise InputError("join: files", got=repr(files), expected="the names of one file at least")
-    sizes = [len(OPEN[kind](Path(folder) / name).corpus) for name in files]
-    _write(Path(folder), kind, files, sizes)
+    if isinstance(files, str) or not files or not all(_inside(name) for name in files):
+        raise InputError("join: files", got=repr(files), expected="names of files in the folder, one at least")
+    shards, base, first = list[Place](), 0, None
+    for name in files:
+        shard = Shard(Path(folder) / name, kind=kind)
+        made, corpus = shard.about()["made"], shard.index.corpus
+        first = made if first is None else first
+        if made != first or not len(corpus):
+            got, expected = (f"{made}", f"{first}, as '{files[0]}'") if len(corpus) else ("no document", "one at least")
+            raise InputError(f"join: '{name}'", got=got, expected=expected)
+        shards.append(Place(name, base, len(corpus), str(shard.content), _hash(corpus)))
+        base += len(corpus)
+    listed = [
+        {"file": place.path, **{key: value for key, value in asdict(place).items() if key not in ("path", "base")}} for place in shards
+    ]
+    write_json(Path(folder) / FILE, {"kind": KIND, "index": kind, "shards": listed})
     return Path(folder)
 
 
-def _write(folder: Path, kind: str, files: Sequence[str], rows: Sequence[int]) -> None:
-    listed = [{"file": name, "rows": n} for name, n in zip(files, rows)]
-    write_json(folder / FILE, {"kind": KIND, "index": kind, "shards": listed})
+def _inside(name: object) -> bool:
+    return isinstance(name, str) and bool(name) and not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def _hash(corpus: Corpus) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for data in _encoded(corpus):
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def _encoded(corpus: Corpus) -> Iterator[bytes]:
+    return (corpus.id_of(row).encode("utf-8", "surrogatepass") for row in range(len(corpus)))
 
 
 def is_sharded(path: str | Path) -> bool:
@@ -115,11 +150,18 @@ def places(folder: str | Path) -> tuple[str, list[Place]]:
         if kind not in OPEN or not told["shards"]:
             raise ValueError(f"shards of {kind!r}")
         for entry in told["shards"]:
-            name, rows = entry["file"], entry["rows"]
-            if type(name) is not str or type(rows) is not int or rows < 1 or Path(name).is_absolute() or ".." in Path(name).parts:
+            name, rows, content, ids = (entry[key] for key in ("file", "rows", "content", "ids"))
+            if not _inside(name) or type(rows) is not int or rows < 1 or not all(isinstance(one, str) for one in (content, ids)):
                 raise ValueError(f"the shard {entry!r}")
-            out.append(Place(str((Path(folder) / name).absolute()), base, rows))
+            out.append(Place(str((Path(folder) / name).absolute()), base, rows, content, ids))
             base += rows
     except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(str(path), got=f"a damaged manifest ({error})", expected="one as `split` writes it") from error
     return kind, out
+
+
+def require_unchanged(place: Place) -> None:
+    """Raises FileFormatError for a shard that was written since its manifest was: its rows would be others."""
+    if content_of(Path(place.path)) != place.content:
+        hint = "Write the manifest again: sharding.join."
+        raise FileFormatError(place.path, got="another content", expected=f"what {FILE} says", hint=hint)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..corpus import Corpus, Document
-from ..errors import InputError
+from ..errors import InputError, ShardUnavailable
 from ..indexes import BM25Index, TokenIndex, VectorIndex, token_search
+from ..indexes.folder import content_of
 from ..indexes.queries import Terms, run
 from ..indexes.token_members import fingerprint
 from ..indexes.token_probe import by_centroids, found_at
@@ -29,8 +31,12 @@ from .scatter import Failure
 
 BM25, VECTORS, TOKENS = "bm25", "vectors", "tokens"
 OPEN: dict[str, Any] = {BM25: BM25Index.open, VECTORS: VectorIndex.open, TOKENS: TokenIndex.open}
+SEARCHERS = 8  # with the counts of a collection and parameters of BM25, that are kept
 Index = BM25Index | VectorIndex | TokenIndex
 Chosen = tuple[Selection | None, Selection | None]  # what a query allows and denies, of a shard's own rows
+Groups = Sequence[tuple[Chosen, list[int]]]  # the queries of a batch, by their places, that may find the same
+Work = tuple[int, int]  # of the whole collection, see `token_search.work_of`
+Vectors = NDArray[np.float32]
 
 
 def kind_of(index: object) -> str:
@@ -66,26 +72,30 @@ class Near:
 
 
 class Shard:
-    """An index and where its rows lie in the collection: its row r is row base + r there. Its methods are what a coordinator asks; seconds:
-    how long they may take."""
+    """An index and where its rows lie in the collection: its row r is row base + r there. Its methods are what a coordinator asks."""
 
     def __init__(
         self, index: Index | str | Path, base: int = 0, *, kind: str | None = None, threads: int | None = 1, **options: Any
     ) -> None:
-        """index: or where it lies, opened with `options`, as an index of this kind."""
+        """index: or where it lies, opened with `options`, as an index of this kind. content: tells it from what is written there later."""
+        self.content = content_of(Path(index)) if isinstance(index, (str, Path)) else None
         self.index: Any = OPEN[str(kind)](index, **options) if isinstance(index, (str, Path)) else index
         self.kind, self.base, self.threads = kind_of(self.index), base, threads
-        self._searcher: tuple[Any, Searcher] | None = None
+        self._searchers, self._lock = dict[Any, Searcher](), threading.Lock()
 
-    def answer(self, method: str, arguments: tuple[Any, ...]) -> Any:
-        """What a method returns, or a Failure."""
+    def answer(self, method: str, arguments: tuple[Any, ...], expected: str | None = None, seconds: float = math.inf) -> Any:
+        """What a method returns, or a Failure. expected: the content that is asked; ShardUnavailable where this is another."""
+        if expected is not None and self.content is not None and expected != self.content:
+            what, hint = "a shard that holds something else than its collection says", "Was it written again? Start all of them anew."
+            return Failure(ShardUnavailable(what, got=self.content, expected=expected, hint=hint))
         try:
-            return getattr(self, method)(*arguments)
+            with nullcontext() if seconds == math.inf else limited(deadline_ms=1e3 * max(0.0, seconds)):
+                return getattr(self, method)(*arguments)
         except Exception as error:
             return Failure(error)
 
     def about(self) -> dict[str, Any]:
-        """{"kind", "rows": deleted ones included, "base", "documents", "made": what has to be the same of all shards, ...}"""
+        """{"kind", "rows": deleted ones included, "base", "documents", "made": what has to be the same of all shards, "tokens"}"""
         index = self.index
         told: dict[str, Any] = {"kind": self.kind, "rows": len(index.corpus), "base": self.base, "documents": len(index.corpus)}
         if isinstance(index, BM25Index):
@@ -109,32 +119,23 @@ class Shard:
         corpus = self.index.corpus
         return [corpus[row - self.base] for row in rows], [corpus.id_of(row - self.base) for row in named]
 
-    def find(self, doc_id: str) -> int | None:
-        """The row of an id in the collection, None where it is not here."""
+    def find(self, ids: Sequence[str]) -> dict[str, int]:
+        """The rows in the collection of those ids that are here."""
         corpus = self.index.corpus
-        return self.base + int(corpus.row(doc_id)) if doc_id in corpus else None
+        return {doc_id: self.base + int(corpus.row(doc_id)) for doc_id in ids if doc_id in corpus}
 
-    def fingerprint(self) -> str:
-        """A hash of the documents' ids in their order."""
-        digest = hashlib.blake2b(digest_size=16)
-        for row in range(len(self.index.corpus)):
-            data = self.index.corpus.id_of(row).encode("utf-8", "surrogatepass")
-            digest.update(len(data).to_bytes(8, "little") + data)
-        return digest.hexdigest()
+    def known(self, chosen: Sequence[Chosen]) -> list[int]:
+        """How many of the ids in each `allow` are here."""
+        corpus = self.index.corpus
+        return [sum(doc_id in corpus for doc_id in allow) if isinstance(allow, list) else 0 for allow, _ in chosen]
 
-    def weigh(self, chosen: Sequence[Chosen]) -> list[tuple[int, int, int]]:
-        """Of each: (documents that may be found, their tokens or 0, how many of the ids in `allow` are here)."""
-        out = []
-        for allow, deny in chosen:
-            mask, known = self._mask((allow, deny)), 0
-            if allow is not None and not isinstance(allow, np.ndarray):
-                known = sum(isinstance(doc_id, str) and doc_id in self.index.corpus for doc_id in allow)
-            if isinstance(self.index, TokenIndex):
-                wanted, n = self._wanted((allow, deny)), len(self.index.corpus)
-                rows = np.arange(n) if wanted is None else np.flatnonzero(wanted)
-                out.append((len(rows), int(token_search.lengths_of(self.index._members, rows).sum()), known))
-            else:
-                out.append((len(self.index.corpus) if mask is None else int(mask.sum()), 0, known))
+    def weigh(self, chosen: Sequence[Chosen]) -> list[tuple[int, int]]:
+        """Of each, in an index of tokens: (documents that may be found, their tokens)."""
+        out, n = [], len(self.index.corpus)
+        for own in chosen:
+            wanted = self._wanted(own)
+            rows = np.arange(n) if wanted is None else np.flatnonzero(wanted)
+            out.append((len(rows), int(token_search.lengths_of(self.index._members, rows).sum())))
         return out
 
     def _mask(self, chosen: Chosen) -> NDArray[np.bool_] | None:
@@ -142,8 +143,8 @@ class Shard:
         if allow is None and deny is None:
             return None
         corpus: Corpus = self.index.corpus
-        mask = np.ones(len(corpus), bool) if allow is None else _of("allow", allow, corpus)
-        return mask if deny is None else mask & ~_of("deny", deny, corpus)
+        mask = np.ones(len(corpus), bool) if allow is None else mask_of("Query: allow", allow, corpus, strict=False)
+        return mask if deny is None else mask & ~mask_of("Query: deny", deny, corpus, strict=False)
 
     # BM25
 
@@ -154,80 +155,85 @@ class Shard:
     def lexical(
         self,
         batch: Sequence[Terms],
-        chosen: Sequence[Chosen],
+        groups: Groups,
         k: int,
         collection: tuple[int, int],
         df: Sequence[NDArray[np.int64]],
         parameters: Mapping[str, Any],
         floors: NDArray[np.float32],
-        seconds: float,
     ) -> list[Answer]:
         """collection: (documents, tokens) of it; df: of each query's terms in it; parameters: of BM25; floors float32 [queries]."""
-        members, searcher, masks = self.index._members, self._searcher_of(collection, parameters), [self._mask(own) for own in chosen]
-        groups = [[i] for i in range(len(batch))] if any(mask is not None for mask in masks) else [list(range(len(batch)))]
-        out = list[Answer]()
-        with _within(seconds):
-            for places in groups:
-                told = np.concatenate([np.empty(0, np.int64), *(df[i] for i in places)])
-                asked, mask = [batch[i] for i in places], masks[places[0]] if places else None
-                hits, reached = run(members, searcher, asked, k, mask, self.threads, told, floors[places])
-                out += [self._answer(rows, scores, None, n, len(self.index.corpus)) for (rows, scores), n in zip(hits, reached)]
-        return out
+        members, searcher, n = self.index._members, self._searcher(collection, parameters), len(self.index.corpus)
+        out = dict[int, Answer]()
+        for own, places in groups:
+            told = np.concatenate([np.empty(0, np.int64), *(df[i] for i in places)])
+            hits, reached = run(members, searcher, [batch[i] for i in places], k, self._mask(own), self.threads, told, floors[places])
+            out |= {i: self._answer(rows, scores, None, at, n) for i, (rows, scores), at in zip(places, hits, reached)}
+        return [out[i] for i in range(len(batch))]
 
-    def _searcher_of(self, collection: tuple[int, int], parameters: Mapping[str, Any]) -> Searcher:
+    def _searcher(self, collection: tuple[int, int], parameters: Mapping[str, Any]) -> Searcher:
         key, index = (collection, tuple(sorted(parameters.items()))), self.index
-        if self._searcher is None or self._searcher[0] != key:
-            parts = [member.part for member in index._members]
-            self._searcher = key, Searcher(parts, BM25Parameters(**parameters), index.backend, collection)
-        return self._searcher[1]
+        with self._lock:
+            if key not in self._searchers:
+                if len(self._searchers) >= SEARCHERS:
+                    self._searchers = {}
+                parts = [member.part for member in index._members]
+                self._searchers[key] = Searcher(parts, BM25Parameters(**parameters), index.backend, collection)
+            return self._searchers[key]
 
     # Vectors
 
-    def nearest(self, vectors: NDArray[np.float32], chosen: Sequence[Chosen], k: int, seconds: float) -> list[Answer]:
+    def nearest(self, vectors: Vectors, groups: Groups, k: int) -> list[Answer]:
         """vectors float32 [queries, dim], as they are compared."""
-        index, masks = self.index, [self._mask(own) for own in chosen]
-        with _within(seconds):
-            hits, reached = index.search_reached(vectors, k, filters=masks, threads=self.threads)
-        of = [len(index.corpus) if mask is None else int(mask.sum()) for mask in masks]
-        cut = index.truncated_tokens
+        index, masks = self.index, list[Any]([None] * len(vectors))
+        for own, places in groups:
+            mask = self._mask(own)
+            for i in places:
+                masks[i] = mask
+        hits, reached = index.search_reached(vectors, k, filters=masks, threads=self.threads)
+        of, cut = [len(index.corpus) if mask is None else int(mask.sum()) for mask in masks], index.truncated_tokens
         return [self._answer(rows, scores, cut[rows], n, most) for (rows, scores), n, most in zip(hits, reached, of)]
 
     # Tokens
 
-    def tokens(self, query: NDArray[np.float32], own: Chosen, k: int, work: tuple[int, int], precision: str, seconds: float) -> Answer:
-        """Every document that may be found, scored. work: of the whole collection, see `token_search.work_of`."""
-        wanted = self._wanted(own)
-        with _within(seconds):
-            return self._scored(query, None if wanted is None else np.flatnonzero(wanted), k, work, precision, None)
+    def tokens(self, asked: Sequence[tuple[Vectors, Chosen, Work]], k: int, precision: str) -> list[Answer]:
+        """(query float32 [q, dim], what it may find, the work) each: all of that, scored."""
+        out = []
+        for query, own, work in asked:
+            wanted = self._wanted(own)
+            out.append(self._scored(query, None if wanted is None else np.flatnonzero(wanted), k, work, precision, None))
+        return out
 
-    def near(self, query: NDArray[np.float32], own: Chosen, probe: int, n: int, seconds: float) -> Near:
-        """The n best by centroids, of the documents that the lists of `probe` centroids a query token hold."""
-        members, wanted = self.index._members, self._wanted(own)
-        with _within(seconds):
-            table = centroid_scores(query, self.index.codec.centroids, num_threads=self.threads)
-            found, _ = found_at(members, table, len(query), probe, wanted)
-            scores = by_centroids(members, table, found, self.threads)
+    def near(self, asked: Sequence[tuple[Vectors, Chosen, int, int]]) -> list[Near]:
+        """(query, what it may find, probe, n) each: the n best by centroids, of the documents that the lists of `probe` centroids a query
+        token hold."""
+        members, out = self.index._members, []
         bases = np.cumsum([0, *(member.n_rows for member in members)]).tolist()
-        rows = np.concatenate([np.empty(0, np.int64), *(part + base for part, base in zip(found, bases))])
-        there = ~np.isnan(scores)
-        best, scores = topk(scores[there], n, ids=rows[there])
-        return Near(best + self.base, scores, token_search.lengths_of(members, best), len(rows), bool(there.all()))
-
-    def exact(
-        self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int, work: tuple[int, int], precision: str, seconds: float
-    ) -> Answer:
-        """These rows of the collection, scored."""
-        with _within(seconds):
+        for query, own, probe, n in asked:
             table = centroid_scores(query, self.index.codec.centroids, num_threads=self.threads)
-            return self._scored(query, np.sort(rows) - self.base, k, work, precision, table)
+            found, _ = found_at(members, table, len(query), probe, self._wanted(own))
+            scores = by_centroids(members, table, found, self.threads)
+            rows = np.concatenate([np.empty(0, np.int64), *(part + base for part, base in zip(found, bases))])
+            there = ~np.isnan(scores)
+            best, scores = topk(scores[there], n, ids=rows[there])
+            out.append(Near(best + self.base, scores, token_search.lengths_of(members, best), len(rows), bool(there.all())))
+        return out
 
-    def _scored(self, query: Any, rows: NDArray[np.int64] | None, k: int, work: tuple[int, int], precision: str, table: Any) -> Answer:
+    def exact(self, asked: Sequence[tuple[Vectors, NDArray[np.int64], Work]], k: int, precision: str) -> list[Answer]:
+        """(query, rows of the collection, the work) each: these rows, scored."""
+        out = []
+        for query, rows, work in asked:
+            table = centroid_scores(query, self.index.codec.centroids, num_threads=self.threads)
+            out.append(self._scored(query, np.sort(rows) - self.base, k, work, precision, table))
+        return out
+
+    def _scored(self, query: Vectors, rows: NDArray[np.int64] | None, k: int, work: Work, precision: str, table: Any) -> Answer:
         options: dict[str, Any] = {"num_threads": self.threads, "precision": precision, "centroids": table, "whole": work}
         scores = token_search.score(self.index._members, query, rows, **options)
         rows = np.arange(len(scores)) if rows is None else rows
         found, late = scores > -np.inf, np.isnan(scores)
-        hits = topk(scores[found], k, ids=rows[found])
-        return self._answer(*hits, self.index.truncated_tokens[hits[0]], len(scores) - int(late.sum()), len(scores))
+        best, values = topk(scores[found], k, ids=rows[found])
+        return self._answer(best, values, self.index.truncated_tokens[best], len(scores) - int(late.sum()), len(scores))
 
     def _wanted(self, own: Chosen) -> NDArray[np.bool_] | None:
         """bool [rows]: which a query of tokens may find; None: all."""
@@ -238,19 +244,17 @@ class Shard:
         return Answer(rows + self.base, scores, cut, reached, of)
 
 
-def _of(name: str, chosen: Selection, corpus: Corpus) -> NDArray[np.bool_]:
-    return mask_of(f"Query: {name}", chosen, corpus, strict=False)
-
-
-def _within(seconds: float) -> AbstractContextManager[Any]:
-    return nullcontext() if seconds == math.inf else limited(deadline_ms=1e3 * max(0.0, seconds))
-
-
 class Here:
     """A replica in this process: a thread of `pool` for each question."""
 
     def __init__(self, shard: Shard, pool: ThreadPoolExecutor, name: str = "here") -> None:
         self.shard, self.name, self._pool = shard, name, pool
 
-    def ask(self, method: str, arguments: tuple[Any, ...]) -> Future[Any]:
-        return self._pool.submit(self.shard.answer, method, arguments)
+    def ask(self, method: str, arguments: tuple[Any, ...], expected: str | None, seconds: float) -> Future[Any]:
+        return self._pool.submit(self._answer, method, arguments, expected, seconds, time.monotonic())
+
+    def _answer(self, method: str, arguments: tuple[Any, ...], expected: str | None, seconds: float, sent: float) -> Any:
+        return self.shard.answer(method, arguments, expected, seconds - (time.monotonic() - sent))
+
+    def forget(self, future: Future[Any]) -> None:
+        future.cancel()

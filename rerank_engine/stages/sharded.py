@@ -17,7 +17,9 @@ from ..indexes.token_probe import Probe
 from ..indexes.vector_encoder import encode, name_of, require_encoder
 from ..limits import limited, limits, pieces
 from ..ops import checks
-from ..sharding.index import Found, ShardedIndex
+from ..sharding.corpus import Read
+from ..sharding.index import ShardedIndex
+from ..sharding.late import Found
 from ..sharding.shard import BM25, TOKENS, VECTORS
 from ..trace import reach
 from .colbert import ColBERT
@@ -34,7 +36,8 @@ class Sharded(Stage):
 
     shard_ms: what a shard may take to answer; None: half of the time to the deadline of `rr.limited`, so that the stages behind have the
     rest, and without a deadline as long as the index' patience. Where shards do not answer, the list is that of the others, and the facts
-    of the step say so: {"finished": False, "missing": {shard: why}}; {"hedged", "retried"} where questions were asked twice, or again.
+    of the step say so: {"finished": False, "missing": {shard: why}}, "approximate" for shards whose counts are not in the scores;
+    {"hedged", "retried"} where questions were asked twice, or again.
     """
 
     retrieves = True
@@ -77,8 +80,8 @@ class Sharded(Stage):
         with self._time():
             read = [row for one in out if one is not None for row in one.rows[: self.documents].tolist()]
             named = [row for one in out if one is not None for row in one.rows[self.documents :].tolist()]
-            index.corpus.fetch(index.corpus.lacking(read, texts=True), index.corpus.lacking(named, texts=False))
-        return [self._ranking(one, query) for one, query in zip(out, queries)]
+            held = index.corpus.fetch(read, named)
+        return [self._ranking(one, query, held) for one, query in zip(out, queries)]
 
     @contextmanager
     def _time(self) -> Iterator[None]:
@@ -106,25 +109,21 @@ class Sharded(Stage):
         options: dict[str, Any] = {"probe": self.probe, "candidates": self.candidates, "precision": self.precision}
         return self.index.search_tokens(vectors, self.k, filters=asked, **options)
 
-    def _ranking(self, found: Found | None, query: Query) -> Ranking:
+    def _ranking(self, found: Found | None, query: Query, held: Read) -> Ranking:
         if found is None:
             late = reach(0, 1) if limits().out_of_time() and query.text.strip() else {}
             return self._made(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int32), late)
-        missing = {str(shard): why for shard, why in found.missing.items()}
-        lost = self._lost(found)
-        missing |= {str(self.index.corpus.shard_of(row)): "its documents did not come in time" for row in lost}
-        there = ~np.isin(found.rows, lost)
+        missing, corpus = dict(found.missing), self.index.corpus
+        there = np.ones(len(found.rows), bool)
+        if held.missing and not limits().out_of_time():  # of shards that have gone since; where all time is gone, nothing reads them
+            there = np.array([row in held.documents or row in held.names for row in found.rows.tolist()], bool)
+            missing |= {shard: held.missing.get(shard, "") for shard in map(corpus.shard_of, found.rows[~there].tolist())}
         facts: dict[str, Any] = {"shards": len(self.index.rows)} | ({} if found.plan is None else found.plan.facts)
         facts |= {name: getattr(found, name) for name in ("hedged", "retried") if getattr(found, name)}
-        facts |= reach(found.reached, found.of) | ({"finished": False, "missing": missing} if missing else {})
+        facts |= reach(found.reached, found.of)
+        for name, told in (("missing", missing), ("approximate", found.approximate)):
+            facts |= {"finished": False, name: {str(shard): why for shard, why in sorted(told.items())}} if told else {}
         return self._made(found.rows[there], found.scores[there], found.cut[there], facts)
-
-    def _lost(self, found: Found) -> list[int]:
-        """Rows of shards that have gone since they were searched. Where all time is gone, too, none: late stages read nothing."""
-        corpus, rows = self.index.corpus, found.rows.tolist()
-        if limits().out_of_time():
-            return []
-        return corpus.lacking(rows[: self.documents], texts=True) + corpus.lacking(rows[self.documents :], texts=False)
 
     def _made(self, rows: NDArray[np.int64], scores: NDArray[np.float32], cut: NDArray[np.int32], facts: dict[str, Any]) -> Ranking:
         columns = {} if self.index.kind == BM25 else {"truncated_tokens": cut}

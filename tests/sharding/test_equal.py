@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 
 import numpy as np
 import pytest
 
 import rerank_engine as rr
+from benchmarks import corpora
 from rerank_engine.bulk import read_queries
 from rerank_engine.codec import ResidualCodec
 from rerank_engine.errors import InputError, UnknownIdError
 from rerank_engine.sharding import ShardedIndex, split
-from rerank_engine.sharding.index import seconds
 from rerank_engine.sharding.shard import Here, Shard
 
 SHARDS = (1, 2, 3, 7)
@@ -206,6 +207,7 @@ def test_the_scoring_is_that_of_the_whole_collection(token_indexes, token_querie
     index, many = token_indexes["2bit"], sharded(token_indexes["2bit"], folder, 7)
     one = index.search(token_queries, 50, probe=None)
     monkeypatch.setattr("rerank_engine.sharding.index.work_of", lambda *_: (0, 0))
+    monkeypatch.setattr("rerank_engine.sharding.late.work_of", lambda *_: (0, 0))
     alone = many.search_tokens(token_queries, 50, probe=None)
     assert any(found.scores.tolist() != scores.tolist() for (_, scores), found in zip(one, alone))
 
@@ -227,6 +229,65 @@ def test_real_collections(shared_data, tmp_path, name):
             )
         split(vectors, tmp_path / f"v{n}", n)
         require_same(vectors.search(near, 100), ShardedIndex.open(tmp_path / f"v{n}").search_vectors(near, 100))
+
+
+@pytest.mark.parametrize("keep", ["float32", "float16"])
+def test_vectors_as_they_are_kept(corpus, folder, keep):
+    rng = np.random.default_rng(0)
+    vectors = unit(rng.normal(size=(N, DIM)))
+    index = rr.VectorIndex.from_vectors(corpus, vectors, kind="exact", keep=keep)
+    require_same(index.search(vectors[:20], 10), sharded(index, folder, 3).search_vectors(vectors[:20], 10))
+
+
+@pytest.mark.parametrize("name", ["cranfield", "cisi"])
+def test_residual_codes_of_real_texts(shared_data, tmp_path, name):
+    """A vector a word, as far apart as words are, for the first 40 words of real documents and questions."""
+    place = shared_data / name
+    corpus, queries = rr.Corpus.from_beir(place), list(read_queries(str(place)).values())[:12]
+    corpus = rr.Corpus(itertools.islice(corpus, 900))
+    docs = [words(document.passage) for document in corpus]
+    codec = ResidualCodec.train(np.concatenate(docs), 2, 256, backend="numpy")
+    index = rr.TokenIndex.from_embeddings(corpus, docs, storage="2bit", codec=codec)
+    for n in SHARDS:
+        many = ShardedIndex.open(split(index, tmp_path / str(n), n))
+        for probe in (None, 2, "auto"):
+            one = index.search_explained([words(query) for query in queries], 50, probe=probe)
+            found = many.search_tokens([words(query) for query in queries], 50, probe=probe)
+            require_same([hits for hits, _ in one], found)
+            assert [each.plan.facts for each in found] == [plan.facts for _, plan in one]
+
+
+def words(text):
+    listed = text.lower().split()[:40] or ["empty"]
+    return unit(np.stack([np.random.default_rng(abs(zlib.crc32(word.encode()))).normal(size=DIM) for word in listed]))
+
+
+def test_the_synthetic_collection(tmp_path, monkeypatch):
+    """That of benchmarks/bench_bm25.py, with its natural queries and those of very frequent words."""
+    monkeypatch.setattr(corpora, "CACHE", tmp_path)
+    monkeypatch.setattr(corpora, "CHUNK", 5000)
+    collection = corpora.synthetic(5000)
+    index = rr.BM25Index.from_tokens(collection.documents)
+    queries = [*collection.queries["nat"][:30], *collection.queries["freq"][:30]]
+    rng = np.random.default_rng(0)
+    vectors = rr.VectorIndex(index.corpus, rng.normal(size=(5000, DIM)).astype(np.float32))
+    terms = unit(rng.normal(size=(4096, DIM)))
+    docs = [terms[np.asarray(row[:12]) % 4096] for row in itertools.islice(rows_of(collection.documents), 5000)]
+    codec = ResidualCodec.train(np.concatenate(docs[:1000]), 2, 256, backend="numpy")
+    tokens = rr.TokenIndex.from_embeddings(index.corpus, docs, storage="2bit", codec=codec)
+    near, late = rng.normal(size=(5, DIM)).astype(np.float32), [terms[np.asarray(query) % 4096] for query in queries[:10]]
+    for n in SHARDS:
+        many = ShardedIndex.open(split(index, tmp_path / f"b{n}", n))
+        for variant in VARIANTS:
+            require_same(
+                index.with_parameters(variant=variant).search(queries, 100), many.with_parameters(variant=variant).search(queries, 100)
+            )
+        require_same(vectors.search(near, 100), ShardedIndex.open(split(vectors, tmp_path / f"v{n}", n)).search_vectors(near, 100))
+        require_same(tokens.search(late, 50), ShardedIndex.open(split(tokens, tmp_path / f"t{n}", n)).search_tokens(late, 50))
+
+
+def rows_of(packed):
+    return (packed.values[a:b] for a, b in itertools.pairwise(packed.offsets.tolist()))
 
 
 def test_what_is_not_of_one_collection_is_refused(corpus, bm25, tokens, token_indexes):
@@ -253,10 +314,11 @@ def test_wrong_questions(bm25, token_indexes, corpus, folder):
         many.search("w1", 3)
     with pytest.raises(UnknownIdError, match="1 ids that no shard has"):
         many.search([rr.Query("w1", allow=["d1", "nobody"])], 3)
+    with pytest.raises(InputError, match="ids, which are strings"):
+        many.search([rr.Query("w1", allow=["d1", 3])], 3)
     with pytest.raises(InputError, match="rows from 0"):
         many.search([rr.Query("w1", allow=np.array([N]))], 3)
     with pytest.raises(InputError, match="at least 1, 16"):
         late.search_tokens([np.zeros((2, 3), np.float32)], 3)
     with pytest.raises(InputError, match="probe"):
         late.search_tokens([np.zeros((2, DIM), np.float32)], 3, probe=0)
-    assert seconds() == np.inf
