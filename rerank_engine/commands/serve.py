@@ -19,7 +19,9 @@ RETRIEVED = 1000  # documents of a retriever's list
 
 def register(commands: cli.Commands) -> None:
     sub = commands("serve", serve, "answer re-ranking requests over HTTP: the APIs of Cohere, Jina, Voyage, TEI, vLLM and infinity")
-    sub.add_argument("--model", help="a folder, a bundled name or a hub name (default: ms-marco-MiniLM-L-12-v2)")
+    sub.add_argument(
+        "--model", action="append", help="a folder, a bundled name or a hub name (default: ms-marco-MiniLM-L-12-v2); several with --ray"
+    )
     sub.add_argument("--spans", metavar="MODEL", help="a late-interaction model that finds relevant_spans for a cross-encoder")
     sub.add_argument(
         "--index", action="append", metavar="INDEX", help="search this index at /search, then the model re-ranks; several are fused"
@@ -43,6 +45,11 @@ def register(commands: cli.Commands) -> None:
         "--max-wait-ms", type=float, default=5_000, metavar="MS", help="work that may wait; more is turned away (default: 5000)"
     )
     sub.add_argument("--wave-ms", type=float, default=50, metavar="MS", help="work that is done at a time (default: 50)")
+    sub.add_argument("--ray", action="store_true", help="on Ray Serve: replicas of each model, and several models by a request's `model`")
+    sub.add_argument("--replicas", type=int, metavar="N", help="with --ray: of each model (default: 1)")
+    sub.add_argument("--max-replicas", type=int, metavar="N", help="with --ray: as many as the work that waits takes, up to so many")
+    sub.add_argument("--cpus", type=float, help="with --ray: processors of a replica, and threads of its model (default: 1)")
+    sub.add_argument("--gpus", type=float, help="with --ray: GPUs of a replica, or a share of one (default: none)")
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -56,36 +63,50 @@ def serve(args: argparse.Namespace) -> None:
         wait_ms=finite_number("--max-wait-ms", args.max_wait_ms, 0),
         wave_ms=finite_number("--wave-ms", args.wave_ms, 0),
     )
+    hosts = ("localhost", "127.0.0.1", "[::1]") if args.host in ("localhost", "127.0.0.1", "::1") else ()
+    guarded = {"keys": keys, "hosts": hosts, "limits": limits}
+    if args.ray:
+        from .serve_on_ray import serve_on_ray
+
+        serve_on_ray(args, guarded)
+        return
+    for name in ("replicas", "max_replicas", "cpus", "gpus"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')}", got=getattr(args, name), expected="--ray with it")
+    if len(args.model or ()) > 1:
+        raise InputError("--model", got=", ".join(args.model), expected="one", hint="Several are served with --ray.")
     held = bound(args.host, args.port)
     with held:
-        _serve(args, held, keys, limits)
+        _serve(args, held, guarded)
 
 
-def _serve(args: argparse.Namespace, held: socket.socket, keys: Sequence[str], limits: Any) -> None:
+def _serve(args: argparse.Namespace, held: socket.socket, guarded: dict[str, Any]) -> None:
     from ..serve import create_app
     from ..serve.run import run
 
-    scorer, spans = models(args)
-    hosts = ("localhost", "127.0.0.1", "[::1]") if args.host in ("localhost", "127.0.0.1", "::1") else ()
-    found = retriever(args.index or [], args.threads)
-    app = create_app(scorer, spans=spans, retriever=found, keys=keys, hosts=hosts, limits=limits)
-    run(app, held, stop_s=limits.stop_s, note=cli.note)
+    (name,) = args.model or [None]
+    app = create_app(**opened(args, name, args.threads), **guarded)
+    run(app, held, stop_s=guarded["limits"].stop_s, note=cli.note)
 
 
-def models(args: argparse.Namespace) -> Any:
+def opened(args: argparse.Namespace, name: str | None, threads: int | None) -> dict[str, Any]:
+    """What `create_app` serves: the model of that name, what finds spans, what /search asks; None without."""
+    scorer, spans = models(args, name, threads)
+    return {"scorer": scorer, "spans": spans, "retriever": retriever(args.index or [], threads)}
+
+
+def models(args: argparse.Namespace, name: str | None, threads: int | None) -> Any:
     """(the scorer, what finds spans, None without)"""
     from ..api import DEFAULT_MODEL
     from ..core import Scorer
     from ..runtimes import load
     from ..stages import ColBERT
 
-    given = {
-        key: getattr(args, key) for key in ("threads", "runtime", "device", "precision", "prompt", "long") if getattr(args, key) is not None
-    }
-    scorer = load(args.model or DEFAULT_MODEL, **given)
+    given = {key: getattr(args, key) for key in ("runtime", "device", "precision", "prompt", "long") if getattr(args, key) is not None}
+    scorer = load(name or DEFAULT_MODEL, threads=threads, **given)
     if not isinstance(scorer, Scorer):
         raise InputError("--model", got=repr(scorer), expected="a cross-encoder or a late-interaction model")
-    spans = None if args.spans is None else load(args.spans, threads=args.threads)
+    spans = None if args.spans is None else load(args.spans, threads=threads)
     if not isinstance(spans, (ColBERT, type(None))):
         raise InputError("--spans", got=repr(spans), expected="a late-interaction model")
     return scorer, spans

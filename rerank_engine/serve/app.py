@@ -76,8 +76,7 @@ def create_app(
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        await asyncio.get_running_loop().run_in_executor(None, service.warm)
-        state.ready = True
+        await asyncio.get_running_loop().run_in_executor(None, state.start)
         yield
         state.stop()
         await asyncio.get_running_loop().run_in_executor(None, service.close)
@@ -100,6 +99,10 @@ class State:
     limits: Limits
     retriever: Stage | None
     ready: bool = False
+
+    def start(self) -> None:
+        self.service.warm()
+        self.ready = True
 
     def require_ready(self) -> None:
         if not self.ready:
@@ -164,7 +167,7 @@ async def _answered(state: State, request: Request, asks: Sequence[Ask]) -> list
     until = _deadline(request)
     with state.service.room(_tokens(state.service, asks)) as room:
         work = _together([_answer(state, ask, room, until, request.state.id, len(asks) == 1) for ask in asks])
-        answers: list[Answer] = await _while_there(request, work)
+        answers: list[Answer] = await while_there(request, work)
     ranked = [answer.ranked for answer in answers]
     request.state.facts = {
         "documents": documents, "tokens": sum(one.tokens for one in ranked),
@@ -250,7 +253,7 @@ def _deadline(request: Request) -> float | None:
     return time.monotonic() + ms / 1e3
 
 
-async def _while_there(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
+async def while_there(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
     """The work's result. Raises Gone, the work being cancelled, once the client has closed the connection."""
     task, watch = asyncio.ensure_future(work), asyncio.ensure_future(_left(request))
     try:
@@ -320,7 +323,7 @@ def _search_route(app: FastAPI, state: State, retriever: Stage) -> None:
     @app.post("/search")
     async def search(request: Request, body: Search) -> Response:
         state.require_ready()
-        found, ranked = await _while_there(request, searched(state.service, retriever, body, _deadline(request)))
+        found, ranked = await while_there(request, searched(state.service, retriever, body, _deadline(request)))
         if ranked is not None:
             state.metrics.answered(ranked)
         request.state.facts = {"documents": 0 if ranked is None else len(ranked.order), "found": len(found["results"])}

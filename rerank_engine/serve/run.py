@@ -53,7 +53,7 @@ def config(app: Any, stop_s: float) -> uvicorn.Config:
 
 def run(app: Guard, held: socket.socket, *, stop_s: float, note: Callable[[str], None]) -> None:
     """Until a signal. held: of `bound`; note: is told the address. Logs a line of JSON a request to standard error."""
-    _log_lines()
+    log_lines()
     try:
         name, at = held.getsockname()[:2]
         note(f"rerank-engine serves {app.app.state.rerank.service.model} at http://{f'[{name}]' if ':' in name else name}:{at}")
@@ -62,7 +62,7 @@ def run(app: Guard, held: socket.socket, *, stop_s: float, note: Callable[[str],
         held.close()
 
 
-def _log_lines() -> None:
+def log_lines() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("rerank_engine.serve")

@@ -105,6 +105,7 @@ class Scheduler:
         self._told = told or (lambda **_: None)
         self._jobs, self._clocks, self._pace, self._waves = list[Job](), dict[int, float](), 0.0, 0
         self._reserved, self._closing, self._ended, self._ends = 0, False, False, math.inf
+        self.worked = 0.0  # seconds of waves so far, a thread
         self._changed = threading.Condition()
         side_by_side = int(getattr(scorer, "concurrency", 1)) if scorer.whole else 1
         self._threads = [threading.Thread(target=self._work, name=f"rerank-waves-{i}", daemon=True) for i in range(side_by_side)]
@@ -211,6 +212,7 @@ class Scheduler:
         answers = self._score(wave)
         took, tokens = time.monotonic() - start, sum(share.tokens for share in wave)
         with self._changed:
+            self.worked += took / len(self._threads)
             if not any(isinstance(answer, BaseException) for answer in answers):  # before anybody hears of the wave
                 self._keep_pace(sum(_distinct(share) for share in wave), took)
             for share, answer in zip(wave, answers, strict=True):

@@ -1,0 +1,69 @@
+"""`rerank-engine serve --ray`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .. import cli
+from ..api import DEFAULT_MODEL
+from ..errors import InputError
+from .serve import opened
+
+
+def serve_on_ray(args: argparse.Namespace, guarded: dict[str, Any]) -> None:
+    """Until a signal. Raises InputError before Ray is started, MissingDependency, what `deploy` raises."""
+    from ..serve.on_ray import deploy, ray_here
+    from ..serve.run import bound
+
+    if args.threads is not None:
+        raise InputError("--threads", got=args.threads, expected="--cpus with --ray", hint="A replica's model has as many threads as it.")
+    models, ray = named(args), ray_here()
+    with bound(args.host, args.port) as held:  # told now where it is taken; Serve's proxy binds it again
+        host, port = held.getsockname()[:2]
+    try:
+        deploy(models, host=host, port=port, **guarded)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        cli.note(
+            f"rerank-engine serves {', '.join(models)} at {address}, each by {args.replicas or 1} replicas; logs: Ray's session folder"
+        )
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        cli.note("rerank-engine: stopping, once what is in flight is done")
+    finally:
+        stopped(ray)
+
+
+def stopped(ray: Any) -> None:
+    """What is in flight is answered, then the replicas stop, and Ray where it was started here."""
+    from ray import serve
+
+    from ..serve.on_ray import APP
+
+    if ray.is_initialized():
+        if APP in serve.status().applications:
+            serve.delete(APP)
+        ray.shutdown()
+
+
+def named(args: argparse.Namespace) -> dict[str, Any]:
+    """The models by the names that requests call them: their folders' or their own. Files are found from any working directory."""
+    from ..serve.on_ray import Model
+
+    names, args = [_absolute(name) for name in args.model or [DEFAULT_MODEL]], argparse.Namespace(**vars(args))
+    args.index, args.spans = [str(Path(path).absolute()) for path in args.index or ()], args.spans and _absolute(args.spans)
+    told = {"replicas": args.replicas, "max_replicas": args.max_replicas, "cpus": args.cpus, "gpus": args.gpus}
+    given = {key: value for key, value in told.items() if value is not None}
+    made = {Path(name).name if Path(name).is_dir() else name: Model(partial(opened, args, name), **given) for name in names}
+    if len(made) != len(names):
+        raise InputError("--model", got=", ".join(names), expected="different names")
+    return made
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
