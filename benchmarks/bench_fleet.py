@@ -48,8 +48,8 @@ LEVELS = (0.3, 0.5, 0.7)  # of the capacity
 WITHIN = 0.15
 REPLICAS, WAVE_MS = 2, 50.0
 POOL, DOCUMENTS, TOKENS = 60, (3, 9), 40  # requests, documents of one, tokens of a document
-SLICE_S = 10.0
-FOREIGN = 0.04  # of the processors' time
+SLICE_S = 8.0
+FOREIGN = 0.05  # of the processors' time
 PROBE_S, PATIENCE_S = 2.0, 1800.0  # a slice begins after so long a look at a quiet machine; the longest wait for one
 FRESH = 20_000
 Floats = NDArray[np.float64]
@@ -166,8 +166,8 @@ def deployed(how: str) -> Iterator[list[str]]:
     for _ in range(1 if how == "ray" else REPLICAS):
         with bound("127.0.0.1", 0) as held:
             ports.append(held.getsockname()[1])
-    command = [sys.executable, "-m", "rerank_engine.cli", "serve", "--threads", "1", "--wave-ms", f"{WAVE_MS:g}", "--max-wait-ms", "1e6"]
-    extra = ["--ray", "--replicas", str(REPLICAS)] if how == "ray" else []
+    command = [sys.executable, "-m", "rerank_engine.cli", "serve", "--wave-ms", f"{WAVE_MS:g}", "--max-wait-ms", "1e6"]
+    extra = ["--ray", "--replicas", str(REPLICAS), "--cpus", "1"] if how == "ray" else ["--threads", "1"]
     started = [
         subprocess.Popen([*command, *extra, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for port in ports
     ]
@@ -300,7 +300,8 @@ def row(level: float, fitted: Fit, slices: Slices, how: str) -> dict[str, Any]:
         a, b = (np.percentile(np.concatenate([side[i] for i in chosen]), 95) for side in (ours, theirs))
         drawn.append(b / a)
     p_ours, p_theirs, p_fresh = (
-        [round(float(x), 2) for x in np.percentile(ms, [50, 95, 99])] for ms in (np.concatenate(ours), np.concatenate(theirs), fresh.responses)
+        [round(float(x), 2) for x in np.percentile(ms, [50, 95, 99])]
+        for ms in (np.concatenate(ours), np.concatenate(theirs), fresh.responses)
     )
     return {
         "bench": "fleet", "case": f"{level:g} of capacity", "peer": f"{how}, measured", "metric": "p95_ms",
@@ -324,7 +325,9 @@ def rows(how: str, quick: bool, requests: int, minutes: float) -> Iterator[dict[
         bench.unloaded()
         first = fit(bench.slices)
         capacity = first.capacity  # the arrivals' rate; what is simulated is fitted to all slices without load, at the end
-        harness.note(f"capacity {capacity:.1f} a second: work {first.work.mean():.1f} ms, hop {first.hop:.1f}, crowding {first.crowding:.2f}")
+        harness.note(
+            f"capacity {capacity:.1f} a second: work {first.work.mean():.1f} ms, hop {first.hop:.1f}, crowding {first.crowding:.2f}"
+        )
         wanted = {level: 1 if quick else int(np.ceil(requests / (level * capacity * SLICE_S))) for level in LEVELS}
         turn, end = 0, time.monotonic() + 60 * minutes
         while any(wanted.values()):

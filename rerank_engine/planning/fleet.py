@@ -40,7 +40,7 @@ class Tier:
     """replicas: of each shard; servers: of a replica. fixed: the share of a query's work that a batch pays once. noise: the 95th percentile
     of what replicas differ by, over its median, lognormal, drawn for each try. straggling: (share of tries, how many times longer).
     hedge: (quantile, most second tries as a share of all). failures: (mean seconds between two of a replica, mean seconds of repair),
-    exponential; down: replicas of the first shard that are never there. hop_ms: of the network, there and again back. crowding: how many
+    exponential; down: (replicas that are never there, in how many shards). hop_ms: of the network, there and again back. crowding: how many
     times longer work takes while all other replicas of the tier are busy too, as on one machine; linear in their share."""
 
     name: str
@@ -54,7 +54,7 @@ class Tier:
     straggling: tuple[float, float] = (0.0, 1.0)
     hedge: tuple[float, float] | None = None
     failures: tuple[float, float] | None = None
-    down: int = 0
+    down: tuple[int, int] = (0, 0)
     deadline_ms: float = inf
     hop_ms: float = 0.0
     crowding: float = 1.0
@@ -62,7 +62,7 @@ class Tier:
     def __post_init__(self) -> None:
         for name in ("shards", "replicas", "servers", "batch"):
             count(f"{self.name}: {name}", getattr(self, name))
-        least = {"fixed": 0, "noise": 1, "hop_ms": 0, "crowding": 1, "down": 0}
+        least = {"fixed": 0, "noise": 1, "hop_ms": 0, "crowding": 1}
         for name, low in least.items():
             finite_number(f"{self.name}: {name}", getattr(self, name), low)
         shares = {"fixed": self.fixed, "straggling": self.straggling[0], "hedge": max(self.hedge or (0.0,))}
@@ -75,8 +75,8 @@ class Tier:
             raise InputError(self.name, got=got, expected="shares from 0 to 1; times and factors above 0, a deadline beyond the hops")
         if self.wave_ms < inf and self.servers > 1:
             raise InputError(self.name, got=f"waves by {self.servers} servers of one queue", expected="one server a replica")
-        if self.down >= self.replicas and self.deadline_ms == inf:
-            raise InputError(self.name, got=f"{self.down} of {self.replicas} replicas down", expected="one left, or a deadline")
+        if self.down[0] >= self.replicas and self.down[1] and self.deadline_ms == inf:
+            raise InputError(self.name, got=f"{self.down[0]} of {self.replicas} replicas down", expected="one left, or a deadline")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,11 +105,12 @@ def passing(arrivals: NDArray[np.float64], work: NDArray[np.float64], tier: Tier
 
 
 def lognormal(p50: float, p95: float, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """float64 [n], at least p50 apart from 0 only by chance: p50 * exp(sigma z), sigma = ln(p95 / p50) / 1.645."""
-    return np.asarray(p50 * np.exp(_sigma(p95 / p50) * rng.standard_normal(n)), np.float64)
+    """float64 [n]: p50 * exp(sigma z), sigma = ln(p95 / p50) / 1.645; a p95 below p50 counts as p50."""
+    return np.asarray(p50 * np.exp(spread_of(p95 / p50) * rng.standard_normal(n)), np.float64)
 
 
-def _sigma(ratio: float) -> float:
+def spread_of(ratio: float) -> float:
+    """Of a lognormal whose 95th percentile is `ratio` times its median: the standard deviation of its logarithm."""
     return log(max(ratio, 1.0)) / TAIL
 
 
@@ -128,7 +129,15 @@ class _Try:
     __slots__ = ("ask", "fixed", "left", "second", "sent", "station", "tag")
 
     def __init__(self, ask: _Ask, station: _Station, sent: float, left: float, fixed: float, second: bool) -> None:
-        self.ask, self.station, self.sent, self.left, self.fixed, self.second, self.tag = ask, station, sent, left, fixed, second, station.clock
+        self.ask, self.station, self.sent, self.left, self.fixed, self.second, self.tag = (
+            ask,
+            station,
+            sent,
+            left,
+            fixed,
+            second,
+            station.clock,
+        )
 
 
 class _Station:
@@ -154,7 +163,7 @@ class _Passing:
     """The state of one simulation. Events are (ms, number, what to call, with what), in the order of time, then of making."""
 
     def __init__(self, tier: Tier, seed: int) -> None:
-        self.tier, self.random, self.sigma = tier, random.Random(seed), _sigma(tier.noise)
+        self.tier, self.random, self.sigma = tier, random.Random(seed), spread_of(tier.noise)
         self.events, self.made = list[tuple[float, int, Callable[[float, Any], None], Any]](), 0
         self.shards = [[_Station(shard) for _ in range(tier.replicas)] for shard in range(tier.shards)]
         self.parked, self.running = [list[_Ask]() for _ in range(tier.shards)], dict[_Wave, None]()
@@ -168,7 +177,8 @@ class _Passing:
         times = arrivals[order].tolist()
         self.work, self.missing, self.open = work.tolist(), [self.tier.shards] * n, n
         self.done, self.partial = np.zeros(n), np.zeros(n, np.bool_)
-        for station in self.shards[0][: self.tier.down]:
+        replicas, shards = self.tier.down
+        for station in [one for shard in self.shards[:shards] for one in shard[:replicas]]:
             station.up = False
         self._first_failures(times[0])
         at, events = 0, self.events
@@ -206,7 +216,7 @@ class _Passing:
             self._at(now + self.delay, self._try_again, asks)
 
     def _send(self, now: float, ask: _Ask, second: bool = False) -> None:
-        """To the less loaded of two replicas that are there, a second try to another than the first; without one a first try waits for it."""
+        """To the less loaded of two replicas that are there, a second try to another than the first. Where none is, a first try waits."""
         there = [one for one in self.shards[ask.shard] if one.up and not (second and any(one is t.station for t in ask.tries))]
         if not there:
             if not second:
@@ -399,7 +409,9 @@ def simulate(
     """Queries through the tiers one after the other. work: float64 [queries] of each tier, see `passing`; the first `fill` queries only
     fill the queues. Raises InputError."""
     if not tiers or len(tiers) != len(work) or not 0 <= fill < len(arrivals):
-        raise InputError("simulate", got=f"{len(tiers)} tiers, {len(work)} of work, fill {fill}", expected="as many, and queries beyond fill")
+        raise InputError(
+            "simulate", got=f"{len(tiers)} tiers, {len(work)} of work, fill {fill}", expected="as many, and queries beyond fill"
+        )
     passed, at, partial = list[Passage](), np.asarray(arrivals, np.float64), np.zeros(len(arrivals), np.bool_)
     for number, (tier, own) in enumerate(zip(tiers, work)):
         passed.append(passing(at, np.asarray(own, np.float64), tier, seed=seed + number))
