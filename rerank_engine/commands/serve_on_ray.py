@@ -17,7 +17,7 @@ from .serve import opened
 
 def serve_on_ray(args: argparse.Namespace, guarded: dict[str, Any]) -> None:
     """Until a signal. Raises InputError before Ray is started, MissingDependency, what `deploy` raises."""
-    from ..serve.on_ray import deploy, ray_here
+    from ..serve.on_ray import APP, deploy, ray_here
     from ..serve.run import bound
 
     if args.threads is not None:
@@ -32,23 +32,12 @@ def serve_on_ray(args: argparse.Namespace, guarded: dict[str, Any]) -> None:
         cli.note(
             f"rerank-engine serves {', '.join(models)} at {address}, each by {args.replicas or 1} replicas; logs: Ray's session folder"
         )
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        cli.note("rerank-engine: stopping, once what is in flight is done")
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            ray.serve.delete(APP)  # returns once what was in flight is answered
     finally:
-        stopped(ray)
-
-
-def stopped(ray: Any) -> None:
-    """What is in flight is answered, then the replicas stop, and Ray where it was started here."""
-    from ray import serve
-
-    from ..serve.on_ray import APP
-
-    if ray.is_initialized():
-        if APP in serve.status().applications:
-            serve.delete(APP)
-        ray.shutdown()
+        ray.shutdown()  # ends Ray where it was started here
 
 
 def named(args: argparse.Namespace) -> dict[str, Any]:

@@ -29,7 +29,7 @@ ONGOING = 100_000  # requests that Serve lets into a replica: its own admission 
 WAITING = 1_000  # requests that wait in a front for a replica that is not there yet
 SHARE = 0.2  # of what a replica lets wait: so much waiting is work for another
 TOLD_S = 5.0  # that a replica may take to tell of itself
-DRAIN_S = 60.0  # that a replica which is replaced may take for what it has; then the front has another do it
+DRAIN_S = 30.0  # that a replica which is replaced may take for what it has; then the front has another do it
 POLL_S = 0.25
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
@@ -296,9 +296,9 @@ def ray_here() -> Any:
     """The module. Raises MissingDependency."""
     try:
         import ray
-        from ray import serve  # noqa: F401
+        import ray.serve
     except ModuleNotFoundError as error:
-        raise MissingDependency(f"serve on Ray: {error.name} is not installed", hint="pip install 'rerank-engine[ray]'") from error
+        raise MissingDependency(f"serve on Ray: {error.name} is not there", hint="pip install 'rerank-engine[ray]'") from error
     return ray
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 
+from replicas import killed, question  # noqa: E402
 from words_scorer import Words  # noqa: E402
 
 from benchmarks.live_server import served  # noqa: E402
@@ -136,6 +138,58 @@ def test_cohere_is_shed_and_served_in_the_end():
         long.join()
         assert found.results[0].index == 1
         assert 'rerank_shed_total{reason="queue"}' in httpx.get(f"{address}/metrics").text
+
+
+def test_cohere_against_two_replicas_of_which_one_is_killed():
+    """On Ray Serve: SIGKILL, several times, under load. Every answer is right, by its own document and its score before any kill. None is
+    lost, nor needs one of the SDK's own retries: no status but 200 came, for the front has tried again."""
+    cohere = pytest.importorskip("cohere")
+    if "RERANK_RAY_SERVER" not in os.environ:
+        pytest.skip("RERANK_RAY_SERVER does not say how to start a server on Ray: '<a Python with ray> -m rerank_engine.cli serve --ray'")
+    command = [*shlex.split(os.environ["RERANK_RAY_SERVER"]), "--replicas", "2", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            address = next(found[0] for line in server.stderr if (found := re.search(r"http://127\S+[0-9]", line)))
+            threading.Thread(target=server.stderr.read, daemon=True).start()
+            calm, statuses = asked_of_all(cohere, address, 1)
+            assert statuses == {200: REQUESTS}
+            assert [one[0] for one in calm] == [question(seed)[2] for seed in range(REQUESTS)]
+            clients = threading.Thread(target=lambda: told.extend(asked_of_all(cohere, address, ROUNDS)))
+            told = []
+            clients.start()
+            dead = [killed(server.pid, "ms-marco", address, seed) for seed in range(KILLS)]
+            assert clients.is_alive()  # the load lasted longer than the kills
+            clients.join()
+        finally:
+            server.terminate()
+            assert server.wait(60) == 0
+    rows, statuses = told
+    assert len(set(dead)) == KILLS and statuses == {200: REQUESTS * ROUNDS}
+    assert [one[0] for one in rows] == [one[0] for one in calm] * ROUNDS
+    assert [one[1] for one in rows] == [pytest.approx(one[1], abs=1e-6) for one in calm] * ROUNDS
+
+
+REQUESTS, ROUNDS, KILLS, CLIENTS = 100, 8, 4, 4
+
+
+def asked_of_all(cohere, address, rounds):
+    """([(index of the best, its score)] of REQUESTS questions `rounds` times, how often each status came) by CLIENTS clients at once."""
+    statuses, found = collections.Counter(), [None] * (REQUESTS * rounds)
+
+    def ask(client):
+        with httpx.Client(timeout=60, event_hooks={"response": [lambda answer: statuses.update([answer.status_code])]}) as own:
+            sdk = cohere.ClientV2("k", base_url=address, httpx_client=own)
+            for i in range(client, len(found), CLIENTS):
+                query, documents, _ = question(i % REQUESTS)
+                best = sdk.rerank(model="m", query=query, documents=documents, top_n=1).results[0]
+                found[i] = (best.index, best.relevance_score)
+
+    threads = [threading.Thread(target=ask, args=(client,)) for client in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found, dict(statuses)
 
 
 def test_voyage(url):
