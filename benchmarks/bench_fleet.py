@@ -1,8 +1,9 @@
-"""Does the simulated fleet wait as a real one does? `python -m benchmarks.bench_fleet [--deployment ray|plain] [--quick] [--json]`.
+"""Does the simulated fleet wait as a real one does? `python -m benchmarks.bench_fleet [--deployment ray|plain] [--sleeping] [--json]`.
 
-The deployment is two replicas of the cross-encoder on this machine, one thread of the model each: "ray", `rerank-engine serve --ray
---replicas 2`, or "plain", two `rerank-engine serve` and a client that sends to the less busy one. What the simulation is given comes from
-calls without load alone:
+The deployment is two replicas on this machine: "ray", what `rerank-engine serve --ray --replicas 2` deploys, or "plain", two of the server
+and a client that sends to the less busy one. Each replica is the cross-encoder on one thread, or with --sleeping a scorer that sleeps MS a
+document, which leaves the processors alone: then what others do on the machine matters less, and no slice is left out. What the
+simulation is given comes from calls without load alone:
 
     work      of each request of a pool: its time when it is the only one, less `hop`; and how single runs scatter about that
     hop       of a request of one blank document, which asks the model nothing
@@ -25,8 +26,6 @@ import contextlib
 import multiprocessing
 import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -38,7 +37,9 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+import rerank_engine as rr
 from benchmarks import harness
+from benchmarks.bench_server import Sleeping
 from rerank_engine.cpus import available_cpus
 from rerank_engine.latency.workload import passages, queries
 from rerank_engine.planning.fleet import Tier, simulate
@@ -46,9 +47,10 @@ from rerank_engine.serve.run import bound
 
 LEVELS = (0.3, 0.5, 0.7)  # of the capacity
 WITHIN = 0.15
-REPLICAS, WAVE_MS = 2, 50.0
+REPLICAS, MODEL = 2, "ms-marco-MiniLM-L-12-v2"
+WAVE_MS, MS = (50.0, 100.0), 30.0  # of the model and of what sleeps: about as long as two documents; of a document that sleeps
 POOL, DOCUMENTS, TOKENS = 60, (3, 9), 40  # requests, documents of one, tokens of a document
-SLICE_S = 8.0
+SLICE_S = (8.0, 24.0)  # of the model and of what sleeps
 FOREIGN = 0.05  # of the processors' time
 PROBE_S, PATIENCE_S = 2.0, 1800.0  # a slice begins after so long a look at a quiet machine; the longest wait for one
 FRESH = 20_000
@@ -159,32 +161,74 @@ def watched(told: list[float]) -> Iterator[None]:
     told.append(max(0.0, all_ticks() - own_ticks(roots) - before) / passed)
 
 
+def sleeping(_: int) -> dict[str, Any]:
+    """What a replica of Ray's is made of."""
+    return {"scorer": Sleeping(MS)}
+
+
+def served(port: int, asleep: bool, wave_ms: float) -> None:
+    """A server, until SIGTERM. In a process of its own."""
+    from rerank_engine.serve import create_app
+    from rerank_engine.serve.run import run
+
+    scorer = Sleeping(MS) if asleep else rr.load(MODEL, threads=1)
+    with bound("127.0.0.1", port) as held:
+        run(create_app(scorer, limits=_limits(wave_ms)), held, stop_s=4, note=harness.note)
+
+
+def _limits(wave_ms: float) -> Any:
+    from rerank_engine.serve import Limits
+
+    return Limits(wave_ms=wave_ms, wait_ms=1e6)
+
+
 @contextlib.contextmanager
-def deployed(how: str) -> Iterator[list[str]]:
+def deployed(how: str, asleep: bool, wave_ms: float) -> Iterator[list[str]]:
     """The addresses while it runs."""
     ports = []
     for _ in range(1 if how == "ray" else REPLICAS):
         with bound("127.0.0.1", 0) as held:
             ports.append(held.getsockname()[1])
-    command = [sys.executable, "-m", "rerank_engine.cli", "serve", "--wave-ms", f"{WAVE_MS:g}", "--max-wait-ms", "1e6"]
-    extra = ["--ray", "--replicas", str(REPLICAS), "--cpus", "1"] if how == "ray" else ["--threads", "1"]
-    started = [
-        subprocess.Popen([*command, *extra, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for port in ports
-    ]
     urls = [f"http://127.0.0.1:{port}" for port in ports]
-    try:
+    with _on_ray(ports[0], asleep, wave_ms) if how == "ray" else _plain(ports, asleep, wave_ms):
         end = time.monotonic() + 180
-        for url, process in zip(urls, started):
-            while not _ready(url):
-                if process.poll() is not None or time.monotonic() > end:
-                    raise SystemExit(f"the deployment did not start: {' '.join(process.args)}")  # type: ignore[arg-type]
-                time.sleep(0.5)
+        while not all(map(_ready, urls)):
+            if time.monotonic() > end:
+                raise SystemExit("the deployment did not start")
+            time.sleep(0.5)
         yield urls
+
+
+@contextlib.contextmanager
+def _on_ray(port: int, asleep: bool, wave_ms: float) -> Iterator[None]:
+    import ray
+    from ray import serve
+
+    from rerank_engine.serve.on_ray import Model, deploy
+
+    ray.init(address="local", num_cpus=REPLICAS, include_dashboard=False, log_to_driver=False)
+    try:
+        model = Model(sleeping, replicas=REPLICAS) if asleep else Model(MODEL, replicas=REPLICAS)
+        deploy({"fleet": model}, port=port, limits=_limits(wave_ms))
+        yield
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _plain(ports: Sequence[int], asleep: bool, wave_ms: float) -> Iterator[None]:
+    context = multiprocessing.get_context("spawn")
+    started = [context.Process(target=served, args=(port, asleep, wave_ms)) for port in ports]
+    for process in started:
+        process.start()
+    try:
+        yield
     finally:
         for process in started:
             process.terminate()
         for process in started:
-            process.wait(60)
+            process.join(60)
 
 
 def _ready(url: str) -> bool:
@@ -211,8 +255,9 @@ class Slices:
 
 @dataclass(frozen=True)
 class Fit:
-    """hop ms; work float64 [POOL] ms; scatter float64 [n]: single runs over their request's work; crowding."""
+    """hop ms; work float64 [POOL] ms; scatter float64 [n]: single runs over their request's work; crowding; wave_ms: the server's."""
 
+    wave_ms: float
     hop: float
     work: Floats
     scatter: Floats
@@ -224,23 +269,23 @@ class Fit:
         return 1e3 * REPLICAS / (float(self.work.mean() * self.scatter.mean()) * self.crowding)
 
     def tier(self) -> Tier:
-        return Tier("replicas", replicas=REPLICAS, wave_ms=WAVE_MS, hop_ms=self.hop / 2, crowding=self.crowding)
+        return Tier("replicas", replicas=REPLICAS, wave_ms=self.wave_ms, hop_ms=self.hop / 2, crowding=self.crowding)
 
     def draw(self, requests: NDArray[np.int64], rng: np.random.Generator) -> Floats:
         return np.asarray(self.work[requests] * rng.choice(self.scatter, len(requests)), np.float64)
 
 
-def fit(slices: Slices) -> Fit:
+def fit(slices: Slices, wave_ms: float) -> Fit:
     hop = float(np.median(slices.blank))
     alone, pair = (np.array(rows, np.float64).reshape(-1, 2) for rows in (slices.alone, slices.pair))
     work = np.array([np.median(alone[alone[:, 0] == i, 1]) for i in range(POOL)]) - hop
     scatter = (alone[:, 1] - hop) / work[alone[:, 0].astype(int)]
-    return Fit(hop, work, scatter, max(1.0, float(np.median((pair[:, 1] - hop) / work[pair[:, 0].astype(int)]))))
+    return Fit(wave_ms, hop, work, scatter, max(1.0, float(np.median((pair[:, 1] - hop) / work[pair[:, 0].astype(int)]))))
 
 
 class Bench:
-    def __init__(self, clients: Executor, urls: Sequence[str]) -> None:
-        self.clients, self.urls, self.bodies, self.slices, self.seed = clients, urls, pool(), Slices(), 0
+    def __init__(self, clients: Executor, urls: Sequence[str], foreign: float) -> None:
+        self.clients, self.urls, self.bodies, self.slices, self.seed, self.most = clients, urls, pool(), Slices(), 0, foreign
 
     def _quiet(self, function: Any, *args: Any) -> Any:
         """The slice's answer, again until the machine was quiet."""
@@ -249,11 +294,11 @@ class Bench:
             seen = list[float]()
             with watched(seen):
                 time.sleep(PROBE_S)
-            if seen[-1] > FOREIGN:
+            if seen[-1] > self.most:
                 continue
             with watched(seen):
                 found = self.clients.submit(function, *args).result()
-            if seen[-1] <= FOREIGN:
+            if seen[-1] <= self.most:
                 self.slices.foreign.append(seen[-1])
                 return found
             self.slices.left_out += 1
@@ -266,11 +311,11 @@ class Bench:
         self.slices.pair += self._quiet(in_turn, self.urls, self.bodies, 2)
         self.slices.alone += self._quiet(in_turn, self.urls[-1:], self.bodies, 1)
 
-    def level(self, level: float, rate: float) -> None:
+    def level(self, level: float, rate: float, seconds: float) -> None:
         self.seed += 1
         rng = np.random.default_rng(self.seed)
-        arrivals = np.cumsum(rng.exponential(1 / rate, int(rate * SLICE_S * 2) + 20))
-        arrivals = arrivals[arrivals < SLICE_S]
+        arrivals = np.cumsum(rng.exponential(1 / rate, int(rate * seconds * 2) + 20))
+        arrivals = arrivals[arrivals < seconds]
         asked = rng.integers(POOL, size=len(arrivals))
         ms = self._quiet(open_loop, self.urls, [self.bodies[i] for i in asked], arrivals.tolist())
         self.slices.loaded[level].append((arrivals, asked, np.array(ms)))
@@ -317,22 +362,22 @@ def row(level: float, fitted: Fit, slices: Slices, how: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def rows(how: str, quick: bool, requests: int, minutes: float) -> Iterator[dict[str, Any]]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as clients, deployed(how) as urls:
-        bench = Bench(clients, urls)
+def rows(how: str, asleep: bool, quick: bool, requests: int, minutes: float) -> Iterator[dict[str, Any]]:
+    context, wave_ms, slice_s = multiprocessing.get_context("spawn"), WAVE_MS[asleep], SLICE_S[asleep]
+    with ProcessPoolExecutor(1, mp_context=context) as clients, deployed(how, asleep, wave_ms) as urls:
+        bench = Bench(clients, urls, np.inf if asleep else FOREIGN)
         clients.submit(in_turn, urls[:1], bench.bodies, 1).result(), clients.submit(in_turn, urls[-1:], bench.bodies, 1).result()
         bench.unloaded()
-        first = fit(bench.slices)
+        first = fit(bench.slices, wave_ms)
         capacity = first.capacity  # the arrivals' rate; what is simulated is fitted to all slices without load, at the end
         harness.note(
             f"capacity {capacity:.1f} a second: work {first.work.mean():.1f} ms, hop {first.hop:.1f}, crowding {first.crowding:.2f}"
         )
-        wanted = {level: 1 if quick else int(np.ceil(requests / (level * capacity * SLICE_S))) for level in LEVELS}
+        wanted = {level: 1 if quick else int(np.ceil(requests / (level * capacity * slice_s))) for level in LEVELS}
         turn, end = 0, time.monotonic() + 60 * minutes
         while any(wanted.values()):
             for level in [level for level in LEVELS if wanted[level]]:
-                bench.level(level, level * capacity)
+                bench.level(level, level * capacity, slice_s)
                 wanted[level] -= 1
                 turn += 1
                 if turn % 6 == 0:
@@ -340,18 +385,19 @@ def rows(how: str, quick: bool, requests: int, minutes: float) -> Iterator[dict[
                     harness.note(f"{turn} slices, {bench.slices.left_out} left out")
             if time.monotonic() > end:
                 break
-        fitted = fit(bench.slices)
+        fitted = fit(bench.slices, wave_ms)
     for level in LEVELS:
-        yield row(level, fitted, bench.slices, how)
+        yield row(level, fitted, bench.slices, f"{how}, {'a scorer that sleeps' if asleep else MODEL}")
 
 
 def main() -> None:
     parser: argparse.ArgumentParser = harness.arguments(__doc__)
     parser.add_argument("--deployment", choices=("ray", "plain"), default="ray")
+    parser.add_argument("--sleeping", action="store_true", help="a scorer that sleeps in place of the cross-encoder")
     parser.add_argument("--requests", type=int, default=2000, metavar="N", help="of a level, at least (default: 2000)")
     parser.add_argument("--minutes", type=float, default=60, metavar="N", help="with fewer requests after so long (default: 60)")
     args = parser.parse_args()
-    harness.report(lambda: rows(args.deployment, args.quick, args.requests, args.minutes), args.json, {})
+    harness.report(lambda: rows(args.deployment, args.sleeping, args.quick, args.requests, args.minutes), args.json, {})
 
 
 if __name__ == "__main__":

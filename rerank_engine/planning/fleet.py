@@ -33,6 +33,7 @@ from .work import TAIL
 
 SEEN, AGAIN = 1000, 100  # answers whose quantile is the delay of a second try; after how many new ones it is taken anew
 _NONE = 1e-9  # ms of work that are none
+_LAST = 1 << 60  # more events than there ever are
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +200,10 @@ class _Passing:
         batch, extra = self.dealt / max(self.waves, 1), self.extra / max(self.spent, _NONE)
         return Passage(self.done, self.partial, busy, batch, self.seconds / self.asked, extra, self.resent)
 
-    def _at(self, when: float, call: Callable[[float, Any], None], what: Any) -> None:
+    def _at(self, when: float, call: Callable[[float, Any], None], what: Any, last: bool = False) -> None:
+        """last: after all else of the same moment, so that an answer which comes just then has come."""
         self.made += 1
-        heapq.heappush(self.events, (when, self.made, call, what))
+        heapq.heappush(self.events, (when, self.made + _LAST * last, call, what))
 
     # A query: asked of all shards, answered or given up.
 
@@ -211,9 +213,9 @@ class _Passing:
         for ask in asks:
             self._send(now, ask)
         if tier.deadline_ms < inf:
-            self._at(now + tier.deadline_ms - 2 * tier.hop_ms, self._give_up, asks)
+            self._at(now + tier.deadline_ms - 2 * tier.hop_ms, self._give_up, asks, last=True)
         if self.delay < inf and tier.replicas > 1:
-            self._at(now + self.delay, self._try_again, asks)
+            self._at(now + self.delay, self._try_again, asks, last=True)
 
     def _send(self, now: float, ask: _Ask, second: bool = False) -> None:
         """To the less loaded of two replicas that are there, a second try to another than the first. Where none is, a first try waits."""

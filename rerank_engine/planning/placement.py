@@ -34,6 +34,7 @@ from .work import Latency, Part, latency_of
 
 TRIES, LEAST, QUERIES = 100_000, 2_000, 20_000  # simulated: answers of shards, and queries at least and at most
 MOST = 4096  # machines of a kind
+IDLE = 0.2  # share of its time that a shard's replica works: with still more replicas hardly anybody waits less
 WAVE_MS = 50.0  # of the server: what a re-ranker does at a time
 
 
@@ -99,8 +100,8 @@ class Fleet:
 @dataclass(frozen=True)
 class Placement:
     """plan: of one shard's documents, with what is placed as `chosen`. shape: of the whole corpus. memory: bytes of a copy of the corpus by
-    index. fleet: None where one machine holds all: then `capacity` says how many of it. extrapolated: what was calibrated on fewer documents
-    than a shard has."""
+    index. fleet: None where one machine holds all: then `capacity` says how many of it. extrapolated: what was calibrated on fewer
+    documents than a shard has."""
 
     plan: Plan
     shape: Shape
@@ -226,10 +227,10 @@ class _Search:
         self._draw(candidate)
         if not self._alone():
             return None
-        best, held = None, most
-        while held >= 1:
+        best = None
+        for held in sorted({ceil(most / 2**i) for i in range(most.bit_length())}, reverse=True):
             made = self._with(held, max(1, self.machine.processors // (threads * held)), best.machines if best else MOST)
-            best, held = made or best, held // 2
+            best = made or best
         return best
 
     def _threads(self, parts: list[Part]) -> int:
@@ -277,23 +278,30 @@ class _Search:
         return told.percentile(95) <= self.plan.budget_ms
 
     def _with(self, held: int, servers: int, most: int) -> Fleet | None:
-        """The fewest replicas where a machine holds so many shards; None where that takes as many machines as `most`, or more."""
-        replicas = max(self.assumed.redundancy, int(self.qps * float(self.work[0].mean()) / 1e3 / servers) + 1)
-        while ceil(self.shards / held) * replicas < most:
-            first = passing(self.arrivals, self.work[0], self._tier(replicas, servers, held, self.spare))
-            if self._kept(first, self.work[1] if len(self.work) > 1 else None):
-                machines = self._models(first)
-                fewer = machines is not None and ceil(self.shards / held) * replicas + machines < most
-                return self._told(held, servers, replicas, machines) if machines is not None and fewer else None
-            replicas += 1
-        return None
+        """The fewest replicas where a machine holds so many shards, by bisection; None where that takes `most` machines or more."""
+        busy, places = self.qps * float(self.work[0].mean()) / 1e3 / servers, ceil(self.shards / held)
+        low = max(self.assumed.redundancy, int(busy) + 1) - 1
+        first, high = dict[int, Passage](), max(low + 1, min(ceil(busy / IDLE), (most - 1) // places))
 
-    def _kept(self, first: Passage, last: NDArray[np.float64] | None) -> bool:
+        def keeps(replicas: int) -> bool:
+            first[replicas] = passing(self.arrivals, self.work[0], self._tier(replicas, servers, held, self.spare))
+            return self._kept(first[replicas])
+
+        if (low + 1) * places >= most or (high > low + 1 and not keeps(high)):
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if keeps(middle) else (middle, high)
+        if high not in first and not keeps(high):
+            return None
+        machines = self._models(first[high])
+        return None if machines is None or high * places + machines >= most else self._told(held, servers, high, machines)
+
+    def _kept(self, first: Passage) -> bool:
         """Whether re-rankers that nobody waits for would do."""
-        took = first.done - self.arrivals + (0.0 if last is None else last + 2 * self.assumed.hop_ms)
-        return bool(
-            np.percentile(took[self.fill :], 95) <= self.plan.budget_ms and first.partial[self.fill :].mean() <= self.assumed.partial
-        )
+        took = first.done - self.arrivals + (self.work[1] + 2 * self.assumed.hop_ms if len(self.work) > 1 else 0.0)
+        within = np.percentile(took[self.fill :], 95) <= self.plan.budget_ms
+        return bool(within and first.partial[self.fill :].mean() <= self.assumed.partial)
 
     def _models(self, first: Passage) -> int | None:
         """The fewest machines of re-rankers, 0 without any; by bisection."""
