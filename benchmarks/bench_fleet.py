@@ -48,9 +48,9 @@ from rerank_engine.serve.run import bound
 LEVELS = (0.3, 0.5, 0.7)  # of the capacity
 WITHIN = 0.15
 REPLICAS, MODEL = 2, "ms-marco-MiniLM-L-12-v2"
-WAVE_MS, MS = (50.0, 100.0), 30.0  # of the model and of what sleeps: about as long as two documents; of a document that sleeps
+WAVE_MS, MS = (50.0, 60.0), 20.0  # of the model and of what sleeps; a document that sleeps, also a blank one
 POOL, DOCUMENTS, TOKENS = 60, (3, 9), 40  # requests, documents of one, tokens of a document
-SLICE_S = (8.0, 24.0)  # of the model and of what sleeps
+SLICE_S = (8.0, 16.0)  # of the model and of what sleeps
 FOREIGN = 0.05  # of the processors' time
 PROBE_S, PATIENCE_S = 2.0, 1800.0  # a slice begins after so long a look at a quiet machine; the longest wait for one
 FRESH = 20_000
@@ -284,7 +284,8 @@ def fit(slices: Slices, wave_ms: float) -> Fit:
 
 
 class Bench:
-    def __init__(self, clients: Executor, urls: Sequence[str], foreign: float) -> None:
+    def __init__(self, clients: Executor, urls: Sequence[str], foreign: float, blank_ms: float) -> None:
+        self.blank_ms = blank_ms  # that the scorer takes for a blank document
         self.clients, self.urls, self.bodies, self.slices, self.seed, self.most = clients, urls, pool(), Slices(), 0, foreign
 
     def _quiet(self, function: Any, *args: Any) -> Any:
@@ -307,7 +308,7 @@ class Bench:
     def unloaded(self) -> None:
         """About 15 s: each request alone once, blank ones, and pairs."""
         self.slices.alone += self._quiet(in_turn, self.urls[:1], self.bodies, 1)
-        self.slices.blank += [ms for _, ms in self._quiet(in_turn, self.urls[:1], [BLANK] * 60, 1)]
+        self.slices.blank += [ms - self.blank_ms for _, ms in self._quiet(in_turn, self.urls[:1], [BLANK] * 60, 1)]
         self.slices.pair += self._quiet(in_turn, self.urls, self.bodies, 2)
         self.slices.alone += self._quiet(in_turn, self.urls[-1:], self.bodies, 1)
 
@@ -365,7 +366,7 @@ def row(level: float, fitted: Fit, slices: Slices, how: str) -> dict[str, Any]:
 def rows(how: str, asleep: bool, quick: bool, requests: int, minutes: float) -> Iterator[dict[str, Any]]:
     context, wave_ms, slice_s = multiprocessing.get_context("spawn"), WAVE_MS[asleep], SLICE_S[asleep]
     with ProcessPoolExecutor(1, mp_context=context) as clients, deployed(how, asleep, wave_ms) as urls:
-        bench = Bench(clients, urls, np.inf if asleep else FOREIGN)
+        bench = Bench(clients, urls, np.inf if asleep else FOREIGN, MS if asleep else 0.0)
         clients.submit(in_turn, urls[:1], bench.bodies, 1).result(), clients.submit(in_turn, urls[-1:], bench.bodies, 1).result()
         bench.unloaded()
         first = fit(bench.slices, wave_ms)

@@ -98,7 +98,7 @@ def _show_fleet(placed: Placement) -> None:
     heads = [name.replace("_ms", "").replace("_", " ") for name in kept]
     sides = (("all machines there", fleet.response), ("one of each kind gone", fleet.gone))
     cli.table(("", *heads), [[label, *(_cell(name, side[name]) for name in kept)] for label, side in sides])
-    cli.say(f"some shard is without a replica {fleet.bare:.2g} of the time: answers are partial then")
+    cli.say(f"some shard is without a replica, and answers are partial, {fleet.bare:.1g} of the time")
 
 
 def _cell(name: str, value: float) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, expm1, log1p
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from .quality import Curves
 from .shape import Shape
 from .work import Latency, Part, latency_of
 
-TRIES, LEAST, QUERIES = 100_000, 2_000, 20_000  # simulated: answers of shards, and queries at least and at most
+TRIES, LEAST, QUERIES = 100_000, 1_500, 20_000  # simulated: answers of shards, and queries at least and at most
 MOST = 4096  # machines of a kind
 IDLE = 0.2  # share of its time that a shard's replica works: with still more replicas hardly anybody waits less
 WAVE_MS = 50.0  # of the server: what a re-ranker does at a time
@@ -242,7 +242,7 @@ class _Search:
     def _draw(self, candidate: Candidate) -> None:
         """Arrivals, and each query's work in both tiers: long ones are long in both."""
         rng = np.random.default_rng(0)
-        self.fill = max(self.queries // 10, min(self.queries, int(FILL * self.qps * candidate.latency.p95 / 1e3)))
+        self.fill = max(self.queries // 10, min(self.queries // 3, int(FILL * self.qps * candidate.latency.p95 / 1e3)))
         n = self.fill + self.queries
         self.arrivals = np.cumsum(rng.exponential(1e3 / self.qps, n))
         long, self.work = rng.standard_normal(n), list[NDArray[np.float64]]()
@@ -338,7 +338,7 @@ class _Search:
         response, gone = (_figures(run(gone)) for gone in (False, self.spare))
         hours, minutes = self.assumed.failures
         down = minutes / 60 / (hours + minutes / 60)
-        bare = 1 - (1 - down**replicas) ** ceil(self.shards / held)
+        bare = -expm1(ceil(self.shards / held) * log1p(-(down**replicas)))
         rerankers = machines * self._each() if machines else 0
         return Fleet(held, replicas, rerankers, ceil(self.shards / held) * replicas, machines, response, gone, bare)
 
@@ -376,6 +376,7 @@ def assumptions(search: _Search, fleet: Fleet) -> tuple[str, ...]:
         f"a shard: at most {known.shard_size:,} documents, all of its files in memory; every query asks every shard, and shards know "
         "the statistics of all, so that their lists are one index's",
         "what reads stored vectors or tokens runs at the shards, each on its own first documents; a cross-encoder on the best of all",
+        "each shard encodes the query itself, for every stage that reads its vectors",
         "a shard's time: the plan's for its documents, lognormal; long queries are long everywhere, noise is each try's own",
         "a query goes to the less busy of two replicas drawn at random; "
         f"re-rankers work in waves of {WAVE_MS:g} ms shared by all that wait",
@@ -386,5 +387,5 @@ def assumptions(search: _Search, fleet: Fleet) -> tuple[str, ...]:
         "once" + ("; the machines suffice with one of each kind gone all the time" if search.spare else ""),
         f"an answer without the shards that took longer than {search.plan.budget_ms:g} ms is partial: {known.partial:.1%} of all may be",
         f"the network: {known.hop_ms:g} ms from machine to machine; what stands before the shards and joins their lists takes no time",
-        "no cache, no bursts, no updates; bytes by the formulas of planning/placement.py",
+        "no cache, no bursts, no updates; bytes by the formulas of planning/memory.py; one price for all machines",
     )
