@@ -82,9 +82,9 @@ class Tier:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Passage:
-    """How queries came through a tier. done float64 [queries]: ms at which each left; partial bool [queries]. utilisation: share of the
-    servers' time; mean_batch: tries a batch or wave; hedged: second tries / answers asked for; extra: their share of all work; resent:
-    tries of replicas that died."""
+    """How queries came through a tier. done float64 [queries]: ms at which each left; partial bool [queries]. utilisation: work over the
+    servers' time from the first arrival to the last, at most 1; mean_batch: tries a batch or wave; hedged: second tries / answers
+    asked for; extra: their share of all work; resent: tries of replicas that died."""
 
     done: NDArray[np.float64]
     partial: NDArray[np.bool_]
@@ -167,6 +167,7 @@ class _Passing:
         self.tier, self.random, self.sigma = tier, random.Random(seed), spread_of(tier.noise)
         self.events, self.made = list[tuple[float, int, Callable[[float, Any], None], Any]](), 0
         self.shards = [[_Station(shard) for _ in range(tier.replicas)] for shard in range(tier.shards)]
+        self.there = [list(shard) for shard in self.shards]  # the stations of each that are up
         self.parked, self.running = [list[_Ask]() for _ in range(tier.shards)], dict[_Wave, None]()
         self.touched = list[_Station]()  # that were sent something now
         self.seen, self.answers, self.delay = deque[float](maxlen=SEEN), 0, inf
@@ -180,7 +181,7 @@ class _Passing:
         self.done, self.partial = np.zeros(n), np.zeros(n, np.bool_)
         replicas, shards = self.tier.down
         for station in [one for shard in self.shards[:shards] for one in shard[:replicas]]:
-            station.up = False
+            self._leave(station)
         self._first_failures(times[0])
         at, events = 0, self.events
         while self.open:
@@ -196,7 +197,7 @@ class _Passing:
                     self._begin(now, station)
                 self.touched.clear()
         servers = self.tier.shards * self.tier.replicas * self.tier.servers
-        busy = min(1.0, self.busy / (servers * max(float(self.done.max()) - times[0], _NONE)))
+        busy = min(1.0, self.busy / (servers * max(times[-1] - times[0], _NONE)))
         batch, extra = self.dealt / max(self.waves, 1), self.extra / max(self.spent, _NONE)
         return Passage(self.done, self.partial, busy, batch, self.seconds / self.asked, extra, self.resent)
 
@@ -219,7 +220,9 @@ class _Passing:
 
     def _send(self, now: float, ask: _Ask, second: bool = False) -> None:
         """To the less loaded of two replicas that are there, a second try to another than the first. Where none is, a first try waits."""
-        there = [one for one in self.shards[ask.shard] if one.up and not (second and any(one is t.station for t in ask.tries))]
+        there = self.there[ask.shard]
+        if second:
+            there = [one for one in there if all(one is not other.station for other in ask.tries)]
         if not there:
             if not second:
                 self.parked[ask.shard].append(ask)
@@ -362,14 +365,18 @@ class _Passing:
         between, repair = self.tier.failures
         for station in [one for shard in self.shards for one in shard if one.up]:
             if self.random.random() < repair / (between + repair):
-                station.up = False
+                self._leave(station)
                 self._at(now + 1e3 * self.random.expovariate(1 / repair), self._repair, station)
             else:
                 self._at(now + 1e3 * self.random.expovariate(1 / between), self._die, station)
 
+    def _leave(self, station: _Station) -> None:
+        station.up = False
+        self.there[station.shard].remove(station)
+
     def _die(self, now: float, station: _Station) -> None:
         assert self.tier.failures is not None
-        station.up = False
+        self._leave(station)
         lost = list(dict.fromkeys([*(one for wave in station.running for one in wave.tries), *station.queue]))
         for wave in list(station.running):
             self._stop(now, wave)
@@ -386,6 +393,7 @@ class _Passing:
     def _repair(self, now: float, station: _Station) -> None:
         assert self.tier.failures is not None
         station.up = True
+        self.there[station.shard].append(station)
         self._at(now + 1e3 * self.random.expovariate(1 / self.tier.failures[0]), self._die, station)
         waiting, self.parked[station.shard] = self.parked[station.shard], []
         for ask in waiting:

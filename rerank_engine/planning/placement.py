@@ -242,7 +242,7 @@ class _Search:
     def _draw(self, candidate: Candidate) -> None:
         """Arrivals, and each query's work in both tiers: long ones are long in both."""
         rng = np.random.default_rng(0)
-        self.fill = max(self.queries // 10, min(self.queries // 3, int(FILL * self.qps * candidate.latency.p95 / 1e3)))
+        self.fill = max(self.queries // 10, min(2 * self.queries, int(FILL * self.qps * candidate.latency.p95 / 1e3)))
         n = self.fill + self.queries
         self.arrivals = np.cumsum(rng.exponential(1e3 / self.qps, n))
         long, self.work = rng.standard_normal(n), list[NDArray[np.float64]]()
@@ -281,27 +281,28 @@ class _Search:
         """The fewest replicas where a machine holds so many shards, by bisection; None where that takes `most` machines or more."""
         busy, places = self.qps * float(self.work[0].mean()) / 1e3 / servers, ceil(self.shards / held)
         low = max(self.assumed.redundancy, int(busy) + 1) - 1
-        first, high = dict[int, Passage](), max(low + 1, min(ceil(busy / IDLE), (most - 1) // places))
+        high, some = max(low + 1, min(ceil(busy / IDLE), (most - 1) // places)), self.queries
 
-        def keeps(replicas: int) -> bool:
-            first[replicas] = passing(self.arrivals, self.work[0], self._tier(replicas, servers, held, self.spare))
-            return self._kept(first[replicas])
+        def first(replicas: int, n: int) -> Passage:
+            return passing(self.arrivals[:n], self.work[0][:n], self._tier(replicas, servers, held, self.spare))
 
-        if (low + 1) * places >= most or (high > low + 1 and not keeps(high)):
+        if (low + 1) * places >= most or not self._kept(first(high, some), some // 10):
             return None
-        while high - low > 1:
+        while high - low > 1:  # the first queries tell enough, for the work of shards is short
             middle = (low + high) // 2
-            low, high = (low, middle) if keeps(middle) else (middle, high)
-        if high not in first and not keeps(high):
-            return None
-        machines = self._models(first[high])
-        return None if machines is None or high * places + machines >= most else self._told(held, servers, high, machines)
+            low, high = (low, middle) if self._kept(first(middle, some), some // 10) else (middle, high)
+        for replicas in range(high, high + 3):
+            whole = first(replicas, len(self.arrivals))
+            if self._kept(whole, self.fill) and (machines := self._models(whole)) is not None:
+                return self._told(held, servers, replicas, machines) if replicas * places + machines < most else None
+        return None
 
-    def _kept(self, first: Passage) -> bool:
+    def _kept(self, first: Passage, fill: int) -> bool:
         """Whether re-rankers that nobody waits for would do."""
-        took = first.done - self.arrivals + (self.work[1] + 2 * self.assumed.hop_ms if len(self.work) > 1 else 0.0)
-        within = np.percentile(took[self.fill :], 95) <= self.plan.budget_ms
-        return bool(within and first.partial[self.fill :].mean() <= self.assumed.partial)
+        n = len(first.done)
+        took = first.done - self.arrivals[:n] + (self.work[1][:n] + 2 * self.assumed.hop_ms if len(self.work) > 1 else 0.0)
+        within = np.percentile(took[fill:], 95) <= self.plan.budget_ms
+        return bool(within and first.partial[fill:].mean() <= self.assumed.partial)
 
     def _models(self, first: Passage) -> int | None:
         """The fewest machines of re-rankers, 0 without any; by bisection."""
