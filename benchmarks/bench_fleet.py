@@ -14,8 +14,9 @@ a process of its own; a time counts from when a request should have been sent. A
 machine does meanwhile hits all alike. A slice is left out, before anybody looks at its times, where other processes took more than
 FOREIGN of the processors. The simulation gets the same arrivals and requests ("ours"), and others of the same rate ("fresh").
 
-A row a level: "theirs" measured p95, ms, "ours" simulated p95, "ratio" theirs / ours, "spread" its quartiles by the bootstrap over slices,
-"verified": within 15 %; the three percentiles of both sides and what was fitted beside them.
+A row a level: "theirs" measured p95, ms, "ours" simulated p95, each the median of the slices', so that a stall of the machine does not
+decide; "ratio" theirs / ours, "spread" its quartiles by the bootstrap over slices, "verified": within 15 %; the percentiles of both sides,
+those of all requests together, what was fitted, and how the machine was: "foreign", the share of the processors that others took, "nice".
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ WITHIN = 0.15
 REPLICAS, MODEL = 2, "ms-marco-MiniLM-L-12-v2"
 WAVE_MS, MS = (50.0, 60.0), 20.0  # of the model and of what sleeps; a document that sleeps, also a blank one
 POOL, DOCUMENTS, TOKENS = 60, (3, 9), 40  # requests, documents of one, tokens of a document
-SLICE_S = (8.0, 16.0)  # of the model and of what sleeps
+SLICE_S = (8.0, 30.0)  # of the model and of what sleeps
 FOREIGN = 0.05  # of the processors' time
 PROBE_S, PATIENCE_S = 2.0, 1800.0  # a slice begins after so long a look at a quiet machine; the longest wait for one
-FRESH = 20_000
+FRESH = 100  # slices of other arrivals
 Floats = NDArray[np.float64]
 
 
@@ -315,14 +316,16 @@ class Bench:
     def level(self, level: float, rate: float, seconds: float) -> None:
         self.seed += 1
         rng = np.random.default_rng(self.seed)
-        arrivals = np.cumsum(rng.exponential(1 / rate, int(rate * seconds * 2) + 20))
-        arrivals = arrivals[arrivals < seconds]
+        arrivals = drawn(rng, rate, seconds)
         asked = rng.integers(POOL, size=len(arrivals))
         ms = self._quiet(open_loop, self.urls, [self.bodies[i] for i in asked], arrivals.tolist())
         self.slices.loaded[level].append((arrivals, asked, np.array(ms)))
 
 
-def simulated(fitted: Fit, slices: Sequence[tuple[Floats, NDArray[np.int64], Floats]], draws: int = 5) -> list[Floats]:
+Slice = tuple[Floats, NDArray[np.int64], Floats]
+
+
+def simulated(fitted: Fit, slices: Sequence[Slice], draws: int = 5) -> list[Floats]:
     """ms of the requests of each slice, by simulations of the same arrivals with so many draws of the scatter."""
     made = []
     for arrivals, asked, _ in slices:
@@ -334,32 +337,46 @@ def simulated(fitted: Fit, slices: Sequence[tuple[Floats, NDArray[np.int64], Flo
     return made
 
 
-def row(level: float, fitted: Fit, slices: Slices, how: str) -> dict[str, Any]:
+def fresh_slices(rate: float, seconds: float, n: int) -> list[Slice]:
+    rng, found = np.random.default_rng(0), list[Slice]()
+    for _ in range(n):
+        arrivals = drawn(rng, rate, seconds)
+        found.append((arrivals, rng.integers(POOL, size=len(arrivals)), arrivals))
+    return found
+
+
+def drawn(rng: np.random.Generator, rate: float, seconds: float) -> Floats:
+    """float64 [requests]: s, a Poisson process."""
+    arrivals = np.cumsum(rng.exponential(1 / rate, int(rate * seconds * 2) + 20))
+    return arrivals[arrivals < seconds]
+
+
+def figures(sides: Sequence[Floats]) -> Floats:
+    """float64 [slices, 3]: p50, p95, p99 of each."""
+    return np.array([np.percentile(ms, [50, 95, 99]) for ms in sides])
+
+
+def row(level: float, fitted: Fit, slices: Slices, how: str, rate: float, seconds: float) -> dict[str, Any]:
     own = slices.loaded[level]
-    theirs, ours = [ms for _, _, ms in own], simulated(fitted, own)
-    rng, rate = np.random.default_rng(0), level * fitted.capacity
-    fresh_at = np.cumsum(rng.exponential(1e3 / rate, FRESH))
-    fresh = simulate(fresh_at, [fitted.tier()], [fitted.draw(rng.integers(POOL, size=FRESH), rng)], fill=FRESH // 10)
-    drawn = []
-    for _ in range(200):
-        chosen = rng.integers(len(own), size=len(own))
-        a, b = (np.percentile(np.concatenate([side[i] for i in chosen]), 95) for side in (ours, theirs))
-        drawn.append(b / a)
-    p_ours, p_theirs, p_fresh = (
-        [round(float(x), 2) for x in np.percentile(ms, [50, 95, 99])]
-        for ms in (np.concatenate(ours), np.concatenate(theirs), fresh.responses)
-    )
+    theirs, ours = figures([ms for _, _, ms in own]), figures(simulated(fitted, own))
+    fresh = figures(simulated(fitted, fresh_slices(rate, seconds, FRESH), 1))
+    chosen = np.random.default_rng(0).integers(len(own), size=(500, len(own)))
+    ratios = np.median(theirs[chosen, 1], axis=1) / np.median(ours[chosen, 1], axis=1)
+    p_theirs, p_ours, p_fresh = (np.median(side, axis=0).round(2).tolist() for side in (theirs, ours, fresh))
+    whole = np.percentile(np.concatenate([ms for _, _, ms in own]), [50, 95, 99]).round(2).tolist()
     return {
-        "bench": "fleet", "case": f"{level:g} of capacity", "peer": f"{how}, measured", "metric": "p95_ms",
+        "bench": "fleet", "case": f"{level:g} of capacity", "peer": "measured", "metric": "p95_ms",
         "ours": p_ours[1], "theirs": p_theirs[1], "ratio": round(p_theirs[1] / p_ours[1], 4),
-        "spread": [round(float(x), 4) for x in np.percentile(drawn, [25, 75])],
+        "spread": [round(float(x), 4) for x in np.percentile(ratios, [25, 75])],
         "verified": abs(p_ours[1] / p_theirs[1] - 1) <= WITHIN, "simulated_p50_p95_p99": p_ours, "measured_p50_p95_p99": p_theirs,
         "fresh_p50_p95_p99": p_fresh, "off": [round(a / b - 1, 4) for a, b in zip(p_ours, p_theirs)],
-        "fresh_off": [round(a / b - 1, 4) for a, b in zip(p_fresh, p_theirs)],
-        "requests": sum(map(len, theirs)), "slices": len(own), "requests_a_second": round(rate, 2), "deployment": how,
-        "hop_ms": round(fitted.hop, 2), "work_ms": round(float(fitted.work.mean()), 2), "crowding": round(fitted.crowding, 4),
-        "scatter_p95": round(float(np.percentile(fitted.scatter, 95)), 3), "utilisation": round(fresh.tiers[0].utilisation, 3),
+        "fresh_off": [round(a / b - 1, 4) for a, b in zip(p_fresh, p_theirs)], "measured_all_slices_p50_p95_p99": whole,
+        "slices_p95": [[round(float(x), 1) for x in side[:, 1]] for side in (ours, theirs)],
+        "requests": sum(len(ms) for _, _, ms in own), "slices": len(own), "slice_s": seconds, "requests_a_second": round(rate, 2),
+        "deployment": how, "hop_ms": round(fitted.hop, 2), "work_ms": round(float(fitted.work.mean()), 2),
+        "crowding": round(fitted.crowding, 4), "scatter_p95": round(float(np.percentile(fitted.scatter, 95)), 3),
         "left_out": slices.left_out, "foreign": round(float(np.median(slices.foreign)), 4), "processors": available_cpus(),
+        "nice": os.getpriority(os.PRIO_PROCESS, 0),
     }  # fmt: skip
 
 
@@ -388,7 +405,7 @@ def rows(how: str, asleep: bool, quick: bool, requests: int, minutes: float) -> 
                 break
         fitted = fit(bench.slices, wave_ms)
     for level in LEVELS:
-        yield row(level, fitted, bench.slices, f"{how}, {'a scorer that sleeps' if asleep else MODEL}")
+        yield row(level, fitted, bench.slices, f"{how}, {'a scorer that sleeps' if asleep else MODEL}", level * capacity, slice_s)
 
 
 def main() -> None:
