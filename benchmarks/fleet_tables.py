@@ -32,9 +32,9 @@ def agreement(data: Any, about: str) -> str:
     r = data[0]
     fitted = f"work {r['work_ms']:.0f} ms on average, hop {r['hop_ms']:.0f} ms, crowding {r['crowding']:.2f}"
     kept = f"{sum(row['verified'] for row in data)} of {len(data)} levels of load lie within 15 % at p95"
-    return "\n".join(
-        [*lines, "", f"{kept}. {r['deployment']}; fitted without load: {fitted} (`python -m benchmarks.bench_fleet`), {about}."]
-    )
+    how = f"medians over slices of {r['slice_s']:.0f} s. {r['deployment']}; fitted without load: {fitted}"
+    machine = f"others took {r['foreign']:.0%} of the processors meanwhile" + (f", ours ran at nice {r['nice']}" if r["nice"] else "")
+    return "\n".join([*lines, "", f"{kept}; {how}; {machine} (`python -m benchmarks.bench_fleet`), {about}."])
 
 
 def example(data: Any, about: str) -> str:
