@@ -51,9 +51,9 @@ WITHIN = 0.15
 REPLICAS, MODEL = 2, "ms-marco-MiniLM-L-12-v2"
 WAVE_MS, MS = (50.0, 60.0), 20.0  # of the model and of what sleeps; a document that sleeps, also a blank one
 POOL, DOCUMENTS, TOKENS = 60, (3, 9), 40  # requests, documents of one, tokens of a document
-SLICE_S = (8.0, 30.0)  # of the model and of what sleeps
+SLICE_S = (12.0, 30.0)  # of the model and of what sleeps
 FOREIGN = 0.05  # of the processors' time
-PROBE_S, PATIENCE_S = 2.0, 1800.0  # a slice begins after so long a look at a quiet machine; the longest wait for one
+PROBE_S, PATIENCE_S = 1.0, 1800.0  # a slice begins after so long a look at a quiet machine; the longest wait for one
 FRESH = 100  # slices of other arrivals
 Floats = NDArray[np.float64]
 
