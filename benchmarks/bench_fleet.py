@@ -6,7 +6,7 @@ document, which leaves the processors alone: then what others do on the machine 
 simulation is given comes from calls without load alone:
 
     work      of each request of a pool: its time when it is the only one, less `hop`; and how single runs scatter about that
-    hop       of a request of one blank document, which asks the model nothing
+    hop       of a request of one blank document, which asks the model nothing: client, proxy, front; it takes a processor while it lasts
     crowding  by what work takes longer while the other replica is busy all the time: two clients, one request at a time each
 
 Then requests come at random times that do not wait for answers (Poisson), at three shares of the capacity, 2 / (mean work * crowding), from
@@ -270,7 +270,9 @@ class Fit:
         return 1e3 * REPLICAS / (float(self.work.mean() * self.scatter.mean()) * self.crowding)
 
     def tier(self) -> Tier:
-        return Tier("replicas", replicas=REPLICAS, wave_ms=self.wave_ms, hop_ms=self.hop / 2, crowding=self.crowding)
+        return Tier(
+            "replicas", replicas=REPLICAS, wave_ms=self.wave_ms, hop_ms=self.hop / 2, crowding=self.crowding, processors=available_cpus()
+        )
 
     def draw(self, requests: NDArray[np.int64], rng: np.random.Generator) -> Floats:
         return np.asarray(self.work[requests] * rng.choice(self.scatter, len(requests)), np.float64)

@@ -38,11 +38,13 @@ _LAST = 1 << 60  # more events than there ever are
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """replicas: of each shard; servers: of a replica. fixed: the share of a query's work that a batch pays once. noise: the 95th percentile
-    of what replicas differ by, over its median, lognormal, drawn for each try. straggling: (share of tries, how many times longer).
-    hedge: (quantile, most second tries as a share of all). failures: (mean seconds between two of a replica, mean seconds of repair),
-    exponential; down: (replicas that are never there, in how many shards). hop_ms: of the network, there and again back. crowding: how many
-    times longer work takes while all other replicas of the tier are busy too, as on one machine; linear in their share."""
+    """replicas: of each shard; servers: of a replica. fixed: the share of a query's work that a batch pays once. noise: the 95th
+    percentile of what replicas differ by, over its median, lognormal, drawn for each try. straggling: (share of tries, how many
+    times longer). hedge: (quantile, most second tries as a share of all). failures: (mean seconds between two of a replica, mean
+    seconds of repair), exponential; down: (replicas that are never there, in how many shards). hop_ms: of the network, there and
+    again back. crowding: how many times longer work takes while all other replicas of the tier are busy too, as on one machine;
+    linear in their share. processors: of the one machine that the whole tier shares, hops too: each takes one while it lasts, and
+    where more is active than there are, all work slows down."""
 
     name: str
     shards: int = 1
@@ -59,6 +61,7 @@ class Tier:
     deadline_ms: float = inf
     hop_ms: float = 0.0
     crowding: float = 1.0
+    processors: float = inf
 
     def __post_init__(self) -> None:
         for name in ("shards", "replicas", "servers", "batch"):
@@ -68,7 +71,7 @@ class Tier:
             finite_number(f"{self.name}: {name}", getattr(self, name), low)
         shares = {"fixed": self.fixed, "straggling": self.straggling[0], "hedge": max(self.hedge or (0.0,))}
         positive = {
-            "wave_ms": self.wave_ms, "deadline_ms": self.deadline_ms - 2 * self.hop_ms, "straggling": self.straggling[1],
+            "processors": self.processors, "wave_ms": self.wave_ms, "deadline_ms": self.deadline_ms - 2 * self.hop_ms, "straggling": self.straggling[1],
             "failures": min(self.failures or (1.0,)),
         }  # fmt: skip
         if bad := [n for n, share in shares.items() if not 0 <= share <= 1] + [n for n, value in positive.items() if not value > 0]:
@@ -172,7 +175,7 @@ class _Passing:
         self.touched = list[_Station]()  # that were sent something now
         self.seen, self.answers, self.delay = deque[float](maxlen=SEEN), 0, inf
         self.busy = self.spent = self.extra = 0.0
-        self.asked = self.seconds = self.resent = self.waves = self.dealt = 0
+        self.asked = self.hopping = self.seconds = self.resent = self.waves = self.dealt = 0
 
     def run(self, arrivals: NDArray[np.float64], work: NDArray[np.float64]) -> Passage:
         n, order = len(arrivals), np.argsort(arrivals, kind="stable").tolist()
@@ -206,11 +209,20 @@ class _Passing:
         self.made += 1
         heapq.heappush(self.events, (when, self.made + _LAST * last, call, what))
 
+    def _hop(self, now: float, more: int = 1) -> None:
+        """A hop takes a processor of a shared machine from the waves, for as long as it lasts."""
+        if self.tier.processors < inf and self.tier.hop_ms:
+            self.hopping += more
+            self._pace(now)
+            if more > 0:
+                self._at(now + self.tier.hop_ms, self._hop, -1)
+
     # A query: asked of all shards, answered or given up.
 
     def _arrive(self, now: float, query: int) -> None:
         asks, tier = [_Ask(query, shard) for shard in range(self.tier.shards)], self.tier
         self.asked += len(asks)
+        self._hop(now)
         for ask in asks:
             self._send(now, ask)
         if tier.deadline_ms < inf:
@@ -281,6 +293,7 @@ class _Passing:
         if not self.missing[ask.query]:
             self.open -= 1
             self.done[ask.query] = now + 2 * self.tier.hop_ms
+            self._hop(now)
 
     # A station: what waits becomes waves, one a server.
 
@@ -328,12 +341,13 @@ class _Passing:
         if begun is not None:
             self.running[begun] = None
             self.dealt += len(begun.tries)
-        if self.tier.crowding == 1.0:
+        if self.tier.crowding == 1.0 and self.tier.processors == inf:
             if begun is not None:
                 self._at(now + begun.left, self._end, (begun, 0))
             return
         others = max(self.tier.shards * self.tier.replicas * self.tier.servers - 1, 1)
         rate = 1 / (1 + (self.tier.crowding - 1) * (len(self.running) - 1) / others)
+        rate *= min(1.0, self.tier.processors / max(len(self.running) + self.hopping, 1))
         for wave in self.running:
             wave.left -= (now - wave.since) * wave.rate
             wave.since, wave.rate, wave.turn = now, rate, wave.turn + 1

@@ -126,6 +126,15 @@ def test_crowded_replicas_slow_each_other_while_both_are_busy() -> None:
     assert simulate(np.array([0.0, 50.0]), [tier], [np.array([10.0, 10.0])]).responses == pytest.approx([10, 10])
 
 
+def test_hops_take_processors_of_a_shared_machine() -> None:
+    """Two waves and two hops of 3 ms on two processors: half speed for 3 ms, so 11.5 in place of 10, and the hops there and back."""
+    tier = Tier("t", replicas=2, hop_ms=3, processors=2)
+    work = np.array([10.0, 10.0])
+    assert simulate(np.zeros(2), [tier], [work]).responses == pytest.approx([17.5, 17.5])
+    assert simulate(np.zeros(2), [Tier("t", replicas=2, hop_ms=3, processors=4)], [work]).responses == pytest.approx([16, 16])
+    assert simulate(np.array([0.0, 100.0]), [tier], [work]).responses == pytest.approx([16, 16])
+
+
 def test_second_tries_by_brute_force() -> None:
     """Unloaded, work 10, a tenth of the tries 30 times as long, asked again after the median, which is 10: 10, or 20, or 300 if both."""
     n = 5_000
@@ -201,6 +210,7 @@ def test_a_replica_that_is_gone_costs_time() -> None:
     [
         {"replicas": 0}, {"noise": 0.5}, {"fixed": 2}, {"wave_ms": 0}, {"deadline_ms": 1, "hop_ms": 1}, {"wave_ms": 50, "servers": 2},
         {"down": (1, 1)}, {"straggling": (2, 1)}, {"hedge": (1.5, 0.1)}, {"failures": (0, 1)}, {"crowding": 0.5},
+        {"processors": 0},
     ],
 )  # fmt: skip
 def test_tiers_that_cannot_be_are_refused(bad: dict[str, Any]) -> None:
