@@ -71,8 +71,8 @@ class Tier:
             finite_number(f"{self.name}: {name}", getattr(self, name), low)
         shares = {"fixed": self.fixed, "straggling": self.straggling[0], "hedge": max(self.hedge or (0.0,))}
         positive = {
-            "processors": self.processors, "wave_ms": self.wave_ms, "deadline_ms": self.deadline_ms - 2 * self.hop_ms, "straggling": self.straggling[1],
-            "failures": min(self.failures or (1.0,)),
+            "processors": self.processors, "wave_ms": self.wave_ms, "deadline_ms": self.deadline_ms - 2 * self.hop_ms,
+            "straggling": self.straggling[1], "failures": min(self.failures or (1.0,)),
         }  # fmt: skip
         if bad := [n for n, share in shares.items() if not 0 <= share <= 1] + [n for n, value in positive.items() if not value > 0]:
             got = ", ".join(f"{name}={getattr(self, name)}" for name in bad)
