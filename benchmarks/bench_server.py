@@ -54,16 +54,17 @@ PERMITS, BATCH = 512, 32
 
 
 class Sleeping(Scorer):
-    """MS a document; the score is the number in its text."""
+    """ms a document; the score is the number in its text."""
 
     model = "sleeping"
 
-    def __init__(self) -> None:
+    def __init__(self, ms: float = MS) -> None:
+        self.ms = ms
         self.spent = list[float]()  # ms of each call
 
     def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
         start = time.perf_counter()
-        time.sleep(MS * sum(map(len, rankings)) / 1e3)
+        time.sleep(self.ms * sum(map(len, rankings)) / 1e3)
         rows = [row.corpus.texts(row.ids) for row in rankings]
         self.spent.append(1e3 * (time.perf_counter() - start))
         return [Scores(np.array([float(text) if text.isdigit() else 0.0 for text in row], np.float32), "logit") for row in rows]

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cross_tables, latency_tables, ltr_tables, peer_tables, quality_tables, roofline
+from benchmarks import cross_tables, fleet_tables, latency_tables, ltr_tables, peer_tables, quality_tables, roofline
 
 ROOT = Path(__file__).resolve().parents[1]
 DATED = "20??-??-??*.json"  # of the latency table: benchmarks.suite
@@ -265,6 +265,8 @@ PLACES = {
     "latency-peers": ("docs/latency.md", DATED, peer_tables.peers),
     "scaling": ("docs/latency.md", DATED, peer_tables.scaling),
     "plan": ("docs/planning.md", "plan.json", latency_tables.plan),
+    "fleet": ("docs/planning.md", "fleet.json", fleet_tables.agreement),
+    "fleet-example": ("docs/planning.md", "costs.json", fleet_tables.example),
     "server": ("docs/serving.md", "server.json", latency_tables.server),
     "bulk": ("docs/scale.md", "bulk.json", bulk_table),
     "demo": ("README.md", "quality.json", demo_table),

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from .. import cli
 from ..errors import InputError
+from .fleet import machines, placement, show, told
 
 if TYPE_CHECKING:
-    from ..planning import Capacity, Plan
+    from ..planning import Plan
 
 SHOWN = 12  # rows of a frontier
 DRIFT = 0.15  # of the machine's pace: more than that is worth saying
@@ -32,8 +33,7 @@ def register(commands: cli.Commands) -> None:
     sub.add_argument("--costs", metavar="FILE", help="of `rerank-engine calibrate` (default: the user's)")
     sub.add_argument("--any-machine", action="store_true", help="take costs of another machine")
     sub.add_argument("--device", default="cpu", metavar="NAME", help="a GPU for the models, such as H100: predicted, not measured")
-    sub.add_argument("--qps", type=float, metavar="N", help="also simulate how many machines so many queries a second need")
-    sub.add_argument("--batch-tokens", type=int, metavar="N", help="of --qps: tokens of models that a machine batches at most")
+    machines(sub)
     sub.add_argument("--plot", metavar="FILE", help="draw the frontier (.png, .svg, .pdf)")
 
 
@@ -79,28 +79,29 @@ def plan(args: argparse.Namespace) -> None:
     from ..planning import Costs, Curves
     from ..planning import plan as make
 
-    if args.batch_tokens is not None and args.qps is None:
-        raise InputError("--batch-tokens", got=args.batch_tokens, expected="--qps with it")
-    made = make(
-        p95_ms=args.p95,
-        corpus_size=args.corpus_size,
-        tokens=args.tokens,
-        query_tokens=args.query_tokens,
-        quality=Curves.load(args.quality, args.collection),
-        costs=Costs.load(args.costs, any_machine=args.any_machine),
-        device=args.device,
+    costs, curves = Costs.load(args.costs, any_machine=args.any_machine), Curves.load(args.quality, args.collection)
+    placed = placement(args, costs, curves)
+    made = (
+        placed.plan
+        if placed is not None
+        else make(
+            p95_ms=args.p95,
+            corpus_size=args.corpus_size,
+            tokens=args.tokens,
+            query_tokens=args.query_tokens,
+            quality=curves,
+            costs=costs,
+            device=args.device,
+        )
     )
-    needed = None
-    if args.qps is not None:
-        needed = made.capacity(args.qps, **({} if args.batch_tokens is None else {"batch_tokens": args.batch_tokens}))
     if args.plot:
         made.plot(args.plot)
     if args.json:
-        cli.print_json({**made.to_dict(), **({"capacity": needed.to_dict()} if needed else {})})
+        cli.print_json({**made.to_dict(), **(told(placed) if placed else {})})
         return
     _show(made)
-    if needed:
-        _show_capacity(needed)
+    if placed:
+        show(placed)
 
 
 def _show(plan: Plan) -> None:
@@ -133,15 +134,3 @@ def _around(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 def _cells(row: dict[str, Any], within: bool) -> list[str]:
     mark = "" if row["measured"] else "~"
     return [f"{row['p50_ms']:.2f}", f"{row['p95_ms']:.2f}", f"{mark}{row['ndcg@10']:.4f}", "yes" if within else "no", row["name"]]
-
-
-def _show_capacity(needed: Capacity) -> None:
-    told = needed.to_dict()
-    cli.say(
-        f"\n{needed.machines} machine{'s' * (needed.machines != 1)} for {needed.qps:g} queries a second"
-        + ("" if needed.enough else ": the plan alone fills the target")
-    )
-    cli.say(f"  response p50 {told['response_p50_ms']:.4g} ms, p95 {told['response_p95_ms']:.4g} ms; target {needed.target_ms:g} ms")
-    cli.say(f"  utilisation {needed.utilisation:.0%}, {needed.mean_batch:.2f} queries a batch\nassumed:")
-    for line in needed.assumptions:
-        cli.say(f"  - {line}")

@@ -72,10 +72,10 @@ def calibrate(
 
 
 def _bm25(bed: Bed) -> Stages:
-    sizes = ((2_000, 150), (20_000, 60), (20_000, 150), (200_000, 150))
-    stages = [(BM25(lexical(n, tokens).index(), k=1000), n, tokens) for n, tokens in sizes[: 3 if bed.quick else 4]]
+    sizes = [(2_000, 150), (20_000, 60), (20_000, 150), (200_000, 150)][: 3 if bed.quick else 4]
+    stages = [(BM25(lexical(n, tokens).index(), k=1000), n, tokens) for n, tokens in sizes]
     settings = [bed.searches("bm25", *stage, rounds=5, short=short) for stage in stages for short in (False, True)]
-    yield fit("bm25", ("fixed", "query_token", "corpus"), settings, backend=stages[0][0].backend, threads=1)
+    yield fit("bm25", ("fixed", "query_token", "corpus"), settings, backend=stages[0][0].backend, threads=1, searched=sizes[-1][0])
 
 
 def _dense(bed: Bed) -> Stages:
@@ -83,7 +83,7 @@ def _dense(bed: Bed) -> Stages:
     told: dict[str, Any] = {"model": encoder.model, "precision": "", "threads": bed.threads}
     stages = [(Dense(_vectors(n), encoder, k=1000), n) for n in (1_000, 10_000, 50_000)[: 2 if bed.quick else 3]]
     settings = [bed.searches("dense", stage, n, 1.0) for stage, n in stages]
-    yield fit("dense", ("fixed", "query_token", "corpus"), settings, backend=stages[0][0].backend, **told)
+    yield fit("dense", ("fixed", "query_token", "corpus"), settings, backend=stages[0][0].backend, searched=stages[-1][1], **told)
     index = VectorIndex(bed.corpus, vectors(len(bed.corpus)))
     settings = []
     for depth in (10, DISTINCT):
@@ -102,7 +102,7 @@ def _splade(bed: Bed) -> Stages:
         stage = _sparse(bed, n)
         settings.append(bed.searches("splade", stage, n, 1.0))
     told: dict[str, Any] = {"model": encoder.model, "precision": "", "threads": bed.threads}
-    yield fit("splade", ("fixed", "query_token", "corpus"), settings, backend=stage.backend, **told)
+    yield fit("splade", ("fixed", "query_token", "corpus"), settings, backend=stage.backend, searched=n, **told)
 
 
 def _sparse(bed: Bed, n: int) -> SPLADE:
@@ -157,7 +157,7 @@ def _late(bed: Bed) -> Stages:
         mean = float(bed.tokens[group * DISTINCT : (group + 1) * DISTINCT].mean())
         settings.append(bed.runs(stage, [late_work(n, mean, float(q), len(codes.codec.centroids)) for q in bed.asked], rounds=2))
     assert stage is not None
-    yield fit("late", ("fixed", "query_token", "token", "corpus"), settings, precision="2bit", backend=stage.backend, **told)
+    yield fit("late", ("fixed", "query_token", "token", "corpus"), settings, precision="2bit", backend=stage.backend, searched=n, **told)
 
 
 def _late_interaction(bed: Bed, n: int) -> LateInteraction:

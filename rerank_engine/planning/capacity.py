@@ -7,7 +7,6 @@ each of its queries, and the fixed part once. A query's time is the plan's p50 w
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..ops.checks import count, finite_number
-from .work import TAIL
+from .fleet import Tier, lognormal, simulate
 
 BATCH_TOKENS = 16_384  # by default
 QUERIES = 20_000  # simulated, after those that fill the queue: a tenth as many, and what arrives in FILL of the slowest answers
@@ -70,15 +69,16 @@ def capacity(service: Service, *, qps: float, target_ms: float, batch_tokens: in
     rng = np.random.default_rng(seed)
     fill = max(QUERIES // 10, min(QUERIES * 10, int(FILL * qps * service.p95_ms / 1e3)))
     arrivals = np.cumsum(rng.exponential(1e3 / qps, fill + QUERIES))
-    factors = _factors(service, rng, fill + QUERIES)
+    times = lognormal(service.p50_ms, service.p95_ms, fill + QUERIES, rng)
     batch = max(1, int(batch_tokens // service.tokens)) if service.tokens else 1
 
     def run(machines: int) -> tuple[float, float, float, float]:
-        return simulate(arrivals, factors, service, machines, batch, fill)
+        return simulated(arrivals, times, service, machines, batch, fill)
 
-    floor = float(np.percentile(service.p50_ms * factors, 95))
+    floor = float(np.percentile(times, 95))
     goal = target_ms if floor <= target_ms else 1.01 * floor
-    offered = qps * float(factors.mean()) * (service.p50_ms - service.fixed_ms * (1 - 1 / batch)) / 1e3  # machines that are always busy
+    saved = min(1.0, service.fixed_ms / service.p50_ms) * (1 - 1 / batch)
+    offered = qps * float(times.mean()) * (1 - saved) / 1e3  # machines that are always busy
     low, high = int(offered), int(offered) + 1
     while high <= MOST and run(high)[1] > goal:
         low, high = high, 2 * high
@@ -91,32 +91,14 @@ def capacity(service: Service, *, qps: float, target_ms: float, batch_tokens: in
     return Capacity(high, floor <= target_ms, qps, target_ms, *told, _assumptions(service, qps, batch_tokens, batch))
 
 
-def _factors(service: Service, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
-    sigma = np.log(max(service.p95_ms / service.p50_ms, 1.0)) / TAIL
-    return np.asarray(np.exp(sigma * rng.standard_normal(n)), np.float64)
-
-
-def simulate(
-    arrivals: NDArray[np.float64], factors: NDArray[np.float64], service: Service, machines: int, batch: int, fill: int
+def simulated(
+    arrivals: NDArray[np.float64], times: NDArray[np.float64], service: Service, machines: int, batch: int, fill: int
 ) -> tuple[float, float, float, float]:
-    """(response p50, p95, ms; utilisation; mean batch) of one queue. arrivals, factors float64 [n]: ms, rising, and of the typical time.
-    The first `fill` answers are left out."""
-    free = [0.0] * machines
-    heapq.heapify(free)
-    n, at, busy, batches = len(arrivals), 0, 0.0, 0
-    done = np.empty(n)
-    variable = service.p50_ms - service.fixed_ms
-    while at < n:
-        start = max(heapq.heappop(free), float(arrivals[at]))
-        end = at + max(1, min(batch, int(np.searchsorted(arrivals, start, side="right")) - at))
-        own = factors[at:end]
-        takes = float(service.fixed_ms * own.max() + variable * own.sum())
-        done[at:end] = start + takes
-        heapq.heappush(free, start + takes)
-        busy, batches, at = busy + takes, batches + 1, end
-    p50, p95 = np.percentile((done - arrivals)[fill:], [50, 95])
-    span = max(float(done.max()) - float(arrivals[0]), 1e-9)
-    return float(p50), float(p95), min(1.0, busy / (machines * span)), n / batches
+    """(response p50, p95, ms; utilisation; mean batch) of one queue before so many machines. arrivals, times float64 [n]: ms, of a query
+    alone. The first `fill` answers are left out."""
+    tier = Tier("capacity", servers=machines, batch=batch, fixed=min(1.0, service.fixed_ms / service.p50_ms))
+    told = simulate(arrivals, [tier], [times], fill=fill)
+    return told.percentile(50), told.percentile(95), told.tiers[0].utilisation, told.tiers[0].mean_batch
 
 
 def _assumptions(service: Service, qps: float, batch_tokens: int, batch: int) -> tuple[str, ...]:

@@ -51,7 +51,8 @@ class StageCost:
     """The cost of one stage. `*_ms` are the coefficients of the module's formula.
 
     spread: the 95th percentile of measured / predicted over single runs, at least 1. error: the relative standard error of a prediction:
-    how far the settings' medians lie from it, root mean square, and what the scatter of single runs adds. runs: that it was fitted on.
+    how far the settings' medians lie from it, root mean square, and what the scatter of single runs adds. runs: that it was fitted on;
+    searched: documents of the largest collection among them, 0 where none is searched or nobody says.
     """
 
     stage: str
@@ -69,6 +70,7 @@ class StageCost:
     spread: float = 1.0
     error: float = 0.0
     runs: int = 0
+    searched: int = 0
 
     def ms(self, work: Work) -> float:
         """The typical time (p50) of one query."""
@@ -122,6 +124,7 @@ def fit(
     threads: int,
     model: str = "",
     precision: str = "",
+    searched: int = 0,
 ) -> StageCost:
     """From runs: of each setting (documents, lengths, size) some. Relative errors are minimised, and the coefficients scaled so that as
     many runs lie above as below. Raises InputError for no runs or times that are not above 0."""
@@ -136,7 +139,7 @@ def fit(
     error = float(np.hypot(misfit, 1.25 * (high - low) / 2 / np.sqrt(len(every))))
     values = {_field(term): float(value) for term, value in zip(terms, found)}
     spread = max(1.0, float(np.percentile(every, 95)))
-    return StageCost(stage, model, precision, backend, threads, **values, spread=spread, error=error, runs=len(every))
+    return StageCost(stage, model, precision, backend, threads, **values, spread=spread, error=error, runs=len(every), searched=searched)
 
 
 def _coefficients(terms: Sequence[str], runs: Setting) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rerank_engine.errors import InputError
-from rerank_engine.planning.capacity import Service, capacity, simulate
+from rerank_engine.planning.capacity import Service, capacity, simulated
 
 
 def test_one_machine_without_batches_waits_as_theory_says() -> None:
@@ -14,7 +14,7 @@ def test_one_machine_without_batches_waits_as_theory_says() -> None:
     rng = np.random.default_rng(0)
     arrivals = np.cumsum(rng.exponential(20.0, 50_000))
     service = Service(10.0, 10.0, 0.0, 1.0)
-    p50, p95, load, batch = simulate(arrivals, np.ones(50_000), service, 1, 1, 5_000)
+    p50, p95, load, batch = simulated(arrivals, np.full(50_000, 10.0), service, 1, 1, 5_000)
     waits, free = [], 0.0  # Lindley's recursion
     for at in arrivals:
         free = max(free, at) + 10.0
@@ -28,7 +28,7 @@ def test_one_machine_without_batches_waits_as_theory_says() -> None:
 def test_batches_pay_the_fixed_part_once() -> None:
     arrivals = np.zeros(8)
     service = Service(10.0, 10.0, 8.0, 1.0)
-    _, p95, _, batch = simulate(arrivals, np.ones(8), service, 1, 4, 0)
+    _, p95, _, batch = simulated(arrivals, np.full(8, 10.0), service, 1, 4, 0)
     assert batch == 4
     assert p95 == pytest.approx(np.percentile([16.0] * 4 + [32.0] * 4, 95))  # 8 + 4 * 2, twice
 

@@ -1,0 +1,424 @@
+"""Does the simulated fleet wait as a real one does? `python -m benchmarks.bench_fleet [--deployment ray|plain] [--sleeping] [--json]`.
+
+The deployment is two replicas on this machine: "ray", what `rerank-engine serve --ray --replicas 2` deploys, or "plain", two of the server
+and a client that sends to the less busy one. Each replica is the cross-encoder on one thread, or with --sleeping a scorer that sleeps MS a
+document, which leaves the processors alone: then what others do on the machine matters less, and no slice is left out. What the
+simulation is given comes from calls without load alone:
+
+    work      of each request of a pool: its time when it is the only one, less `hop`; and how single runs scatter about that
+    hop       of a request of one blank document, which asks the model nothing: client, proxy, front; it takes a processor while it lasts
+    crowding  by what work takes longer while the other replica is busy all the time: two clients, one request at a time each
+
+Then requests come at random times that do not wait for answers (Poisson), at three shares of the capacity, 2 / (mean work * crowding), from
+a process of its own; a time counts from when a request should have been sent. All of it is cut into slices in turns, so that what the
+machine does meanwhile hits all alike. A slice is left out, before anybody looks at its times, where other processes took more than
+FOREIGN of the processors. The simulation gets the same arrivals and requests ("ours"), and others of the same rate ("fresh").
+
+A row a level: "theirs" measured p95, ms, "ours" simulated p95, each the median of the slices', so that a stall of the machine does not
+decide; "ratio" theirs / ours, "spread" its quartiles by the bootstrap over slices, "verified": within 15 %; the percentiles of both sides,
+those of all requests together, what was fitted, and how the machine was: "foreign", the share of the processors that others took, "nice".
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+import rerank_engine as rr
+from benchmarks import harness
+from benchmarks.bench_server import Sleeping
+from rerank_engine.cpus import available_cpus
+from rerank_engine.latency.workload import passages, queries
+from rerank_engine.planning.fleet import Tier, simulate
+from rerank_engine.serve.run import bound
+
+LEVELS = (0.3, 0.5, 0.7)  # of the capacity
+WITHIN = 0.15
+REPLICAS, MODEL = 2, "ms-marco-MiniLM-L-12-v2"
+WAVE_MS, MS = (50.0, 60.0), 20.0  # of the model and of what sleeps; a document that sleeps, also a blank one
+POOL, DOCUMENTS, TOKENS = 60, (3, 9), 40  # requests, documents of one, tokens of a document
+SLICE_S = (12.0, 30.0)  # of the model and of what sleeps
+FOREIGN = 0.05  # of the processors' time
+PROBE_S, PATIENCE_S = 1.0, 1800.0  # a slice begins after so long a look at a quiet machine; the longest wait for one
+FRESH = 100  # slices of other arrivals
+Floats = NDArray[np.float64]
+
+
+def pool() -> list[dict[str, Any]]:
+    rng, texts = np.random.default_rng(0), passages(POOL * DOCUMENTS[1], TOKENS)
+    counts = rng.integers(DOCUMENTS[0], DOCUMENTS[1] + 1, POOL)
+    taken = [texts[i * DOCUMENTS[1] :][:n] for i, n in enumerate(counts)]
+    return [{"query": query, "documents": own} for query, own in zip(queries(POOL), taken)]
+
+
+BLANK = {"query": "nothing", "documents": [""]}
+
+
+# The client, in a process of its own.
+
+
+async def _ask(client: httpx.AsyncClient, urls: Sequence[str], load: list[int], body: dict[str, Any]) -> None:
+    """To the less busy of the addresses, as this client sees it; of equal ones any."""
+    at = min(range(len(urls)), key=lambda i: (load[i], random.random()))
+    load[at] += 1
+    answer = await client.post(f"{urls[at]}/rerank", json=body)
+    load[at] -= 1
+    if answer.status_code != 200 or len(answer.json()["results"]) != len(body["documents"]):
+        raise RuntimeError(f"{answer.status_code}: {answer.text[:200]}")
+
+
+def _client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(timeout=120, limits=httpx.Limits(max_connections=None, max_keepalive_connections=200))
+
+
+def open_loop(urls: Sequence[str], bodies: Sequence[dict[str, Any]], arrivals: Sequence[float]) -> list[float]:
+    """ms of each, from its arrival (s)."""
+
+    async def run() -> list[float]:
+        async with _client() as client:
+            start, load = time.perf_counter() + 0.2, [0] * len(urls)
+
+            async def one(body: dict[str, Any], at: float) -> float:
+                await asyncio.sleep(max(0.0, start + at - time.perf_counter()))
+                await _ask(client, urls, load, body)
+                return 1e3 * (time.perf_counter() - start - at)
+
+            return await asyncio.gather(*(one(body, at) for body, at in zip(bodies, arrivals)))
+
+    return asyncio.run(run())
+
+
+def in_turn(urls: Sequence[str], bodies: Sequence[dict[str, Any]], clients: int) -> list[tuple[int, float]]:
+    """(request, ms) of so many clients, each of which sends one after the other, from its own place on; all stop when the first is through.
+    With an address for each client each has its own."""
+
+    async def run() -> list[tuple[int, float]]:
+        found, through = list[tuple[int, float]](), asyncio.Event()
+        async with _client() as client:
+
+            async def one(number: int) -> None:
+                own = [urls[number % len(urls)]]
+                for step in range(len(bodies)):
+                    if through.is_set():
+                        return
+                    i, start = (step + number * len(bodies) // clients) % len(bodies), time.perf_counter()
+                    await _ask(client, own, [0], bodies[i])
+                    if not through.is_set():
+                        found.append((i, 1e3 * (time.perf_counter() - start)))
+                through.set()
+
+            await asyncio.gather(*(one(number) for number in range(clients)))
+        return found
+
+    return asyncio.run(run())
+
+
+# The machine.
+
+
+def _stat(path: Path) -> list[str]:
+    try:
+        return path.read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def own_ticks(roots: Sequence[int]) -> int:
+    """Processor time of these processes and all below them."""
+    told = {int(path.name): _stat(path / "stat") for path in Path("/proc").iterdir() if path.name.isdigit()}
+    own, grown = set(roots), True
+    while grown:
+        more = {pid for pid, row in told.items() if row and int(row[1]) in own} - own
+        own, grown = own | more, bool(more)
+    return sum(int(told[pid][11]) + int(told[pid][12]) for pid in own if told.get(pid))
+
+
+def all_ticks() -> int:
+    user, nice, system, _, _, irq, soft, steal = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
+    return user + nice + system + irq + soft + steal
+
+
+@contextlib.contextmanager
+def watched(told: list[float]) -> Iterator[None]:
+    """Appends the share of the processors' time that went to others meanwhile."""
+    roots, start = [os.getpid()], time.perf_counter()
+    before = all_ticks() - own_ticks(roots)
+    yield
+    passed = (time.perf_counter() - start) * os.sysconf("SC_CLK_TCK") * (os.cpu_count() or 1)
+    told.append(max(0.0, all_ticks() - own_ticks(roots) - before) / passed)
+
+
+def sleeping(_: int) -> dict[str, Any]:
+    """What a replica of Ray's is made of."""
+    return {"scorer": Sleeping(MS)}
+
+
+def served(port: int, asleep: bool, wave_ms: float) -> None:
+    """A server, until SIGTERM. In a process of its own."""
+    from rerank_engine.serve import create_app
+    from rerank_engine.serve.run import run
+
+    scorer = Sleeping(MS) if asleep else rr.load(MODEL, threads=1)
+    with bound("127.0.0.1", port) as held:
+        run(create_app(scorer, limits=_limits(wave_ms)), held, stop_s=4, note=harness.note)
+
+
+def _limits(wave_ms: float) -> Any:
+    from rerank_engine.serve import Limits
+
+    return Limits(wave_ms=wave_ms, wait_ms=1e6)
+
+
+@contextlib.contextmanager
+def deployed(how: str, asleep: bool, wave_ms: float) -> Iterator[list[str]]:
+    """The addresses while it runs."""
+    ports = []
+    for _ in range(1 if how == "ray" else REPLICAS):
+        with bound("127.0.0.1", 0) as held:
+            ports.append(held.getsockname()[1])
+    urls = [f"http://127.0.0.1:{port}" for port in ports]
+    with _on_ray(ports[0], asleep, wave_ms) if how == "ray" else _plain(ports, asleep, wave_ms):
+        end = time.monotonic() + 180
+        while not all(map(_ready, urls)):
+            if time.monotonic() > end:
+                raise SystemExit("the deployment did not start")
+            time.sleep(0.5)
+        yield urls
+
+
+@contextlib.contextmanager
+def _on_ray(port: int, asleep: bool, wave_ms: float) -> Iterator[None]:
+    import ray
+    from ray import serve
+
+    from rerank_engine.serve.on_ray import Model, deploy
+
+    ray.init(address="local", num_cpus=REPLICAS, include_dashboard=False, log_to_driver=False)
+    try:
+        model = Model(sleeping, replicas=REPLICAS) if asleep else Model(MODEL, replicas=REPLICAS)
+        deploy({"fleet": model}, port=port, limits=_limits(wave_ms))
+        yield
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _plain(ports: Sequence[int], asleep: bool, wave_ms: float) -> Iterator[None]:
+    context = multiprocessing.get_context("spawn")
+    started = [context.Process(target=served, args=(port, asleep, wave_ms)) for port in ports]
+    for process in started:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.join(60)
+
+
+def _ready(url: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{url}/ready", timeout=5).status_code == 200
+    return False
+
+
+# What is measured, slice by slice.
+
+
+@dataclass
+class Slices:
+    """alone, pair: (request, ms); blank: ms; loaded: level -> (arrivals s, requests, ms) of each slice. foreign: of those that count, the
+    share of the processors that others took; left_out: slices that do not."""
+
+    alone: list[tuple[int, float]] = field(default_factory=list)
+    pair: list[tuple[int, float]] = field(default_factory=list)
+    blank: list[float] = field(default_factory=list)
+    loaded: dict[float, list[tuple[Floats, NDArray[np.int64], Floats]]] = field(default_factory=lambda: {level: [] for level in LEVELS})
+    foreign: list[float] = field(default_factory=list)
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """hop ms; work float64 [POOL] ms; scatter float64 [n]: single runs over their request's work; crowding; wave_ms: the server's."""
+
+    wave_ms: float
+    hop: float
+    work: Floats
+    scatter: Floats
+    crowding: float
+
+    @property
+    def capacity(self) -> float:
+        """Requests a second."""
+        return 1e3 * REPLICAS / (float(self.work.mean() * self.scatter.mean()) * self.crowding)
+
+    def tier(self) -> Tier:
+        return Tier(
+            "replicas", replicas=REPLICAS, wave_ms=self.wave_ms, hop_ms=self.hop / 2, crowding=self.crowding, processors=available_cpus()
+        )
+
+    def draw(self, requests: NDArray[np.int64], rng: np.random.Generator) -> Floats:
+        return np.asarray(self.work[requests] * rng.choice(self.scatter, len(requests)), np.float64)
+
+
+def fit(slices: Slices, wave_ms: float) -> Fit:
+    hop = float(np.median(slices.blank))
+    alone, pair = (np.array(rows, np.float64).reshape(-1, 2) for rows in (slices.alone, slices.pair))
+    work = np.array([np.median(alone[alone[:, 0] == i, 1]) for i in range(POOL)]) - hop
+    scatter = (alone[:, 1] - hop) / work[alone[:, 0].astype(int)]
+    return Fit(wave_ms, hop, work, scatter, max(1.0, float(np.median((pair[:, 1] - hop) / work[pair[:, 0].astype(int)]))))
+
+
+class Bench:
+    def __init__(self, clients: Executor, urls: Sequence[str], foreign: float, blank_ms: float) -> None:
+        self.blank_ms = blank_ms  # that the scorer takes for a blank document
+        self.clients, self.urls, self.bodies, self.slices, self.seed, self.most = clients, urls, pool(), Slices(), 0, foreign
+
+    def _quiet(self, function: Any, *args: Any) -> Any:
+        """The slice's answer, again until the machine was quiet."""
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            seen = list[float]()
+            with watched(seen):
+                time.sleep(PROBE_S)
+            if seen[-1] > self.most:
+                continue
+            with watched(seen):
+                found = self.clients.submit(function, *args).result()
+            if seen[-1] <= self.most:
+                self.slices.foreign.append(seen[-1])
+                return found
+            self.slices.left_out += 1
+        raise SystemExit("this machine is not quiet")
+
+    def unloaded(self) -> None:
+        """About 15 s: each request alone once, blank ones, and pairs."""
+        self.slices.alone += self._quiet(in_turn, self.urls[:1], self.bodies, 1)
+        self.slices.blank += [ms - self.blank_ms for _, ms in self._quiet(in_turn, self.urls[:1], [BLANK] * 60, 1)]
+        self.slices.pair += self._quiet(in_turn, self.urls, self.bodies, 2)
+        self.slices.alone += self._quiet(in_turn, self.urls[-1:], self.bodies, 1)
+
+    def level(self, level: float, rate: float, seconds: float) -> None:
+        self.seed += 1
+        rng = np.random.default_rng(self.seed)
+        arrivals = drawn(rng, rate, seconds)
+        asked = rng.integers(POOL, size=len(arrivals))
+        ms = self._quiet(open_loop, self.urls, [self.bodies[i] for i in asked], arrivals.tolist())
+        self.slices.loaded[level].append((arrivals, asked, np.array(ms)))
+
+
+Slice = tuple[Floats, NDArray[np.int64], Floats]
+
+
+def simulated(fitted: Fit, slices: Sequence[Slice], draws: int = 5) -> list[Floats]:
+    """ms of the requests of each slice, by simulations of the same arrivals with so many draws of the scatter."""
+    made = []
+    for arrivals, asked, _ in slices:
+        runs = []
+        for seed in range(draws):
+            work = fitted.draw(asked, np.random.default_rng(seed))
+            runs.append(simulate(1e3 * arrivals, [fitted.tier()], [work], seed=seed).responses)
+        made.append(np.concatenate(runs))
+    return made
+
+
+def fresh_slices(rate: float, seconds: float, n: int) -> list[Slice]:
+    rng, found = np.random.default_rng(0), list[Slice]()
+    for _ in range(n):
+        arrivals = drawn(rng, rate, seconds)
+        found.append((arrivals, rng.integers(POOL, size=len(arrivals)), arrivals))
+    return found
+
+
+def drawn(rng: np.random.Generator, rate: float, seconds: float) -> Floats:
+    """float64 [requests]: s, a Poisson process."""
+    arrivals = np.cumsum(rng.exponential(1 / rate, int(rate * seconds * 2) + 20))
+    return arrivals[arrivals < seconds]
+
+
+def figures(sides: Sequence[Floats]) -> Floats:
+    """float64 [slices, 3]: p50, p95, p99 of each."""
+    return np.array([np.percentile(ms, [50, 95, 99]) for ms in sides])
+
+
+def row(level: float, fitted: Fit, slices: Slices, how: str, rate: float, seconds: float) -> dict[str, Any]:
+    own = slices.loaded[level]
+    theirs, ours = figures([ms for _, _, ms in own]), figures(simulated(fitted, own))
+    fresh = figures(simulated(fitted, fresh_slices(rate, seconds, FRESH), 1))
+    chosen = np.random.default_rng(0).integers(len(own), size=(500, len(own)))
+    ratios = np.median(theirs[chosen, 1], axis=1) / np.median(ours[chosen, 1], axis=1)
+    p_theirs, p_ours, p_fresh = (np.median(side, axis=0).round(2).tolist() for side in (theirs, ours, fresh))
+    whole = np.percentile(np.concatenate([ms for _, _, ms in own]), [50, 95, 99]).round(2).tolist()
+    return {
+        "bench": "fleet", "case": f"{level:g} of capacity", "peer": "measured", "metric": "p95_ms",
+        "ours": p_ours[1], "theirs": p_theirs[1], "ratio": round(p_theirs[1] / p_ours[1], 4),
+        "spread": [round(float(x), 4) for x in np.percentile(ratios, [25, 75])],
+        "verified": abs(p_ours[1] / p_theirs[1] - 1) <= WITHIN, "simulated_p50_p95_p99": p_ours, "measured_p50_p95_p99": p_theirs,
+        "fresh_p50_p95_p99": p_fresh, "off": [round(a / b - 1, 4) for a, b in zip(p_ours, p_theirs)],
+        "fresh_off": [round(a / b - 1, 4) for a, b in zip(p_fresh, p_theirs)], "measured_all_slices_p50_p95_p99": whole,
+        "slices_p95": [[round(float(x), 1) for x in side[:, 1]] for side in (ours, theirs)],
+        "requests": sum(len(ms) for _, _, ms in own), "slices": len(own), "slice_s": seconds, "requests_a_second": round(rate, 2),
+        "deployment": how, "hop_ms": round(fitted.hop, 2), "work_ms": round(float(fitted.work.mean()), 2),
+        "crowding": round(fitted.crowding, 4), "scatter_p95": round(float(np.percentile(fitted.scatter, 95)), 3),
+        "left_out": slices.left_out, "foreign": round(float(np.median(slices.foreign)), 4), "processors": available_cpus(),
+        "nice": os.getpriority(os.PRIO_PROCESS, 0),
+    }  # fmt: skip
+
+
+def rows(how: str, asleep: bool, quick: bool, requests: int, minutes: float) -> Iterator[dict[str, Any]]:
+    context, wave_ms, slice_s = multiprocessing.get_context("spawn"), WAVE_MS[asleep], SLICE_S[asleep]
+    with ProcessPoolExecutor(1, mp_context=context) as clients, deployed(how, asleep, wave_ms) as urls:
+        bench = Bench(clients, urls, np.inf if asleep else FOREIGN, MS if asleep else 0.0)
+        clients.submit(in_turn, urls[:1], bench.bodies, 1).result(), clients.submit(in_turn, urls[-1:], bench.bodies, 1).result()
+        bench.unloaded()
+        first = fit(bench.slices, wave_ms)
+        capacity = first.capacity  # the arrivals' rate; what is simulated is fitted to all slices without load, at the end
+        harness.note(
+            f"capacity {capacity:.1f} a second: work {first.work.mean():.1f} ms, hop {first.hop:.1f}, crowding {first.crowding:.2f}"
+        )
+        wanted = {level: 1 if quick else int(np.ceil(requests / (level * capacity * slice_s))) for level in LEVELS}
+        turn, end = 0, time.monotonic() + 60 * minutes
+        while any(wanted.values()):
+            for level in [level for level in LEVELS if wanted[level]]:
+                bench.level(level, level * capacity, slice_s)
+                wanted[level] -= 1
+                turn += 1
+                if turn % 6 == 0:
+                    bench.unloaded()
+                    harness.note(f"{turn} slices, {bench.slices.left_out} left out")
+            if time.monotonic() > end:
+                break
+        fitted = fit(bench.slices, wave_ms)
+    for level in LEVELS:
+        yield row(level, fitted, bench.slices, f"{how}, {'a scorer that sleeps' if asleep else MODEL}", level * capacity, slice_s)
+
+
+def main() -> None:
+    parser: argparse.ArgumentParser = harness.arguments(__doc__)
+    parser.add_argument("--deployment", choices=("ray", "plain"), default="ray")
+    parser.add_argument("--sleeping", action="store_true", help="a scorer that sleeps in place of the cross-encoder")
+    parser.add_argument("--requests", type=int, default=2000, metavar="N", help="of a level, at least (default: 2000)")
+    parser.add_argument("--minutes", type=float, default=60, metavar="N", help="with fewer requests after so long (default: 60)")
+    args = parser.parse_args()
+    harness.report(lambda: rows(args.deployment, args.sleeping, args.quick, args.requests, args.minutes), args.json, {})
+
+
+if __name__ == "__main__":
+    main()

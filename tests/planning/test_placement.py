@@ -1,0 +1,191 @@
+"""Where a plan goes: what one machine holds is as it was, what it does not is cut, held and answered in time by the fewest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rerank_engine as rr
+from rerank_engine.cli import main
+from rerank_engine.errors import InputError
+from rerank_engine.latency.workload import lexical, passages
+from rerank_engine.planning import Assumed, Costs, Curves, Machine, Placement, Shape, StageCost, place, plan
+from rerank_engine.planning.costs import this_machine
+from rerank_engine.planning.memory import ROW, bytes_of, memory_of
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = "ms-marco-MiniLM-L-12-v2"
+COSTS = Costs(
+    (
+        StageCost("bm25", "", "", "cpp", 1, fixed_ms=0.2, per_corpus_ms=0.02, spread=1.3, error=0.02, searched=200_000),
+        StageCost("dense", "bge-small-en-v1.5", "", "cpp", 2, fixed_ms=4, per_corpus_ms=60, spread=1.1, error=0.02, searched=50_000),
+        StageCost("vectors", "bge-small-en-v1.5", "", "cpp", 2, fixed_ms=5, per_document_ms=0.01, spread=1.1, error=0.02),
+        StageCost("cross", MODEL, "int8", "cpp", 2, fixed_ms=1, per_token_ms=0.05, spread=1.1, error=0.02),
+    ),
+    this_machine(),
+    {"query_tokens": 10.0, "token_cv": 0.4, "shared": 0.2, "query_cv": 0.3},
+)
+QUALITY = [
+    {"collection": "a", "method": method, "queries": 9, "ndcg@10": value, "ndcg@10_95": [value - 0.02, value + 0.02]}
+    for method, value in (("BM25", 0.4), ("dense", 0.5), ("vectors@100", 0.52), ("cross-encoder@20", 0.6))
+]
+SHAPE = Shape(300_000_000, 60.0, 10.0, 0.4, 0.2, 0.3)
+MACHINE = Machine(64e9, 16, 1.5)
+KNOWN = Assumed(shard_size=50_000_000)
+
+
+@pytest.fixture(autouse=True)
+def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough to tell: a test is no plan."""
+    monkeypatch.setattr("rerank_engine.planning.placement.LEAST", 1_000)
+    monkeypatch.setattr("rerank_engine.planning.placement.TRIES", 10_000)
+
+
+def placed(shape: Shape = SHAPE, qps: float = 50, p95_ms: float = 250, **options: Any) -> Placement:
+    given = {"machine": MACHINE, "assumed": KNOWN, **options}
+    return place(shape, qps=qps, p95_ms=p95_ms, costs=COSTS, quality=Curves(QUALITY), **given)
+
+
+def test_what_one_machine_holds_is_planned_as_before() -> None:
+    small = replace(SHAPE, corpus_size=100_000)
+    own = placed(small)
+    made = plan(p95_ms=250, shape=small, quality=Curves(QUALITY), costs=COSTS)
+    assert own.fleet is None and own.shards == 1
+    assert own.capacity == made.capacity(50)
+    assert own.plan.chosen == made.chosen
+    assert own.machines == own.capacity.machines
+    assert own.cost_hour == pytest.approx(1.5 * own.machines)
+    assert not own.extrapolated
+
+
+def test_what_it_does_not_is_cut_and_kept_to_the_budget() -> None:
+    own = placed()
+    fleet = own.fleet
+    assert fleet is not None and own.capacity is None
+    assert own.shards == 6 and own.plan.shape.corpus_size == 50_000_000  # 50 million each at most
+    assert own.plan.chosen.chain.name == "BM25, cross-encoder@20"
+    shard = sum(own.memory.values()) / own.shards
+    assert fleet.held * shard <= 0.8 * MACHINE.memory
+    assert fleet.shard_machines == ceil(own.shards / fleet.held) * fleet.shard_replicas
+    assert fleet.shard_replicas >= 2 and fleet.reranker_machines >= 2
+    assert fleet.rerankers == fleet.reranker_machines * 8  # two threads each, of 16 processors
+    for side in (fleet.response, fleet.gone):
+        assert side["p50_ms"] < side["p95_ms"] < side["p99_ms"]
+        assert side["partial"] <= 0.001
+    assert fleet.response["p95_ms"] < 250 and fleet.gone["p95_ms"] <= 255  # to the rounding and the draws of another seed
+    assert own.to_dict()["cost_hour"] == pytest.approx(1.5 * own.machines)
+    assert own.to_dict()["cost_million_queries"] == pytest.approx(1.5 * own.machines / (50 * 3600) * 1e6, rel=1e-3)
+    assert own.extrapolated == ("bm25: calibrated on at most 200,000 documents",)
+
+
+def test_the_pipeline_is_that_of_a_shard_not_of_the_whole() -> None:
+    with pytest.raises(InputError, match="needs up to"):
+        plan(p95_ms=100, shape=replace(SHAPE, corpus_size=10**14), quality=Curves(QUALITY), costs=COSTS)
+    whole = Shape(1_000_000, 60.0, 10.0, 0.4, 0.2, 0.3)
+    by_dense = [row for row in QUALITY if row["method"] == "dense"]
+    own = place(whole, qps=5, p95_ms=40, costs=COSTS, quality=Curves(by_dense), machine=MACHINE, assumed=KNOWN)
+    assert own.shards > 1  # a million vectors take 60 ms here
+    assert own.plan.chosen.chain.name == "dense"
+    assert own.plan.chosen.sure_p95 <= 40
+
+
+def test_more_is_asked_more_machines_answer() -> None:
+    few, many = placed(qps=20), placed(qps=400)
+    assert many.machines > few.machines
+    spare = placed(assumed=replace(KNOWN, redundancy=3))
+    assert spare.fleet is not None and spare.fleet.shard_replicas >= 3 and spare.fleet.reranker_machines >= 3
+    tight = placed(machine=replace(MACHINE, memory=25e9))
+    assert tight.fleet is not None and tight.fleet.held <= 1
+    assert tight.fleet.shard_machines >= tight.shards * 2
+    assert placed().to_dict() == placed().to_dict()
+
+
+def test_memory_and_time_ask_for_more_shards() -> None:
+    own = placed(machine=replace(MACHINE, memory=8e9))
+    assert own.shards > 6  # 50 million passages do not fit
+    assert sum(own.memory.values()) / own.shards <= 0.8 * 8e9
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"qps": 0}, "qps"), ({"qps": float("nan")}, "qps"), ({"machine": Machine(0, 1)}, "machine"), ({"p95_ms": 0.1}, "needs up to"),
+        ({"machine": Machine(1e4, 1)}, "a plan that this machine holds"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_placed_is_refused(bad: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        placed(**bad)
+
+
+def test_assumptions_are_numbers_that_can_be() -> None:
+    for bad in ({"shard_size": 0}, {"redundancy": 0}, {"filled": 2}, {"failures": (0, 1)}, {"partial": -1}):
+        with pytest.raises(InputError, match="placement"):
+            Assumed(**bad)  # type: ignore[arg-type]
+
+
+def test_bytes_are_those_of_real_indexes(tmp_path: Path) -> None:
+    index = lexical(20_000, 60).index()
+    index.save(tmp_path / "bm25")
+    postings = rr.BM25Index.check(tmp_path / "bm25")["postings"] / 20_000
+    measured = json.loads((ROOT / "benchmarks" / "results" / "epyc-2core" / "bm25.json").read_text())
+    [each] = [row["bytes_per_posting"][0] for row in measured if row.get("of_ours") == "with impact codes" and row["peer"] == "tantivy"]
+    assert bytes_of("bm25", 60) - ROW == pytest.approx(each * postings, rel=0.1)
+    texts = passages(200, 60)
+    assert bytes_of("texts", 60) == pytest.approx(sum(len(text.encode()) for text in texts) / 200, rel=0.25)
+    for storage, stage in (("2bit", "maxsim"), ("float16", "maxsim")):
+        assert bytes_of(stage, 60, storage) == 60 * (384 / 4 + 6 if storage == "2bit" else 768)
+    assert bytes_of("dense", 60) == bytes_of("vectors", 60) == 4 * 384
+    assert bytes_of("cross", 60) == bytes_of("fuse", 60) == 0
+
+
+def test_an_index_that_two_stages_read_is_held_once() -> None:
+    own = placed(Shape(1_000, 60.0, 10.0, 0.4, 0.2, 0.3))
+    chosen = replace(own.plan.chosen, chain=rr.planning.Chain(("dense",), (rr.planning.quality.Rerank("vectors", 100),)))
+    assert set(memory_of(chosen, SHAPE)) == {"texts", "vectors"}
+    both = replace(chosen, chain=rr.planning.Chain(("late",), (rr.planning.quality.Rerank("maxsim", 100, "2bit"),)))
+    assert set(memory_of(both, SHAPE)) == {"texts", "late"}
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., int]:
+    COSTS.save(tmp_path / "costs.json")
+    (tmp_path / "quality.json").write_text(json.dumps(QUALITY))
+
+    def run(*more: str) -> int:
+        files = ("--costs", str(tmp_path / "costs.json"), "--quality", str(tmp_path / "quality.json"))
+        return main(["plan", "--p95", "250", "--tokens", "60", *files, *more])
+
+    return run
+
+
+def test_the_command_prints_the_fleet_and_what_it_assumed(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--corpus-size", "3e8", "--qps", "50", "--machine-memory", "64e9", "--machine-processors", "16", "--machine-price", "1.5")
+    assert command(*options, "--shard-size", "5e7") == 0
+    text = capsys.readouterr().out
+    for words in ("predicted, not measured", "6, each of 50,000,000 documents", "one of each kind gone", "beyond what was calibrated",
+                  "a million queries", "assumed:", "stragglers", "fails every 720 hours"):  # fmt: skip
+        assert words in text
+    options += ("--shard-size", "5e7", "--json", "--stragglers", "0", "1", "--failures", "100", "5", "--hedge", "0.9", "0.02")
+    assert command(*options) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["placement"]["shards"] == 6 and told["placement"]["predicted"] and "capacity" not in told
+    assert told["name"] == told["placement"]["name"]
+    assert any("100 hours" in line for line in told["placement"]["assumptions"])
+
+
+def test_the_command_says_of_a_small_corpus_what_it_said(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--corpus-size", "1e5", "--qps", "20", "--machine-memory", "64e9", "--batch-tokens", "5000") == 0
+    text = capsys.readouterr().out
+    assert "machine" in text and "for 20 queries a second" in text and "5,000 tokens of models" in text and "the fleet" not in text
+    assert command("--corpus-size", "1e5", "--qps", "20", "--machine-memory", "64e9", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["capacity"]["machines"] == told["placement"]["machines"] and told["placement"]["shards"] == 1
+    assert command("--corpus-size", "1e5", "--machine-price", "2") != 0
+    assert "--qps with it" in capsys.readouterr().err

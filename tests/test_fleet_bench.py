@@ -1,0 +1,50 @@
+"""bench_fleet fits what it says from calls without load, and tells a simulation that holds from one that does not."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+if importlib.util.find_spec("benchmarks") is None:
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+
+@pytest.fixture
+def bench() -> ModuleType:
+    for needed in ("httpx", "uvicorn"):
+        pytest.importorskip(needed, reason="bench_fleet asks servers")
+    return importlib.import_module("benchmarks.bench_fleet")
+
+
+def test_the_fit_is_what_calls_without_load_say(bench: ModuleType) -> None:
+    rng, work = np.random.default_rng(0), np.linspace(20, 80, bench.POOL)
+    told = bench.Slices()
+    for i in range(bench.POOL):
+        told.alone += [(i, 5 + work[i] * factor) for factor in (0.9, 1.0, 1.0, 1.2)]
+        told.pair += [(i, 5 + 1.3 * work[i])]
+    told.blank = (5 + rng.normal(0, 0.1, 100)).tolist()
+    fitted = bench.fit(told, 50.0)
+    assert fitted.hop == pytest.approx(5, abs=0.05)
+    assert fitted.work == pytest.approx(work, abs=0.1)
+    assert fitted.crowding == pytest.approx(1.3, abs=0.01)
+    assert np.unique(fitted.scatter.round(2)).tolist() == [0.9, 1.0, 1.2]
+    assert fitted.capacity == pytest.approx(1e3 * 2 / (50 * 1.025 * 1.3), rel=0.01)
+
+
+def test_a_simulation_that_does_not_hold_is_told(bench: ModuleType) -> None:
+    fitted = bench.Fit(50.0, 5.0, np.linspace(20, 80, bench.POOL), np.ones(3), 1.2)
+    told, rate = bench.Slices(foreign=[0.01]), 0.5 * fitted.capacity
+    made = bench.fresh_slices(rate, 20.0, 6)
+    for (arrivals, asked, _), ms in zip(made, bench.simulated(fitted, made, 1)):
+        told.loaded[0.5].append((arrivals, asked, ms))
+    good = bench.row(0.5, fitted, told, "simulated", rate, 20.0)
+    assert good["verified"] and abs(good["off"][1]) < 0.05
+    assert good["requests"] == sum(len(asked) for _, asked, _ in made)
+    slower = bench.Fit(50.0, 5.0, 1.5 * fitted.work, np.ones(3), 1.2)
+    bad = bench.row(0.5, slower, told, "simulated", rate, 20.0)
+    assert not bad["verified"] and bad["off"][1] > 0.15
