@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cross_tables, fleet_tables, latency_tables, ltr_tables, peer_tables, quality_tables, roofline
+from benchmarks import cross_tables, fleet_tables, latency_tables, ltr_tables, peer_tables, quality_tables, roofline, scale_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 DATED = "20??-??-??*.json"  # of the latency table: benchmarks.suite
@@ -242,22 +242,6 @@ def deadline_table(data: Any, about: str) -> str:
     return "\n".join([*lines, "", f"{how}, bundled models (`python -m benchmarks.bench_deadline`), {about}."])
 
 
-def bulk_table(data: Any, about: str) -> str:
-    """One and two workers on processes and on Ray, then what a part and the start cost."""
-    rows = {r["case"]: r for r in data}
-    lines = ["| | 1 worker, pairs/s | 2 workers | speed-up | by CPU time | a blank part, ms | start, s |", "|---|" + "---|" * 6]
-    for side, label, key in (("processes", "processes", "theirs"), ("ray", "Ray", "ours")):
-        if (r := rows.get(side)) is not None:
-            beside = [f"{rows[case][key]:.{digits}f}" if case in rows else "" for case, digits in (("part", 1), ("start", 1))]
-            rates = f"{1 / r['theirs']:.0f} | {1 / r['ours']:.0f} | {r['ratio']:.2f}x | {r['cpu_ratio']:.2f}x"
-            lines.append(f"| {label} | {rates} | {' | '.join(beside)} |")
-    r = rows["processes"]
-    what = f"{r['model']}, a thread a worker, the first {r['depth']} of BM25 for {r['collection']}'s questions, a question a part"
-    how = f"medians of {r['rounds']} rounds in turns, load {r['load'][0]:.1f} before; the same bytes from all"
-    ray = f"; Ray itself starts in {rows['start']['ray_init_s']:.1f} s" if "start" in rows else ""
-    return "\n".join([*lines, "", f"{what}; {how}{ray} (`python -m benchmarks.bench_bulk`), {about}."])
-
-
 # name of the marker -> the document, the file of results (of several the last by name), and what makes the text of it
 PLACES = {
     "latency": ("README.md", DATED, latency_tables.overview),
@@ -268,7 +252,8 @@ PLACES = {
     "fleet": ("docs/planning.md", "fleet.json", fleet_tables.agreement),
     "fleet-example": ("docs/planning.md", "costs.json", fleet_tables.example),
     "server": ("docs/serving.md", "server.json", latency_tables.server),
-    "bulk": ("docs/scale.md", "bulk.json", bulk_table),
+    "bulk": ("docs/scale.md", "bulk.json", scale_tables.bulk),
+    "shards": ("docs/scale.md", "shards.json", scale_tables.shards),
     "demo": ("README.md", "quality.json", demo_table),
     "deadlines": ("docs/deadlines.md", "deadline.json", deadline_table),
     "bm25-speed": ("README.md", "bm25.json", speed_table),
