@@ -170,11 +170,13 @@ def slices(names: Sequence[str], size: int) -> list[list[str]]:
 
 
 def read_queries(path: str) -> dict[str, str]:
-    """Query id -> text. Raises what query_records does, and FileFormatError for a blank text."""
+    """Query id -> text. Raises what query_records does, and FileFormatError for a blank text or an id that comes again."""
     out: dict[str, str] = {}
     for where, name, text, _ in query_records(path):
         if not text.strip():
             raise FileFormatError(where, got=f"the text {text!r}", expected="a query with words")
+        if name in out:
+            raise FileFormatError(where, got=f"the query '{name}' again", expected="every id once")
         out[name] = text
     return out
 
