@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from ..cluster import require_ray
+from ..cluster import running
 from ..errors import FileFormatError
 from ..ops import checks
 from ..text import AnalyzerLike
@@ -101,8 +101,5 @@ def stop_shards(name: str) -> int:
 
 
 def started() -> Any:
-    """Ray, running: that of `ray.init()` or RAY_ADDRESS, else one of this machine's own. Raises MissingDependency."""
-    ray = require_ray("actor")
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
-    return ray
+    """Ray, running, see `cluster.running`. Raises MissingDependency."""
+    return running("actor")[0]
