@@ -155,7 +155,7 @@ def test_cohere_against_two_replicas_of_which_one_is_killed():
             calm = [found for _, found in sorted(once)]
             assert statuses == {200: REQUESTS} and len(calm) == REQUESTS
             assert [index for index, _ in calm] == [question(seed)[2] for seed in range(REQUESTS)]
-            over, told = threading.Event(), []  # none told: a client failed, and says so
+            over, told = threading.Event(), []
             clients = threading.Thread(target=lambda: told.extend(asked_of_all(cohere, address, over.is_set)))
             clients.start()
             try:
@@ -177,7 +177,7 @@ REQUESTS, KILLS, CLIENTS = 100, 4, 4
 
 def asked_of_all(cohere, address, over):
     """([(a question, (index of the best, its score))] of REQUESTS questions, and again as long as it is not `over`; how often each status
-    came), by CLIENTS clients at once. None may fail."""
+    came, and under "failed" what failed), by CLIENTS clients at once."""
     statuses, found, wrong = collections.Counter(), [], []
 
     def ask(client):
@@ -202,8 +202,7 @@ def asked_of_all(cohere, address, over):
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong, wrong
-    return found, dict(statuses)
+    return found, dict(statuses) | ({"failed": wrong} if wrong else {})
 
 
 def test_voyage(url):
