@@ -23,10 +23,10 @@ def serve_on_ray(args: argparse.Namespace, guarded: dict[str, Any]) -> None:
     if args.threads is not None:
         raise InputError("--threads", got=args.threads, expected="--cpus with --ray", hint="A replica's model has as many threads as it.")
     models, ray = named(args), require_ray("serve")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         host, port = deploy(models, host=args.host, port=args.port, **guarded)
         try:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # after Ray, which sets its own
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             cli.note(
                 f"rerank-engine serves {', '.join(models)} at {address}, each by {args.replicas or 1} replicas; logs: Ray's session folder"
