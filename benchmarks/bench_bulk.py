@@ -1,8 +1,8 @@
 """A bulk job by one worker and by two, each of one thread, on processes of this machine and on Ray:
 `python -m benchmarks.bench_bulk [--quick] [--json]`, by the Python of .venv-ray (`make ray`); without Ray its rows are left out.
 
-processes, ray    seconds a pair of two workers ("ours") against one ("theirs"), so that ratio is the speed-up. Steady state: of each worker
-                  from its first part to its last, waiting and writing included; the start of processes and models is apart. Questions and
+processes, ray    seconds a pair of two workers ("ours") against one ("theirs"), so that ratio is the speed-up: from the first part begun to
+                  the last done, waiting and writing included, of all pairs; the start of processes and models is apart. Questions and
                   passages of trec-dl19-pool, BM25's first documents, a question a part. "cpu_ratio": twice what a pair of one takes of a
                   processor over what it takes of two, which is the speed-up where nothing else runs and no worker waits.
 part              ms of a part that holds a blank document alone, so that nothing is scored, by one worker: Ray ("ours") and processes.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import statistics
 import tempfile
@@ -79,27 +80,37 @@ def start_ray() -> float:
 
 def timed(root: Path, job: bulk.Job, sides: dict[str, Any], key: tuple[str, int], found: list[Any]) -> bytes:
     """Runs the job into a folder of its own, adds what it took, and gives the file that came of it."""
-    stamps, of = list[float](), dict[int, list[tuple[float, float, Any]]]()  # when a part came, and what its process had taken by then
+    begin, came = list[float](), list[tuple[float, float, Any]]()  # when a part came, and what its process had taken by then
 
     def watched(*asked: Any) -> Iterator[dict[str, Any]]:
-        stamps.append(time.perf_counter())
+        begin.append(time.perf_counter())
         for part in (sides[key[0]] or bulk._processes)(*asked):
-            stamps.append(time.perf_counter())
-            of.setdefault(part["process"], []).append((stamps[-1], cpu_s(part["process"]), part))
+            came.append((time.perf_counter(), cpu_s(part["process"]), part))
             yield part
 
     with tempfile.TemporaryDirectory(dir=root) as out:
         told = bulk.rerank_run(bulk.Job(**{**vars(job), "out": out}), workers=key[1], threads=1, each=watched)
         data = Path(told["run"]).read_bytes()
-    rates = [(sum(part["pairs"] for *_, part in rest), rest[-1][0] - first[0], rest[-1][1] - first[1]) for first, *rest in of.values()]
+    wall, cpu = spent(came)
+    first, _, part = came[0]
     found.append({
-        "s_per_pair": 1 / sum(pairs / wall for pairs, wall, _ in rates),
-        "cpu_s_per_pair": sum(cpu for *_, cpu in rates) / sum(pairs for pairs, *_ in rates),
-        "start_s": stamps[1] - stamps[0] - told["parts_told"][0]["seconds"],
+        "s_per_pair": wall / told["pairs"], "cpu_s_per_pair": cpu, "ms_a_part": 1e3 * wall / told["parts"],
+        "start_s": first - begin[0] - part["seconds"],
     })  # fmt: skip
-    found[-1]["ms_a_part"] = 1e3 * found[-1]["s_per_pair"] * told["pairs"] / told["parts"]
-    harness.note(f"{key}: {found[-1]}, {len(of)} processes")
+    harness.note(f"{key}: {found[-1]}, {len({part['process'] for *_, part in came})} processes")
     return data
+
+
+def spent(came: list[tuple[float, float, Any]]) -> tuple[float, float]:
+    """(s from the first part begun to the last done, s of processors a pair), of (when it came, what its process had taken by then, part).
+    The first part of a process is not in the latter: what loading took is not known apart; without another, NaN."""
+    of = dict[int, list[tuple[float, Any]]]()
+    for _, cpu, part in came:
+        of.setdefault(part["process"], []).append((cpu, part))
+    pairs = sum(part["pairs"] for _, *rest in of.values() for _, part in rest)
+    cpus = sum(rows[-1][0] - rows[0][0] for rows in of.values())
+    wall = max(at for at, *_ in came) - min(at - part["seconds"] for at, _, part in came)
+    return wall, cpus / pairs if pairs else math.nan
 
 
 def cpu_s(pid: int) -> float:

@@ -35,7 +35,7 @@ from .parquet import require_parquet
 from .progress import Progress
 from .stored import write_json
 
-SCHEMA, MANIFEST = 1, "job.json"
+SCHEMA, MANIFEST = 2, "job.json"
 FORMS = ("trec", "jsonl", "parquet")  # of the whole run
 TRIES, MOST_TRIES = 3, 20  # pools that may break one after the other without a part in between, and in all
 
@@ -72,17 +72,20 @@ class PartScorer:
         self.identity = json.loads((Path(job.out) / MANIFEST).read_text(encoding="utf-8"))["id"]
 
     def __call__(self, number: int) -> dict[str, Any]:
-        """{"part", "queries", "pairs", "seconds", "process"}; a part that is there already takes nothing."""
+        """{"part", "queries", "pairs", "seconds", "process"}; of a part that is there already what its file says, for whoever made it may
+        have been killed before it told."""
         begin, path, names = time.perf_counter(), self.job.path(number), self.slices[number]
         told: dict[str, Any] = {"part": number, "queries": len(names), "process": os.getpid()}
         if path.is_file():
-            return {**told, "pairs": 0, "seconds": 0.0}
+            return {**told, **_read(path)["took"]}
         lists = [self._list(name) for name in names]
         found = self.stage.run([Query(self.texts[name], name) for name in names], lists)
         rows = {name: dict(zip(ranking.doc_ids, falling(ranking.scores).tolist())) for name, ranking in zip(names, found)}
-        write_json(path, {"job": self.identity, "by": self.stage.backend, "rows": rows})
         pairs = sum(min(len(ranking), self.job.depth) for ranking in lists)
-        return {**told, "pairs": pairs, "seconds": round(time.perf_counter() - begin, 3)}
+        told |= {"pairs": pairs, "seconds": round(time.perf_counter() - begin, 3)}
+        took = {name: told[name] for name in ("pairs", "seconds", "process")}
+        write_json(path, {"job": self.identity, "by": self.stage.backend, "took": took, "rows": rows})
+        return told
 
     def _list(self, name: str) -> Ranking:
         return Ranking.in_order(self.corpus, [self.corpus.row(document) for document in trec_order(name, self.run[name])])
@@ -170,11 +173,13 @@ def slices(names: Sequence[str], size: int) -> list[list[str]]:
 
 
 def read_queries(path: str) -> dict[str, str]:
-    """Query id -> text. Raises what query_records does, and FileFormatError for a blank text."""
+    """Query id -> text. Raises what query_records does, and FileFormatError for a blank text or an id that comes again."""
     out: dict[str, str] = {}
     for where, name, text, _ in query_records(path):
         if not text.strip():
             raise FileFormatError(where, got=f"the text {text!r}", expected="a query with words")
+        if name in out:
+            raise FileFormatError(where, got=f"the query '{name}' again", expected="every id once")
         out[name] = text
     return out
 

@@ -50,6 +50,16 @@ def require_ray(part: str) -> Any:
     return importlib.import_module("ray")
 
 
+def running(part: str) -> tuple[Any, bool]:
+    """(the module ray, with a part of it, running; whether it is this process's own, which ends with it): as the caller has it; else
+    the cluster of RAY_ADDRESS, or of a `ray start` on this machine; else one that begins here. Raises MissingDependency."""
+    ray = require_ray(part)
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    node = ray._private.worker._global_node  # Ray has no public name for what `init` did; None: a client of a server of Ray's
+    return ray, node is not None and node.head
+
+
 def on_ray(job: Job, left: Sequence[int], workers: int, threads: int | None) -> Iterator[dict[str, Any]]:
     """`rerank_run(job, workers=, each=on_ray)`: the parts go through Ray Data's map_batches over a pool of actors, one part a batch. The
     files of the job must lie where every machine finds them under the same path. A part of an actor that died is done again by another.
@@ -58,7 +68,7 @@ def on_ray(job: Job, left: Sequence[int], workers: int, threads: int | None) -> 
     again and again.
     """
     ray = require_ray("data")
-    with _started():
+    with _own_end():
         try:
             for row in _parts(job, left, workers, 1 if threads is None else threads).iter_rows():
                 told = {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
@@ -88,15 +98,14 @@ def _parts(job: Job, left: Sequence[int], workers: int, processors: int) -> Any:
 
 
 @contextlib.contextmanager
-def _started() -> Iterator[None]:
-    """Ray as the caller has it; else one that begins here, of a cluster or of this machine, and ends with the job."""
+def _own_end() -> Iterator[None]:
+    """Ray as the caller has it; else it is left, or ended where it is this process's, with the job."""
     import ray
 
-    own = not ray.is_initialized()
-    if own:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    before = ray.is_initialized()
+    running("data")
     try:
         yield
     finally:
-        if own:
+        if not before:
             ray.shutdown()

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import DuplicateIdError, FileFormatError, InputError, UnknownIdError
 from .parquet import is_parquet, read_parquet
 
-ID_FIELDS = ("_id", "id", "docid", "docno", "doc_id")
+ID_FIELDS = ("_id", "id", "docid")
 TEXT_FIELDS = ("text", "contents")
 
 
@@ -92,8 +92,7 @@ class Corpus:
 
     @classmethod
     def from_jsonl(cls, path: str | Path) -> Corpus:
-        """One JSON object a line, gzip or not: `text` | `contents`, optional `_id` | `id` | `docid` | `docno` | `doc_id` (string or
-        integer) and `title`.
+        """One JSON object a line, gzip or not: `text` | `contents`, optional `_id` | `id` | `docid` (string or integer) and `title`.
 
         A document without an id gets its row number. `metadata` is taken as it is, other fields become metadata.
         Raises FileFormatError with the line, DuplicateIdError.
@@ -277,8 +276,7 @@ def read_lines(path: str | Path) -> Iterator[str]:
     number = 0
     try:
         with open(path, "rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
+            packed = raw.peek(2)[:2] == b"\x1f\x8b"  # a pipe has no way back
             with gzip.open(raw) if packed else raw as data, io.TextIOWrapper(data, "utf-8-sig", newline="\n") as text:
                 for line in text:
                     number += 1

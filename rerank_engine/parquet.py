@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .errors import FileFormatError, MissingDependency
 
-MAGIC, ROWS = b"PAR1", 4096  # rows that are in memory as records at a time
+MAGIC, STRUCT = b"PAR1", b"\x15"  # the first bytes and the last; what follows the first: a field of Thrift, which no text begins with
+ROWS = 4096  # that are in memory as records at a time
 
 
 def is_parquet(path: str | Path) -> bool:
-    """By the first bytes. A file that cannot be read is none: whoever reads it next says why."""
+    """By its first bytes and its last, or where the end is lost by the first alone. What is no regular file is none, for what is read of a
+    pipe is gone from it; nor is what cannot be read: whoever reads it next says why."""
+    if not os.path.isfile(path):
+        return False
     try:
         with open(path, "rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
+            begin, size = file.read(5), os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - 4))
+            whole = size >= 12 and file.read() == MAGIC
     except OSError:
         return False
+    return begin[:4] == MAGIC and (whole or begin[4:] == STRUCT)
 
 
 def require_parquet(what: str) -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if importlib.util.find_spec("benchmarks") is None:
     sys.path.append(str(ROOT))
 
-from benchmarks import corpora, oracle, real_text, single_pass  # noqa: E402
+from benchmarks import bench_bulk, corpora, oracle, real_text, single_pass  # noqa: E402
 from rerank_engine.ops import topk  # noqa: E402
 
 
@@ -104,3 +104,15 @@ def test_real_text_becomes_ids_and_queries(tmp_path: Path) -> None:
     assert len(collection.documents) == 300 and collection.n_terms == 200
     assert collection.name == real_text.collection([tmp_path / "a.txt"]).name
     assert all(len(query) >= 2 for kind in ("nat", "freq") for query in collection.queries[kind])
+
+
+def test_a_bulk_job_takes_from_its_first_part_begun_to_its_last_done() -> None:
+    """Not each worker's own rate: one that came late, or had little to do, is no faster machine."""
+
+    def part(process: int, pairs: int, seconds: float) -> dict[str, float]:
+        return {"process": process, "pairs": pairs, "seconds": seconds}
+
+    came = [(12.0, 3.0, part(1, 10, 2.0)), (13.5, 4.5, part(1, 10, 1.5)), (15.0, 9.0, part(2, 40, 4.0)), (16.0, 7.0, part(1, 30, 2.0))]
+    assert bench_bulk.spent(came) == (6.0, 4.0 / 40)
+    wall, cpu = bench_bulk.spent(came[2:])  # of each worker one part
+    assert wall == 5.0 and np.isnan(cpu)

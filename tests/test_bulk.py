@@ -66,9 +66,16 @@ def test_processes_give_the_same_bytes_and_a_stopped_job_goes_on(files, right, t
     assert bulk.rerank_run(job(files, tmp_path))["parts_told"] == []
 
 
+def test_a_part_is_told_as_it_was_made(files, tmp_path):
+    """Also by another process than the one that made it, and was killed before it could say so."""
+    told = bulk.rerank_run(job(files, tmp_path), each=in_here)["parts_told"]
+    scorer = bulk.PartScorer(job(files, tmp_path), 1)
+    assert [scorer(row["part"]) for row in told] == told and all(row["pairs"] and row["seconds"] for row in told)
+
+
 @pytest.mark.slow
 def test_killed_workers_lose_nothing_and_repeat_no_finished_part(files, tmp_path, thorough):
-    bulk.rerank_run(job(files, tmp_path / "right", part=1), each=in_here)
+    pairs = bulk.rerank_run(job(files, tmp_path / "right", part=1), each=in_here)["pairs"]
     right = (tmp_path / "right" / "run.trec").read_bytes()
     for round_ in range(20 if thorough else 2):
         out, found, chance = tmp_path / str(round_), list[dict[str, Any]](), random.Random(round_)
@@ -86,8 +93,7 @@ def test_killed_workers_lose_nothing_and_repeat_no_finished_part(files, tmp_path
                 killed = True
         thread.join()
         assert killed and (out / "run.trec").read_bytes() == right
-        parts = [row["part"] for row in found[0]["parts_told"] if row["pairs"]]
-        assert len(parts) == len(set(parts))
+        assert sorted(row["part"] for row in found[0]["parts_told"]) == list(range(N)) and found[0]["pairs"] == pairs
 
 
 SCRIPT = """

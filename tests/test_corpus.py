@@ -46,6 +46,13 @@ def test_from_jsonl_reads_the_fields_of_the_field(tmp_path: Path, compress: bool
     assert corpus[1].text == "é"
 
 
+def test_other_names_are_metadata(tmp_path: Path) -> None:
+    """Pieces of a document name it, each the same, and have no id of their own."""
+    (tmp_path / "c.jsonl").write_text('{"text": "a", "doc_id": "d", "docno": 1}\n{"text": "b", "doc_id": "d", "docno": 1}\n')
+    corpus = Corpus.from_jsonl(tmp_path / "c.jsonl")
+    assert corpus.ids == ["0", "1"] and corpus[1].metadata == {"doc_id": "d", "docno": 1}
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

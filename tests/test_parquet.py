@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 
 import rerank_engine as rr
 from rerank_engine import bulk, cli
+from rerank_engine.commands.rerank import read_documents
 from rerank_engine.corpus import Corpus, Document
 from rerank_engine.errors import FileFormatError, MissingDependency
 from rerank_engine.evaluation import load_collection, read_run, write_run
@@ -38,7 +42,7 @@ def test_a_corpus(table: Any) -> None:
     assert list(Corpus.stream(path)) == list(Corpus.from_parquet(str(path))) == [
         Document("a", "a flea bath", "T", {"year": 2020}), Document("b", "a rose", "", {"year": None})
     ]  # fmt: skip
-    many = table("many", [{"docno": i, "contents": f"w{i}", "metadata": {"i": i}} for i in range(10_000)])
+    many = table("many", [{"docid": i, "contents": f"w{i}", "metadata": {"i": i}} for i in range(10_000)])
     corpus = Corpus.from_parquet(many)
     assert corpus.ids[9_999] == "9999" and corpus[5_000] == Document("5000", "w5000", "", {"i": 5000})
     with pytest.raises(FileFormatError, match="row 2: got the id None"):
@@ -71,12 +75,43 @@ def test_runs(table: Any, tmp_path: Path) -> None:
 
 def test_a_broken_file(table: Any, tmp_path: Path) -> None:
     whole = table("whole", [{"_id": str(i), "text": f"w{i}" * 50} for i in range(1000)]).read_bytes()
-    for data in (b"PAR1", whole[: len(whole) // 2], whole[:100] + b"\xff" * 500 + whole[600:], whole[:-8] + b"\x00" * 8):
+    for data in (b"PAR1\x15", whole[: len(whole) // 2], whole[:100] + b"\xff" * 500 + whole[600:], whole[:-8] + b"\x00" * 8):
         (tmp_path / "broken").write_bytes(data)
         assert is_parquet(tmp_path / "broken")
         with pytest.raises(FileFormatError, match="broken, after row 0: got"):
             Corpus(Corpus.stream(tmp_path / "broken"))
     assert not is_parquet(tmp_path / "none") and not is_parquet(tmp_path)
+
+
+def test_a_text_that_begins_as_parquet_does(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("PAR1 Q0 d 1 0.5 PAR1\n")
+    assert read_run(tmp_path / "run") == {"PAR1": {"d": 0.5}}
+
+
+@pytest.fixture
+def piped() -> Iterator[Callable[[bytes], str]]:
+    """Writes bytes, as many as a pipe holds, and gives the path at which they are read once."""
+    ends = list[int]()
+
+    def write(data: bytes) -> str:
+        ends.append((pair := os.pipe())[0])
+        os.write(pair[1], data)
+        os.close(pair[1])
+        return f"/dev/fd/{pair[0]}"
+
+    yield write
+    for end in ends:
+        os.close(end)
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="this system has no /dev/fd")
+def test_what_comes_through_a_pipe_is_whole(piped: Callable[[bytes], str]) -> None:
+    lines = [f"q1 Q0 d{i} {i} {-i} t\n" for i in range(1000)]
+    assert read_run(piped("".join(lines).encode())) == {"q1": {f"d{i}": -i for i in range(1000)}}
+    texts = [json.dumps({"_id": f"d{i}", "text": f"w{i}"}) + "\n" for i in range(1000)]
+    for data in ("".join(texts).encode(), gzip.compress("".join(texts).encode())):
+        assert read_documents(piped(data)).ids == [f"d{i}" for i in range(1000)]
+        assert [document.text for document in Corpus.stream(piped(data))] == [f"w{i}" for i in range(1000)]
 
 
 def test_a_beir_folder(table: Any, tmp_path: Path) -> None:
@@ -101,7 +136,7 @@ def test_commands(table: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    (tmp_path / "file").write_bytes(b"PAR1 and more")
+    (tmp_path / "file").write_bytes(b"PAR1\x15 and more")
     for read in (Corpus.from_parquet, lambda path: next(Corpus.stream(path)), read_run, bulk.read_queries):
         with pytest.raises(MissingDependency, match="pip install pyarrow"):
             read(tmp_path / "file")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import threading
 from functools import partial
@@ -18,27 +17,25 @@ from .serve import opened
 
 def serve_on_ray(args: argparse.Namespace, guarded: dict[str, Any]) -> None:
     """Until a signal. Raises InputError before Ray is started, MissingDependency, what `deploy` raises."""
-    from ..cluster import require_ray
+    from ..cluster import require_ray, running
     from ..serve.on_ray import APP, deploy, finish
-    from ..serve.run import bound
 
     if args.threads is not None:
         raise InputError("--threads", got=args.threads, expected="--cpus with --ray", hint="A replica's model has as many threads as it.")
     models, ray = named(args), require_ray("serve")
-    with bound(args.host, args.port) as held:  # told now where it is taken; Serve's proxy binds it again
-        host, port = held.getsockname()[:2]
     try:
-        deploy(models, host=host, port=port, **guarded)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        cli.note(
-            f"rerank-engine serves {', '.join(models)} at {address}, each by {args.replicas or 1} replicas; logs: Ray's session folder"
-        )
+        host, port = deploy(models, host=args.host, port=args.port, **guarded)
         try:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # after Ray, which sets its own
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            cli.note(
+                f"rerank-engine serves {', '.join(models)} at {address}, each by {args.replicas or 1} replicas; logs: Ray's session folder"
+            )
             threading.Event().wait()
         except KeyboardInterrupt:
             finish()
-            if os.environ.get("RAY_ADDRESS"):  # a cluster, which stays
+        finally:
+            if not running("serve")[1]:  # a cluster, which stays
                 ray.serve.delete(APP)
     finally:
         ray.shutdown()  # ends Ray where it was started here

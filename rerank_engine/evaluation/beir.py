@@ -128,7 +128,9 @@ def _folder_judgments(root: Path, split: str) -> tuple[list[Query], dict[str, di
         gold = record.get("answers") or []
         if not isinstance(gold, list):
             raise FileFormatError(where, got=f"answers {gold!r}", expected="a list of strings")
-        if query_id in qrels:
+        if query_id in qrels:  # of others nothing is asked, not even that they come once
+            if query_id in answers:
+                raise FileFormatError(where, got=f"the query '{query_id}' again", expected="every id once")
             queries.append(Query(text, query_id))
             answers[query_id] = [str(answer) for answer in gold]
     if not queries:
@@ -138,13 +140,10 @@ def _folder_judgments(root: Path, split: str) -> tuple[list[Query], dict[str, di
 
 def query_records(path: str | Path) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """(place, id, text, record) of each query of a file of JSON lines or Parquet, or of a BEIR folder: `_id` | `id` | `query_id` | `qid`
-    (string or integer) and `text` | `query`. Raises FileFormatError, also for an id that comes again, and MissingDependency."""
-    root, seen = Path(path), set[str]()
+    (string or integer) and `text` | `query`; the same id as often as it comes. Raises FileFormatError and MissingDependency."""
+    root = Path(path)
     for where, record in read_records(beir_file(root, "queries") if root.is_dir() else root):
         query_id, text = (next((record[name] for name in names if name in record), None) for names in (QUERY_IDS, QUERY_TEXTS))
         if isinstance(query_id, bool) or not isinstance(query_id, (str, int)) or not isinstance(text, str):
             raise FileFormatError(where, got=f"_id {query_id!r}, text {text!r}", expected="a query with _id and text")
-        if str(query_id) in seen:
-            raise FileFormatError(where, got=f"the query '{query_id}' again", expected="every id once")
-        seen.add(str(query_id))
         yield where, str(query_id), text, record

@@ -53,8 +53,8 @@ _BEIR = _Form("query-id <tab> corpus-id <tab> score", 3, b"\t", 1, 2)
 _COLUMNS = ("query_id", "doc_id", "rank", "score")
 _JSON = "{query: {document: score}}"
 QUERY_FIELDS, DOCUMENT_FIELDS = ("query_id", "qid", "query-id"), ("doc_id", "docno", "docid", "corpus-id")
-_JSON_LINES = re.compile(rb'\s*\{[^{}\n]*"(?:query_id|qid|query-id)"\s*:\s*["\d-]')  # a name of a query's id, and no object under it
 _JSON_START = re.compile(rb'\s*\{\s*"')  # a brace alone may start the id of a query
+_ROW = 1 << 16  # bytes that a row of JSON lines may have: a longer line is a run in one piece, which is not parsed twice
 
 
 def read_qrels(path: StrPath) -> dict[str, dict[str, int]]:
@@ -67,9 +67,19 @@ def read_run(path: StrPath) -> dict[str, dict[str, float]]:
     if is_parquet(os.fspath(path)):
         return _read_records(path, read_parquet(os.fspath(path)))
     data = _load(path)
-    if _JSON_LINES.match(data):
+    if _is_lines(data):
         return _read_records(path, parse_jsonl(data.decode().split("\n"), str(path)))
     return _read_json(path, data) if _JSON_START.match(data) else _read_table(path, data, _TREC_RUN, float)
+
+
+def _is_lines(data: bytes) -> bool:
+    """Whether the first line is a row: a JSON object with a value that is no object, as every value of a run is."""
+    first = data.lstrip().split(b"\n", 1)[0]
+    try:
+        row = json.loads(first) if first.startswith(b"{") and len(first) < _ROW else None
+    except (ValueError, RecursionError):  # a run over several lines, a broken one, a table
+        return False
+    return isinstance(row, dict) and not all(isinstance(value, dict) for value in row.values())
 
 
 def write_run(path: StrPath, run: Run, tag: str = "rerank_engine") -> None:
@@ -234,14 +244,18 @@ def _finite(where: str, score: object) -> float:
 
 def _read_records(path: StrPath, records: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
+    by = ""
     for where, record in records:
         query, document = (_id(where, record, names) for names in (QUERY_FIELDS, DOCUMENT_FIELDS))
         documents = table.setdefault(query, {})
         if document in documents:
             got = f"document {document!r} twice for query {query!r}"
             raise FileFormatError(f"{where}: duplicate", got=got, expected="each once", hint="Remove one.")
-        ranked = "score" not in record and "rank" in record
-        documents[document] = -_finite(where, record["rank"]) if ranked else _finite(where, record.get("score"))
+        own = "rank" if "score" not in record and "rank" in record else "score"
+        by = by or own
+        if own != by:
+            raise FileFormatError(f"{where}: mixed", got=f"a {own}", expected=f"a {by}, as the rows before have", hint="Give all a score.")
+        documents[document] = -_finite(where, record[own]) if own == "rank" else _finite(where, record.get(own))
     if not table:
         raise FileFormatError(f"{path}: no rows", expected="at least one", hint="Check what wrote it.")
     return table
@@ -250,6 +264,6 @@ def _read_records(path: StrPath, records: Iterable[tuple[str, dict[str, Any]]]) 
 def _id(where: str, record: dict[str, Any], names: tuple[str, ...]) -> str:
     found = next((record[name] for name in names if name in record), None)
     if isinstance(found, bool) or not isinstance(found, (str, int)) or found == "":
-        got = f"{found!r}, of fields {', '.join(record)}"
+        got = f"{found!r}, of fields {', '.join(record)[:200]}"
         raise FileFormatError(f"{where}: id", got=got, expected=f"a string or an integer under one of {', '.join(names)}")
     return str(found)

@@ -1,4 +1,4 @@
-"""What stands before replicas in other processes: chooses by a request's `model`, tries again where a replica died, speaks for all.
+"""What stands before replicas in other processes: chooses by a request's `model`, has another do what one died with, speaks for all.
 
 Plain ASGI, behind a `Guard`. It knows replicas by `Peer` alone: `on_ray` has one of Ray Serve's handles.
 """
@@ -8,28 +8,28 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Mapping
+from contextlib import aclosing
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from prometheus_client import Counter, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from .app import Gone, while_there
+from .deaths import Deadly, Deaths, Died
 from .guard import Guard, Message, Receive, Send, TooLarge, failed, log
 from .metrics import Metrics
 
+T = TypeVar("T")
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]  # status, headers, body
-TRIES = 3  # of a request, each by another replica, where those before died with it
+PATIENCE_S = 300.0  # that a request without a deadline waits for a replica where there is none
+HELD_BYTES = 1 << 30  # of the bodies of all requests that are in a front
 GRACE_S = 0.5  # that an answer may come after its deadline, or before an end
 SENT = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "client", "server")
 DEADLINE, ID = b"x-deadline-ms", b"x-request-id"
-
-
-class Died(Exception):
-    """The replica that had the request is gone, with the answer or without."""
 
 
 class Unavailable(Exception):
@@ -46,8 +46,8 @@ class Peer(Protocol):
     async def ask(self, scope: Message, body: bytes) -> Answer:
         """By one of them; waits for one. Raises Died, Unavailable. Where the caller is cancelled, the replica forgets the request."""
 
-    async def tell(self, path: str) -> list[tuple[str, Answer]]:
-        """(its name, what it answers to GET `path`) of each that lives; none raises."""
+    def tell(self, path: str) -> AsyncGenerator[tuple[str, Answer], None]:
+        """(its name, what it answers to GET `path`) of each that answers soon, as they come; none raises."""
 
 
 async def called(app: Any, scope: Message, body: bytes) -> Answer:
@@ -83,11 +83,12 @@ async def called(app: Any, scope: Message, body: bytes) -> Answer:
 class Front:
     """ASGI. models: the replicas of each by the name that requests call it, the first for those that name none; where there is one it is
     everybody's, as of a server without replicas. fronts: this and those beside it, for /metrics. A replica scores and keeps nothing, so
-    a request may be tried again: `TRIES` times in all."""
+    a request may be tried again, see `Deaths`."""
 
     def __init__(self, models: Mapping[str, Peer], metrics: Metrics, fronts: Peer | None = None) -> None:
         self.models, self.metrics, self.fronts = dict(models), metrics, fronts
-        self._stopping, self._busy = False, 0
+        self._stopping, self._busy, self._held = False, 0, 0
+        self._deaths = {name: Deaths() for name in self.models}
         self._died = Counter("rerank_died", "Times that a replica died with a request", ["model"], registry=metrics.registry)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -113,22 +114,33 @@ class Front:
         await asyncio.sleep(GRACE_S)
 
     async def _forwarded(self, request: Request) -> Response:
-        began = time.monotonic()
         if self._stopping:
             return _error(503, "this server is stopping", "overloaded", {"retry-after": "1"})
+        parts = list[bytes]()
         try:
-            body = await request.body()
-            name = self._name(body)
-            response: Response = await while_there(request, self._in_time(request, name, body, began))
+            async for part in request.stream():
+                parts.append(part)
+                self._held += len(part)
+                if self._held > HELD_BYTES:
+                    raise Unavailable("too much waits here")
+            body, began = b"".join(parts), time.monotonic()
+            response: Response = await while_there(request, self._in_time(request, self._name(body), body, began))
             return response
         except TooLarge:
             return _error(413, "the body is too large", "too_large")  # the guard says it in its own words
         except NotServed as error:
             return _error(404, f"there is no model '{error}' here, but {', '.join(self.models)}", "not_found")
-        except Gone:
+        except (Gone, ClientDisconnect):
             return _error(499, "the client has gone", "gone")
+        except Deadly as error:  # a status that no client sends again
+            return _error(422, str(error), "backend")
         except (Died, Unavailable) as error:
             return _error(503, str(error), "overloaded", {"retry-after": "1"})
+        except Exception as error:
+            log.exception("an error that the front did not expect")
+            return _error(500, f"the replica failed: {type(error).__name__}", "backend")
+        finally:
+            self._held -= sum(map(len, parts))
 
     def _name(self, body: bytes) -> str:
         """Raises NotServed for a name that is not served. A body that cannot be read is the first model's to refuse."""
@@ -146,26 +158,32 @@ class Front:
         return asked
 
     async def _in_time(self, request: Request, name: str, body: bytes, began: float) -> Response:
-        """A deadline is the replica's to keep; where none is there to do so, the front does."""
+        """A deadline is the replica's to keep; where none is there to do so, the front does. Without one, the wait ends where there is no
+        replica after PATIENCE_S: what one works on takes as long as it takes."""
         most = _deadline(request)
-        work = self._tried(request, name, body, began, most)
+        work = asyncio.ensure_future(self._tried(request, name, body, began, most))
         try:
-            return await asyncio.wait_for(work, None if most is None else most + GRACE_S)
-        except (asyncio.TimeoutError, TimeoutError):
-            return _error(504, "the deadline came before a document was scored", "timeout")
+            while not (await asyncio.wait({work}, timeout=PATIENCE_S if most is None else most + GRACE_S))[0]:
+                if most is not None:
+                    return _error(504, "the deadline came before a document was scored", "timeout")
+                if not await _any_ready(self.models[name]):
+                    raise Unavailable("no replica came for it")
+            return work.result()
+        finally:
+            work.cancel()
 
     async def _tried(self, request: Request, name: str, body: bytes, began: float, most: float | None) -> Response:
-        tries = 0
-        while True:
-            tries += 1
-            request.state.facts = {"model": name, "tries": tries}
+        request.state.facts = {"model": name, "tries": 0}
+
+        async def ask() -> Answer:
+            request.state.facts["tries"] += 1
             try:
-                status, headers, content = await self.models[name].ask(_scope(request, began, most), body)
-                break
+                return await self.models[name].ask(_scope(request, began, most), body)
             except Died:
                 self._died.labels(name).inc()
-                if tries == TRIES:
-                    raise
+                raise
+
+        status, headers, content = await self._deaths[name].survived(body, ask)
         response = Response(content, status)
         response.raw_headers = [(key, value) for key, value in headers if key != ID]  # the guard says it
         return response
@@ -177,8 +195,7 @@ class Front:
 
     async def _ready(self) -> Response:
         """Whether each model has a replica that is ready, and no stop is under way."""
-        told = [any(answer[0] == 200 for _, answer in rows) for rows in await self._of_all("/ready")]
-        ready = all(told) and not self._stopping
+        ready = all(await asyncio.gather(*map(_any_ready, self.models.values()))) and not self._stopping
         return JSONResponse({"ready": ready}, 200 if ready else 503, None if ready else {"retry-after": "2"})
 
     async def _info(self) -> Response:
@@ -193,13 +210,40 @@ class Front:
     async def _metrics(self) -> Response:
         """Every replica's, with the labels `model` and `replica`: what is summed, and how, is Prometheus's to say. The fronts' own too."""
         rows = [(name, replica, answer[2]) for name, told in zip(self.models, await self._of_all("/metrics")) for replica, answer in told]
-        fronts = [] if self.fronts is None else await self.fronts.tell("/metrics")
+        fronts = [] if self.fronts is None else [row async for row in self.fronts.tell("/metrics")]
         rows += [("", replica, answer[2]) for replica, answer in fronts] or [("", "front", self.metrics.text())]
         text = generate_latest(_Labelled(rows))
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _of_all(self, path: str) -> list[list[tuple[str, Answer]]]:
-        return list(await asyncio.gather(*(peer.tell(path) for peer in self.models.values())))
+        async def told(peer: Peer) -> list[tuple[str, Answer]]:
+            return [row async for row in peer.tell(path)]
+
+        return list(await asyncio.gather(*map(told, self.models.values())))
+
+
+async def _any_ready(peer: Peer) -> bool:
+    """At the first that says so; the others are not waited for."""
+    async with aclosing(peer.tell("/ready")) as told:
+        async for _, answer in told:
+            if answer[0] == 200:
+                return True
+    return False
+
+
+async def in_time(asked: Iterable[Awaitable[T]], most_s: float) -> AsyncGenerator[T, None]:
+    """The results as they come, of those that come in that time and do not fail; the others are cancelled."""
+    tasks = [asyncio.ensure_future(one) for one in asked]
+    try:
+        for one in asyncio.as_completed(tasks, timeout=most_s):
+            try:
+                result = await one
+            except Exception:  # its own, or that the time is over
+                continue
+            yield result
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 class _Labelled:

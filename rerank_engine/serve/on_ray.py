@@ -8,22 +8,25 @@ Needs ray, 2.60 or newer (`pip install 'rerank-engine[ray]'`).
 from __future__ import annotations
 
 import asyncio
-import logging
+import hashlib
 import math
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..cluster import require_ray
+from .. import __version__
+from ..cluster import require_ray, running
 from ..errors import BackendUnavailable, InputError, ModelError
 from ..ops.checks import count, finite_number
 from .app import Limits, State, create_app
-from .front import Answer, Died, Front, OneId, Peer, Unavailable, called
+from .deaths import Died
+from .front import PATIENCE_S, Answer, Front, OneId, Peer, Unavailable, called, in_time
 from .guard import Guard, Message
 from .metrics import Metrics
-from .run import log_lines
+from .run import bound, log_lines
 
 APP = "rerank-engine"
 ONGOING = 100_000  # requests that Serve lets into a replica: its own admission decides, by tokens
@@ -151,7 +154,7 @@ class Replicas(Peer):
         self.handle = handle
 
     async def ask(self, scope: Message, body: bytes) -> Answer:
-        from ray.exceptions import RayActorError
+        from ray import exceptions as ray_exceptions
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
         response = self.handle.ask.remote(scope, body)
@@ -160,20 +163,34 @@ class Replicas(Peer):
         except asyncio.CancelledError:
             response.cancel()
             raise
-        except RayActorError as error:
-            raise Died("the replica that worked on it died, and so did those that tried again") from error
         except (BackPressureError, DeploymentUnavailableError) as error:
             raise Unavailable("no replica is there for it") from error
+        except (ray_exceptions.RayTaskError, ray_exceptions.TaskCancelledError):
+            raise
+        except ray_exceptions.RayError as error:
+            raise Died("the replica that worked on it was lost, and so were those that tried again", _ended(error)) from error
         return answer
 
-    async def tell(self, path: str) -> list[tuple[str, Answer]]:
+    async def tell(self, path: str) -> AsyncGenerator[tuple[str, Answer], None]:
         from ray.serve.exceptions import DeploymentUnavailableError
 
+        asked = self.handle.broadcast("tell", path)._fetch_replica_results_async()  # in public there are all of them or none
         try:
-            told = await self.handle.broadcast("tell", path).results_async(timeout_s=TOLD_S, return_exceptions=True)
-        except (TimeoutError, DeploymentUnavailableError):
-            return []
-        return [one for one in told if not isinstance(one, BaseException)]
+            results = await asyncio.wait_for(asked, TOLD_S)
+        except (TimeoutError, asyncio.TimeoutError, DeploymentUnavailableError):
+            return
+        async with aclosing(in_time((one.get_async() for one in results), TOLD_S)) as told:
+            async for row in told:
+                yield row
+
+
+def _ended(error: Any) -> str:
+    """The process that is known to have ended, by what Ray says of a request; "" for none."""
+    from ray import exceptions as ray_exceptions
+
+    if isinstance(error, ray_exceptions.ActorDiedError):
+        return str(error.actor_id or "")
+    return uuid.uuid4().hex if isinstance(error, (ray_exceptions.OutOfMemoryError, ray_exceptions.WorkerCrashedError)) else ""
 
 
 def build(
@@ -200,8 +217,10 @@ def build(
     }
     front = serve.deployment(
         serve.ingress()(Ingress), name="front", num_replicas=count("fronts", fronts), max_ongoing_requests=ONGOING,
-        ray_actor_options={"num_cpus": 0}, max_surge_percent=100, **_waits(),
+        ray_actor_options={"num_cpus": 0}, max_surge_percent=100, **_waits(PATIENCE_S),
     )  # fmt: skip
+    kept = repr((__version__, list(models), sorted(keys), sorted(hosts), held))  # a front that has all this stays while models are replaced
+    front = front.options(version=hashlib.sha256(kept.encode()).hexdigest(), _internal=True)
     return front.bind(bound, list(keys), list(hosts), held)
 
 
@@ -217,14 +236,14 @@ def _options(model: Model) -> dict[str, Any]:
         scale = {"autoscaling_config": AutoscalingConfig(**bounds, **times, policy=policy)}
     resources = {"num_cpus": model.cpus, **({"num_gpus": model.gpus} if model.gpus else {})}
     return {
-        **scale, **_waits(), "ray_actor_options": resources, "max_ongoing_requests": ONGOING, "max_queued_requests": WAITING,
+        **scale, **_waits(DRAIN_S), "ray_actor_options": resources, "max_ongoing_requests": ONGOING, "max_queued_requests": WAITING,
         "max_constructor_retry_count": 3,
     }  # fmt: skip
 
 
-def _waits() -> dict[str, float]:
+def _waits(most_s: float) -> dict[str, float]:
     """A replica that is to go gets no more requests, finishes what it has, and only then stops."""
-    return {"graceful_shutdown_timeout_s": DRAIN_S, "graceful_shutdown_wait_loop_s": 0.5, "health_check_period_s": 3.0}
+    return {"graceful_shutdown_timeout_s": most_s, "graceful_shutdown_wait_loop_s": 0.5, "health_check_period_s": 3.0}
 
 
 def deploy(
@@ -234,43 +253,63 @@ def deploy(
     port: int = 8000,
     timeout_s: float = 300.0,
     **options: Any,
-) -> None:
-    """Runs `build(models, **options)` on the Ray that this process is connected to, or on one of its own, and returns when all replicas
-    are ready. Again with other models, options or code: replicas are replaced one after the other, and requests go on. host, port: where
-    Serve's proxies listen, of the first deployment.
+) -> tuple[str, int]:
+    """Runs `build(models, **options)` on the Ray of `cluster.running`, and returns when all replicas are ready: the host and port at which
+    Serve listens, those that are asked for unless it did so before. port 0: any that is free. Again with other models, options or code:
+    replicas are replaced one after the other, and requests go on.
 
-    Raises BackendUnavailable for what finds no place within timeout_s, at once on a Ray of its own; ModelError for a model that does not
-    load; what `build` raises. A first deployment that failed is taken back.
+    Raises BackendUnavailable for what finds no place within timeout_s, at once on a Ray of this process's own; ModelError for a model that
+    does not load; InputError for a port that is taken; what `build` raises. A first deployment that failed is taken back.
     """
-    app, ray = build(models, **options), require_ray("serve")
+    app, before = build(models, **options), require_ray("serve").is_initialized()
+    ray, own = running("serve")
     from ray import serve
 
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-        if not os.environ.get("RAY_ADDRESS") and (lack := _lack(models)):  # it is this machine, and does not grow
-            ray.shutdown()
+    try:
+        if own and (lack := _lack(models)):  # it is this machine, and does not grow
             raise _no_place(lack)
-    serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
+        at = _listens() or _free(host, port)
+    except BaseException:
+        if not before:
+            ray.shutdown()
+        raise
+    serve.start(http_options={"host": at[0], "port": at[1]}, logging_config=QUIET)
     new = APP not in serve.status().applications
     target = serve.RunTarget(target=app, name=APP, route_prefix="/", logging_config=QUIET)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
     try:
-        _wait(models, time.monotonic() + timeout_s)
+        _wait(models, time.monotonic() + timeout_s, new)
+        return at
     except BaseException:
         if new:
             serve.delete(APP, _blocking=False)
         raise
 
 
+def _listens() -> tuple[str, int] | None:
+    """Host and port of Serve on this Ray; None where it does not run."""
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    return None if client is None else (client.http_config.host, client.http_config.port)
+
+
+def _free(host: str, port: int) -> tuple[str, int]:
+    """The same, with a port for 0. Raises InputError where it is taken: Serve's own proxy would say so in its log."""
+    with bound(host, port) as held:
+        name, number = held.getsockname()[:2]
+    return name, number
+
+
 def finish(most_s: float = DRAIN_S) -> None:
-    """Nothing more is taken: 503, and `/ready` says so; returns once what is in flight is answered, or that time is over. For the end: by
-    itself Serve answers 404 to what comes while an application goes."""
+    """Nothing more is taken: 503, and `/ready` says so; returns once what is in flight is answered, or that time is over. For the end,
+    before the application is deleted: by itself Serve answers 404 to what comes while one goes."""
     from ray import serve
 
     serve.get_deployment_handle("front", APP).broadcast("finish", most_s).results(timeout_s=most_s + TOLD_S, return_exceptions=True)
 
 
-def _wait(models: Mapping[str, Model], end: float) -> None:
+def _wait(models: Mapping[str, Model], end: float, new: bool) -> None:
     from ray import serve
 
     while True:
@@ -281,11 +320,21 @@ def _wait(models: Mapping[str, Model], end: float) -> None:
         if told.status == "DEPLOY_FAILED":
             got = "; ".join(f"{name}: {said.splitlines()[-1]}" for name, said in slow.items() if said)
             raise ModelError(
-                "a replica did not start", got=got or told.message, expected="models that load on every machine of the cluster"
+                "a replica did not start",
+                got=got or told.message,
+                expected="models that load on every machine of the cluster",
+                hint="" if new else _runs(told),
             )
         if time.monotonic() > end:
-            raise _no_place(_lack(models) or "; ".join(f"{name}: {said or 'not ready'}" for name, said in slow.items()))
+            got = _lack(models) or "; ".join(f"{name}: {said or 'not ready'}" for name, said in slow.items())
+            raise _no_place(got, "" if new else _runs(told))
         time.sleep(POLL_S)
+
+
+def _runs(told: Any) -> str:
+    """After an update that failed. told: Serve's status of the application."""
+    rows = ", ".join(f"{one.replica_states.get('RUNNING', 0)} of {name}" for name, one in told.deployments.items())
+    return f"Replicas that run, of this version or the one before: {rows}. Deploy again what loads."
 
 
 def _lack(models: Mapping[str, Model]) -> str:
@@ -300,8 +349,8 @@ def _lack(models: Mapping[str, Model]) -> str:
     return "; ".join(told)
 
 
-def _no_place(got: str) -> BackendUnavailable:
-    hint = "Take fewer replicas, --cpus or --gpus, or add machines to the cluster."
+def _no_place(got: str, more: str = "") -> BackendUnavailable:
+    hint = f"Take fewer replicas, --cpus or --gpus, or add machines to the cluster. {more}".strip()
     return BackendUnavailable("no place on Ray for all replicas", got=got, expected="room for each of them in time", hint=hint)
 
 

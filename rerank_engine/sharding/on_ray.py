@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from ..cluster import require_ray
+from ..cluster import running
 from ..errors import InputError, ShardUnavailable
 from ..ops import checks
 from ..text import AnalyzerLike
@@ -99,7 +99,7 @@ def shards_on_ray(
     if name is not None and (not name or "/" in name):
         raise InputError("shards_on_ray: name", got=repr(name), expected="a name without /")
     kind, places = manifest.places(folder)
-    ray = started()
+    ray, _ = running("actor")
     opening: dict[str, Any] = {"in_memory": in_memory} | ({"analyzer": analyzer} if kind == BM25 and analyzer is not None else {})
     resources: dict[str, Any] = {"num_cpus": cpus} | ({} if memory is None else {"memory": memory})
     asked = {"max_restarts": -1, "max_concurrency": concurrency, "scheduling_strategy": "SPREAD", **resources}
@@ -116,18 +116,10 @@ def shards_on_ray(
 
 def stop_shards(name: str) -> int:
     """Ends the actors of a name; how many there were. Raises MissingDependency."""
-    ray, ended = started(), 0
+    (ray, _), ended = running("actor"), 0
     for listed in ray.util.list_named_actors(all_namespaces=True):
         if listed["namespace"] == NAMESPACE and listed["name"].startswith(f"{name}/"):
             with contextlib.suppress(ValueError):  # it has ended meanwhile
                 ray.kill(ray.get_actor(listed["name"], namespace=NAMESPACE))
                 ended += 1
     return ended
-
-
-def started() -> Any:
-    """Ray, running: that of `ray.init()` or RAY_ADDRESS, else one of this machine's own. Raises MissingDependency."""
-    ray = require_ray("actor")
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
-    return ray

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rerank_engine.bulk import read_queries
 from rerank_engine.errors import FileFormatError, InputError, MissingDependency
 from rerank_engine.evaluation import Collection, evaluate, evaluate_collections, load_beir, load_collection, load_judgments
 
@@ -33,6 +34,17 @@ def test_a_folder(tmp_path: Path) -> None:
     assert load_judgments(folder)[1:] == ({"q1": {"a": 1}}, {"q1": ["x"]})
     with pytest.raises(FileFormatError, match="corpus"):
         load_collection(folder)
+
+
+def test_a_query_may_come_again_where_nothing_judges_it(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "c")
+    with open(folder / "queries.jsonl", "a") as file:
+        file.write('{"_id": "q2", "text": "two again"}\n')
+    assert [(q.id, q.text) for q in load_beir(folder).queries] == [("q1", "one")]
+    with pytest.raises(FileFormatError, match="line 3: got the query 'q2' again"):
+        load_beir(folder, "dev")
+    with pytest.raises(FileFormatError, match="line 3: got the query 'q2' again"):
+        read_queries(str(folder))
 
 
 class Dataset(SimpleNamespace):

@@ -86,6 +86,7 @@ def test_json_lines_are_written_and_ranks_stand_for_scores(write: Callable[[str 
     }
     assert read_run(write('{"query_id": 7, "doc_id": 1, "rank": 2}\n{"query_id": 7, "doc_id": 2, "rank": 1}')) == {"7": {"1": -2, "2": -1}}
     assert read_run(write('{"qid": {"docid": 1}}')) == {"qid": {"docid": 1.0}}
+    assert read_run(write('{"from": {"x": 1}, "tags": {}, "qid": "}{", "docid": "d", "score": 1}')) == {"}{": {"d": 1.0}}
 
 
 def test_a_query_id_may_start_with_a_brace(tmp_path: Path) -> None:
@@ -229,7 +230,11 @@ def test_broken_qrels(write: Callable[[str | bytes], Path], content: str, messag
         ('{\n"q": }', "line 2: not JSON"),
         ('{"q": ' * 99999, "not JSON"),
         ('{"q": {"d": 1' + "0" * 5000 + "}}", "not JSON"),
-        ('{"q": 1}', "query 'q'.*document: score"),
+        ('{"q": 1}', "line 1: id: got None, of fields q; expected .* query_id, qid, query-id"),
+        ('{\n"q": 1}', "query 'q'.*document: score"),
+        ('{"query": "q", "doc_id": "d", "score": 1}', "line 1: id: got None, of fields query, doc_id, score; expected .* query_id"),
+        ('{"qid": "q", "docid": "d", "score": 1}\n{"qid": "q", "docid": "e", "rank": 1}', "line 2: mixed: got a rank; expected a score"),
+        ('{"qid": "q", "docid": "d", "rank": 1}\n{"qid": "r", "docid": "e", "score": 1}', "line 2: mixed: got a score; expected a rank"),
         ('{"qid": "q", "docid": "d", "score": 1}\n{"qid": "q", "docid": "d", "score": 2}', "line 2: duplicate"),
         ('{"qid": "q", "docid": "d", "score": "1"}', "line 1: got '1'; expected a score"),
         ('{"qid": "q", "docid": "d", "score": null, "rank": 1}', "line 1: got None; expected a score"),

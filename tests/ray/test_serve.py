@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
 import json
@@ -15,6 +16,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,9 +31,11 @@ from words_scorer import Words  # noqa: E402
 
 import rerank_engine as rr  # noqa: E402
 from rerank_engine.api import DEFAULT_MODEL  # noqa: E402
+from rerank_engine.cluster import running  # noqa: E402
 from rerank_engine.errors import BackendUnavailable, InputError, ModelError  # noqa: E402
 from rerank_engine.serve import Limits  # noqa: E402
-from rerank_engine.serve.on_ray import APP, Model, build, deploy  # noqa: E402
+from rerank_engine.serve.deaths import Died  # noqa: E402
+from rerank_engine.serve.on_ray import APP, Model, Replicas, build, deploy  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1"}
@@ -42,6 +46,24 @@ def words(name: str, ms: float, _: int) -> dict[str, Words]:
     made = Words(ms)
     made.model = name
     return {"scorer": made}
+
+
+def slow(name: str, seconds: float, threads: int) -> dict[str, Words]:
+    time.sleep(seconds)
+    return words(name, 5.0, threads)
+
+
+class Fragile(Words):
+    """A text ends its process."""
+
+    def one(self, query, text):
+        if text == "deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().one(query, text)
+
+
+def fragile(_: int) -> dict[str, Words]:
+    return {"scorer": Fragile(5.0)}
 
 
 def missing(_: int) -> dict[str, Words]:
@@ -129,9 +151,36 @@ def test_options_become_resources_and_bounds():
 def test_what_finds_no_place_is_told_and_taken_back(url):
     start = time.monotonic()
     with pytest.raises(BackendUnavailable, match=r"0\.5 GPU needed, 0 there"):
-        deploy({"m": Model(partial(words, "m", 0.0), gpus=0.5)}, timeout_s=4)
-    assert time.monotonic() - start < 30
+        deploy({"m": Model(partial(words, "m", 0.0), gpus=0.5)})
+    assert time.monotonic() - start < 30 and APP not in serve.status().applications  # before any work
+    other = ray.remote(num_cpus=1)(Words).remote()
+    with pytest.raises(BackendUnavailable, match="m: "):
+        deploy({"m": Model(partial(words, "m", 0.0), cpus=2)}, timeout_s=4)
     gone(APP)
+    ray.kill(other)
+
+
+class Handle:
+    """Of Serve's, as far as a request that fails goes."""
+
+    def __init__(self, error):
+        self.error, self.ask = error, SimpleNamespace(remote=self.asked)
+
+    async def asked(self, *_):
+        raise self.error
+
+
+def test_what_ray_says_of_a_lost_request():
+    known = ray.exceptions
+    lost = [known.ActorDiedError(), known.ActorUnavailableError("", None), known.OutOfMemoryError("full"), known.NodeDiedError("gone")]
+    lost += [known.ObjectLostError("a" * 56, None, ""), known.OwnerDiedError("a" * 56, None, ""), known.WorkerCrashedError()]
+    for error in lost:
+        with pytest.raises(Died) as told:
+            asyncio.run(Replicas(Handle(error)).ask({}, b""))
+        assert bool(told.value.replica) == isinstance(error, (known.OutOfMemoryError, known.WorkerCrashedError))
+    for error in (known.TaskCancelledError(), known.RayTaskError("f", "trace", ValueError("x"))):
+        with pytest.raises(type(error)):
+            asyncio.run(Replicas(Handle(error)).ask({}, b""))
 
 
 def test_a_model_that_does_not_load_is_told(url):
@@ -186,6 +235,39 @@ def test_a_new_version_replaces_the_old_without_a_request_lost(url):
     assert set(after) == {"new"}
 
 
+def test_with_one_replica_requests_wait_for_a_slow_model(url, monkeypatch):
+    """Longer than a replica may take to end. The front, which has them, is not replaced."""
+    monkeypatch.setattr("rerank_engine.serve.on_ray.DRAIN_S", 1.0)
+    told = collections.Counter()
+    deploy({"m": Model(partial(words, "old", 5.0))}, timeout_s=120)
+    (front,) = replicas(os.getpid(), "front")
+    with load(url, 4, partial(asked, told)) as until:
+        until(lambda: told["old"] >= 20)
+        deploy({"m": Model(partial(slow, "new", 5.0))}, timeout_s=120)
+        until(lambda: told["new"] >= 20)
+    assert set(told) == {"old", "new"} and replicas(os.getpid(), "front") == [front]
+
+
+def test_an_update_that_fails_says_what_runs(url):
+    deploy({"m": Model(partial(words, "m", 0.0), replicas=2)}, timeout_s=120)
+    with pytest.raises(ModelError, match=r"its file is not there.*Replicas that run.* [01] of m.*1 of front"):
+        deploy({"m": Model(missing, replicas=2)}, timeout_s=120)
+
+
+def test_a_request_that_ends_its_process_is_refused_and_takes_no_other_along(url):
+    deploy({"m": Model(fragile, replicas=2)}, timeout_s=120)
+    told, before, answers = collections.Counter(), set(replicas(os.getpid(), "m")), []
+    with load(url, 4, partial(asked, told)) as until:
+        until(lambda: told["words"] >= 20)
+        answers += [httpx.post(f"{url}/v2/rerank", json={"query": "q", "documents": ["deadly"]}, timeout=60) for _ in range(2)]
+        until(lambda: told["words"] >= 60)
+    assert [answer.status_code for answer in answers] == [422, 422] and "retry-after" not in answers[0].headers
+    scaled(url, 2, 60)
+    assert not before & set(replicas(os.getpid(), "m"))  # two ended, no third
+    died = re.search(r'rerank_died_total\{model="m",replica="\w+"\} (\S+)', httpx.get(f"{url}/metrics").text)
+    assert died is not None and float(died[1]) >= 2
+
+
 def test_what_comes_with_a_request_survives_the_hops(url):
     models = {"a": Model(partial(words, "a", 1.0), cpus=0.5), "b": Model(partial(words, "b", 0.0), cpus=0.5)}
     deploy(models, keys=["secret"], hosts=["127.0.0.1"], limits=Limits(body_bytes=1 << 20, wave_ms=10), timeout_s=120)
@@ -236,6 +318,19 @@ def scaled(url, number, seconds):
     while httpx.get(f"{url}/info", timeout=20).json()["models"]["m"]["replicas"] != number:
         assert time.monotonic() < end, f"not {number} replicas"
         time.sleep(0.5)
+
+
+def test_the_command_joins_a_cluster_whose_serve_listens_and_leaves_it_running(url):
+    """It says where that is, whatever port was asked for, and takes away what it deployed, not the cluster."""
+    assert running("serve")[1]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    command = [sys.executable, "-m", "rerank_engine.cli", "serve", "--ray", "--port", url.rsplit(":", 1)[1]]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True) as server:
+        assert next(found[0] for line in server.stderr if (found := re.search(r"http://127\S+[0-9]", line))) == url
+        assert len(httpx.post(f"{url}/rerank", json={"query": "q", "texts": ["1"]}, timeout=60).json()) == 1
+        server.send_signal(signal.SIGINT)
+        assert server.wait(90) == 0
+    gone(APP)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
