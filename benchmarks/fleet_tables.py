@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import json
-import tempfile
+import sys
 from pathlib import Path
 from typing import Any
 
 from rerank_engine.cli import main
 
 EXAMPLE = (
-    "--p95 1000 --corpus-size 1e9 --tokens 60 --qps 500 --machine-memory 256e9 --machine-processors 32 --machine-price 2.5 "
+    "--p95 1500 --corpus-size 1e9 --tokens 60 --qps 500 --machine-memory 256e9 --machine-processors 32 --machine-price 2.5 "
     "--collection trec-dl19-pool --collection trec-dl21-pool"
 )
 
@@ -38,18 +37,21 @@ def agreement(data: Any, about: str) -> str:
 
 
 def example(data: Any, about: str) -> str:
-    """The command's own output, by the costs that are committed."""
-    return (
-        f"```\n$ rerank-engine plan {EXAMPLE}\n{_printed(json.dumps(data))}```\n\nPredicted, all of it, from costs calibrated on {about}."
-    )
+    """The command's own output, as placement.json keeps it (`python -m benchmarks.fleet_tables FOLDER` writes it)."""
+    told = f"Predicted, all of it, from costs calibrated on {about}."
+    return f"```\n$ rerank-engine plan {data['options']}\n" + "\n".join(data["printed"]) + f"\n```\n\n{told}"
 
 
-@functools.lru_cache(maxsize=1)
-def _printed(costs: str) -> str:
+def placed(costs: Path, options: str = EXAMPLE) -> dict[str, Any]:
+    """{"options", "printed": lines} of `rerank-engine plan` by the costs in a file. Raises ValueError where it fails."""
     out = io.StringIO()
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(out):
-        path = Path(folder) / "costs.json"
-        path.write_text(costs)
-        if main(["plan", *EXAMPLE.split(), "--costs", str(path), "--any-machine"]):
-            raise ValueError("rerank-engine plan failed")
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    with contextlib.redirect_stdout(out):
+        failed = main(["plan", *options.split(), "--costs", str(costs), "--any-machine"])
+    if failed:
+        raise ValueError("rerank-engine plan failed")
+    return {"options": options, "printed": [line.rstrip() for line in out.getvalue().splitlines()]}
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    (folder / "placement.json").write_text(json.dumps(placed(folder / "costs.json"), indent=1) + "\n")

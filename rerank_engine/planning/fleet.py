@@ -44,7 +44,8 @@ class Tier:
     percentile of what replicas differ by, over its median, lognormal, drawn for each try. straggling: (share of tries, how many
     times longer). hedge: (quantile, most second tries as a share of all); late: the share of deadline_ms after which there is one in any
     case, 1: never. least: whether the least loaded of all replicas is asked, not of two. piece_ms: of a wave what is not split, a
-    document. failures: (mean seconds between two of a replica, mean seconds of repair), exponential; down: (replicas that are never there, in how many shards). hop_ms: of the network, there and
+    document. failures: (mean seconds between two of a replica, mean seconds of repair), exponential;
+    down: (replicas that are never there, in how many shards). hop_ms: of the network, there and
     again back. crowding: how many times longer work takes while all other replicas of the tier are busy too, as on one machine;
     linear in their share. processors: of the one machine that the whole tier shares, hops too: each takes one while it lasts, and
     where more is active than there are, all work slows down."""
@@ -95,8 +96,8 @@ class Tier:
 @dataclass(frozen=True, slots=True, eq=False)
 class Passage:
     """How queries came through a tier. done float64 [queries]: ms at which each left; partial bool [queries]. utilisation: work over the
-    servers' time from the first arrival to the last, without those that are `down`, at most 1; mean_batch: tries a batch or wave; hedged: second tries / answers
-    asked for; extra: their share of all work; resent: tries of replicas that died."""
+    servers' time from the first arrival to the last, without those that are `down`, at most 1; mean_batch: tries a batch or wave;
+    hedged: second tries / answers asked for; extra: their share of all work; resent: tries of replicas that died."""
 
     done: NDArray[np.float64]
     partial: NDArray[np.bool_]
