@@ -20,18 +20,18 @@ EXAMPLE = (
 def agreement(data: Any, about: str) -> str:
     """A row a level of load of bench_fleet."""
     lines = [
-        "| load | requests | measured p50 / p95 / p99, ms | simulated | p95 off | simulated, other arrivals |",
-        "|---|---|---|---|---|---|",
+        "| load | requests | measured p50 / p95 / p99, ms | simulated | p95 off | slices' medians: measured | simulated | other arrivals |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for r in data:
-        sides = (" / ".join(f"{ms:,.0f}" for ms in r[f"{side}_p50_p95_p99"]) for side in ("measured", "simulated", "fresh"))
-        measured, simulated, fresh = sides
-        cells = f"{r['requests']:,} | {measured} | {simulated} | {100 * r['off'][1]:+.0f} % | {fresh}"
+        names = ("pooled_measured", "pooled_simulated", "measured", "simulated", "fresh")
+        measured, simulated, *slices = (" / ".join(f"{ms:,.0f}" for ms in r[f"{name}_p50_p95_p99"]) for name in names)
+        cells = f"{r['requests']:,} | {measured} | {simulated} | {100 * r['pooled_off'][1]:+.0f} % | {' | '.join(slices)}"
         lines.append(f"| {r['case']}, {r['requests_a_second']:.1f} a second | {cells} |")
     r = data[0]
     fitted = f"work {r['work_ms']:.0f} ms on average, hop {r['hop_ms']:.0f} ms, crowding {r['crowding']:.2f}"
     kept = f"{sum(row['verified'] for row in data)} of {len(data)} levels of load lie within 15 % at p95"
-    how = f"medians over slices of {r['slice_s']:.0f} s. {r['deployment']}; fitted without load: {fitted}"
+    how = f"of all requests of a level, sent in slices of {r['slice_s']:.0f} s. {r['deployment']}; fitted without load: {fitted}"
     machine = f"others took {r['foreign']:.0%} of the processors meanwhile" + (f", ours ran at nice {r['nice']}" if r["nice"] else "")
     return "\n".join([*lines, "", f"{kept}; {how}; {machine} (`python -m benchmarks.bench_fleet`), {about}."])
 

@@ -48,8 +48,9 @@ def placement(args: argparse.Namespace, costs: Costs, curves: Curves) -> Placeme
             raise InputError(option, got=getattr(args, given[0]), expected="--qps with it")
         return None
     here = Machine.here(args.machine_price)
-    given = (args.machine_memory, here.memory), (args.machine_processors, here.processors)
-    machine = Machine(*(own if told is None else told for told, own in given), args.machine_price)  # type: ignore[arg-type]
+    memory = here.memory if args.machine_memory is None else args.machine_memory
+    processors = here.processors if args.machine_processors is None else args.machine_processors
+    machine = Machine(memory, processors, args.machine_price)
     chosen = {name: getattr(args, option) for option, name in ASSUMED.items() if getattr(args, option) is not None}
     chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
     if args.shard_size is not None:

@@ -1,8 +1,9 @@
 """How many machines a plan needs for so many queries a second, by simulation.
 
-Queries arrive at random (a Poisson process) into one queue. A machine, or one of its processes,
-that is free takes the waiting ones in their order, as many as its token budget holds, at least one, and answers them together when all are done; a batch pays what a query costs beside its fixed part for
-each of its queries, and the fixed part once. A query's time is the plan's p50 with a lognormal factor whose 95th percentile is p95 / p50.
+Queries arrive at random (a Poisson process) into one queue. A machine, or one of its processes, that is free takes the waiting ones in
+their order, as many as its token budget holds, at least one, and answers them together when all are done; a batch pays what a query
+costs beside its fixed part for each of its queries, and the fixed part once. A query's time is the plan's p50 with a lognormal factor
+whose 95th percentile is p95 / p50.
 """
 
 from __future__ import annotations
