@@ -16,8 +16,8 @@ FOREIGN of the processors. The simulation gets the same arrivals and requests ("
 
 A row a level: "theirs" measured p95, ms, of all its requests pooled, "ours" the simulated one of the same arrivals, the mean over draws
 that are as large; "ratio" theirs / ours, "spread" its quartiles by the bootstrap over slices, "verified": within 15 %. Beside them the
-percentiles of both sides pooled, and as medians of the slices', which a stall of the machine does not decide; what was fitted, and how the machine was:
-"foreign", the share of the processors that others took, "nice".
+percentiles of both sides pooled, and as medians of the slices', which a stall of the machine does not decide; what was fitted, and how
+the machine was: "foreign", the share of the processors that others took, "nice".
 """
 
 from __future__ import annotations

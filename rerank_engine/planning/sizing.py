@@ -128,7 +128,7 @@ class Sizing:
     def fleet(self) -> Fleet | None:
         """None where nothing keeps to the budget however many there are."""
         self._draw()
-        if not self._alone():
+        if not self._alone() or not self._ever():
             return None
         threads, best = self.threads["shards"], None
         most = min(int(self.machine.memory * self.assumed.filled // self.size), self.machine.processors // threads, self.shards)
@@ -136,9 +136,8 @@ class Sizing:
             made = self._with(held, max(1, self.machine.processors // (threads * held)), best)
             best = made or best
         if best is None:
-            self._no(f"{MOST:,} machines of a kind do not keep to the budget" + (", with one of each gone" if self.spare else ""))
-            return None
-        return self._told(*best)
+            self._no("no number of machines keeps to the budget")
+        return None if best is None else self._told(*best)
 
     def _no(self, why: str) -> None:
         self.why = f"'{self.candidate.chain.name}': {why}"
@@ -208,6 +207,15 @@ class Sizing:
             self._no(f"{self.alone_p95:.4g} ms at p95 with nobody else asking, by the upper end of its interval")
         return not self.why
 
+    def _ever(self) -> bool:
+        """Whether machines of one shard each, and re-rankers, that are hardly ever busy keep to the budget."""
+        servers = self._each("shards")
+        busy = self.qps * float(self.most_work["shards"].mean()) / 1e3 / servers
+        whole = self._first(max(self.assumed.redundancy, ceil(busy / IDLE)) + 1, servers, 1, len(self.arrivals))
+        if not self._kept(whole, self.fill) or self._models(whole) is None:
+            self._no("with machines that are hardly ever busy it does not keep to the budget" + (", one of each gone" if self.spare else ""))
+        return not self.why
+
     def _with(self, held: int, servers: int, best: tuple[int, int, int, int] | None) -> tuple[int, int, int, int] | None:
         """(held, servers, replicas, re-ranker machines) where a machine holds so many shards, if those are fewer machines than the best
         so far; by bisection over the replicas, then with one more at a time while that may still be fewer."""
@@ -215,7 +223,7 @@ class Sizing:
         most = MOST if best is None else ceil(self.shards / best[0]) * best[2] + best[3]
         busy = self.qps * float(self.most_work["shards"].mean()) / 1e3 / servers
         low = max(self.assumed.redundancy, int(busy) + 1) - 1
-        high, some = max(low + 1, min(ceil(busy / IDLE), (most - 1) // places)), self.queries
+        high, some = max(low + 2, min(ceil(busy / IDLE), (most - 1) // places)), self.queries
         if (low + 1) * places >= most or not self._kept(self._first(high, servers, held, some), some // 10):
             return None
         while high - low > 1:  # the first queries tell enough, for the work of shards is short

@@ -175,7 +175,7 @@ def test_memory_and_time_ask_for_more_shards() -> None:
     ("bad", "words"),
     [
         ({"qps": 0}, "qps"), ({"qps": float("nan")}, "qps"), ({"p95_ms": 0.1}, "300,000,000 documents.*needs up to"),
-        ({"machine": Machine(1e4, 16)}, "a machine has"), ({"machine": Machine(64e9, 1), "p95_ms": 1e3}, "calibrated on 2 threads"),
+        ({"machine": Machine(1e4, 16)}, "a machine has"),
         ({"device": "H100"}, "device"),
     ],
 )  # fmt: skip
@@ -184,8 +184,18 @@ def test_what_cannot_be_placed_is_refused(bad: dict[str, Any], words: str) -> No
         placed(**bad)
 
 
+def test_fewer_processors_than_threads_are_named() -> None:
+    rows = Curves([row for row in QUALITY if row["method"] == "dense"])
+    for documents in (1_000, 2_000_000):
+        with pytest.raises(InputError, match="calibrated on 2 threads, a machine has 1 processors"):
+            place(
+                replace(SHAPE, corpus_size=documents), qps=5, p95_ms=200, costs=COSTS, quality=rows, machine=Machine(64e9, 1), assumed=KNOWN
+            )
+
+
 def test_assumptions_are_numbers_that_can_be() -> None:
-    for bad in ({"shard_size": 0}, {"redundancy": 0}, {"filled": 2}, {"failures": (0, 1)}, {"partial": -1}, {"failures": (inf, 1)}, {"hedge": (-0.1, 0.5)}):
+    none = {"shard_size": 0}, {"redundancy": 0}, {"filled": 2}, {"failures": (0, 1)}, {"partial": -1}, {"failures": (inf, 1)}
+    for bad in (*none, {"hedge": (-0.1, 0.5)}):
         with pytest.raises(InputError, match="placement"):
             Assumed(**bad)  # type: ignore[arg-type]
     for memory, processors, price in ((0, 1, None), (nan, 1, None), (inf, 1, None), (1e9, 0, None), (1e9, 1, nan), (1e9, 1, -1)):
@@ -237,10 +247,25 @@ def test_the_command_prints_the_fleet_and_what_it_assumed(command: Callable[...,
     options = ("--corpus-size", "3e8", "--qps", "50", "--machine-memory", "64e9", "--machine-processors", "16", "--machine-price", "1.5")
     assert command(*options, "--shard-size", "5e7") == 0
     text = capsys.readouterr().out
-    for words in ("predicted, not measured", "6, each of 50,000,000 documents", "one of each kind gone", "beyond what was calibrated", "one of 6 shards",
-                  "a million queries", "assumed:", "stragglers", "fails every 720 hours"):  # fmt: skip
+    for words in ("predicted, not measured", "6, each of 50,000,000 documents", "one of each kind gone", "beyond what was calibrated",
+                  "one of 6 shards", "a million queries", "assumed:", "stragglers", "fails every 720 hours"):  # fmt: skip
         assert words in text
-    options += ("--shard-size", "5e7", "--json", "--batch-tokens", "5000", "--stragglers", "0", "1", "--failures", "100", "5", "--hedge", "0.9", "0.02")
+    options += (
+        "--shard-size",
+        "5e7",
+        "--json",
+        "--batch-tokens",
+        "5000",
+        "--stragglers",
+        "0",
+        "1",
+        "--failures",
+        "100",
+        "5",
+        "--hedge",
+        "0.9",
+        "0.02",
+    )
     assert command(*options) == 0
     printed = capsys.readouterr()
     assert "not used, as the corpus is in shards: --batch-tokens" in printed.err
