@@ -213,7 +213,7 @@ class Sizing:
         busy = self.qps * float(self.most_work["shards"].mean()) / 1e3 / servers
         whole = self._first(max(self.assumed.redundancy, ceil(busy / IDLE)) + 1, servers, 1, len(self.arrivals))
         if not self._kept(whole, self.fill) or self._models(whole) is None:
-            self._no("with machines that are hardly ever busy it does not keep to the budget" + (", one of each gone" if self.spare else ""))
+            self._no("too slow even with machines that are hardly ever busy" + (", one of each gone" if self.spare else ""))
         return not self.why
 
     def _with(self, held: int, servers: int, best: tuple[int, int, int, int] | None) -> tuple[int, int, int, int] | None:
