@@ -12,7 +12,7 @@ from typing import Any
 from rerank_engine.cli import main
 
 EXAMPLE = (
-    "--p95 1500 --corpus-size 1e9 --tokens 60 --qps 500 --machine-memory 256e9 --machine-processors 32 --machine-price 2.5 "
+    "--p95 1000 --corpus-size 1e9 --tokens 60 --qps 200 --machine-memory 256e9 --machine-processors 32 --machine-price 2.5 "
     "--collection trec-dl19-pool --collection trec-dl21-pool"
 )
 
