@@ -250,7 +250,7 @@ PLACES = {
     "scaling": ("docs/latency.md", DATED, peer_tables.scaling),
     "plan": ("docs/planning.md", "plan.json", latency_tables.plan),
     "fleet": ("docs/planning.md", "fleet.json", fleet_tables.agreement),
-    "fleet-example": ("docs/planning.md", "costs.json", fleet_tables.example),
+    "fleet-example": ("docs/planning.md", "placement.json", fleet_tables.example),
     "server": ("docs/serving.md", "server.json", latency_tables.server),
     "bulk": ("docs/scale.md", "bulk.json", scale_tables.bulk),
     "shards": ("docs/scale.md", "shards.json", scale_tables.shards),

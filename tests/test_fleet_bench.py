@@ -40,11 +40,22 @@ def test_a_simulation_that_does_not_hold_is_told(bench: ModuleType) -> None:
     fitted = bench.Fit(50.0, 5.0, np.linspace(20, 80, bench.POOL), np.ones(3), 1.2)
     told, rate = bench.Slices(foreign=[0.01]), 0.5 * fitted.capacity
     made = bench.fresh_slices(rate, 20.0, 6)
-    for (arrivals, asked, _), ms in zip(made, bench.simulated(fitted, made, 1)):
+    for (arrivals, asked, _), [ms] in zip(made, bench.simulated(fitted, made, 1)):
         told.loaded[0.5].append((arrivals, asked, ms))
     good = bench.row(0.5, fitted, told, "simulated", rate, 20.0)
-    assert good["verified"] and abs(good["off"][1]) < 0.05
+    assert good["verified"] and abs(good["off"][1]) < 0.05 and abs(good["pooled_off"][1]) < 0.05
     assert good["requests"] == sum(len(asked) for _, asked, _ in made)
     slower = bench.Fit(50.0, 5.0, 1.5 * fitted.work, np.ones(3), 1.2)
     bad = bench.row(0.5, slower, told, "simulated", rate, 20.0)
-    assert not bad["verified"] and bad["off"][1] > 0.15
+    assert not bad["verified"] and bad["pooled_off"][1] > 0.15
+
+
+def test_slices_have_draws_of_their_own_and_samples_as_large_as_measured(bench: ModuleType) -> None:
+    fitted = bench.Fit(50.0, 5.0, np.full(bench.POOL, 40.0), np.array([0.5, 1.0, 2.0]), 1.0)
+    slices = [(np.arange(30.0), np.zeros(30, np.int64), np.zeros(30))] * 2
+    made = bench.simulated(fitted, slices, 3)
+    assert [[len(ms) for ms in draws] for draws in made] == [[30] * 3] * 2
+    flat = [tuple(ms.round(6)) for draws in made for ms in draws]
+    assert len(set(flat)) == 6
+    each = [np.percentile(np.concatenate([made[0][d], made[1][d]]), 95) for d in range(3)]
+    assert bench.pooled(made)[1] == pytest.approx(np.mean(each))

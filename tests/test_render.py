@@ -44,6 +44,22 @@ def test_a_missing_marker_is_an_error(render: ModuleType, capsys: pytest.Capture
     assert "README.md" in capsys.readouterr().err
 
 
+def test_the_placement_is_what_the_command_prints(tmp_path: Path) -> None:
+    """A small one: the committed result is of the same function, minutes long."""
+    tables = importlib.import_module("benchmarks.fleet_tables")
+    options = "--p95 500 --corpus-size 1e5 --tokens 60 --qps 5 --machine-memory 64e9 --machine-processors 8"
+    data = tables.placed(ROOT / "benchmarks" / "results" / "amd-epyc-avx512vnni-2core" / "costs.json", options)
+    text = tables.example(data, "a machine")
+    assert text.startswith(f"```\n$ rerank-engine plan {options}\n") and text.endswith("calibrated on a machine.")
+    assert "for 5 queries a second" in text and "utilisation" in text
+
+
+def test_committed_placements_are_of_the_example() -> None:
+    tables = importlib.import_module("benchmarks.fleet_tables")
+    for path in (ROOT / "benchmarks" / "results").glob("*/placement.json"):
+        assert json.loads(path.read_text())["options"] == tables.EXAMPLE
+
+
 def test_the_readme_holds_no_figure_of_quality_outside_the_markers() -> None:
     outside = re.sub(r"<!-- BEGIN ([\w-]+) -->.*?<!-- END \1 -->", "", (ROOT / "README.md").read_text(), flags=re.S)
     assert not re.search(r"\b0\.\d{3,}\b|\b\d+(\.\d+)?x\b", outside)

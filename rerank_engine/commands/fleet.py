@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from .. import cli
 from ..errors import InputError
+from ..ops.checks import finite_number
 
 if TYPE_CHECKING:
     from ..planning import Capacity, Costs, Curves, Placement
 
 # option -> what it is called in `Assumed`
 ASSUMED = {"redundancy": "redundancy", "hop_ms": "hop_ms", "stragglers": "straggling", "hedge": "hedge", "failures": "failures"}
+FLEET_ALONE = ("redundancy", "hop_ms", "stragglers", "hedge", "failures")
 OF_QPS = ("batch_tokens", "machine_memory", "machine_processors", "machine_price", "shard_size", *ASSUMED)
 
 
@@ -23,13 +25,15 @@ def machines(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--machine-memory", type=float, metavar="BYTES", help="such as 256e9 (default: this machine's)")
     sub.add_argument("--machine-processors", type=int, metavar="N", help="default: what this process may use")
     sub.add_argument("--machine-price", type=float, metavar="PRICE", help="an hour, in any currency (default: costs are not told)")
-    sub.add_argument("--shard-size", type=float, metavar="N", help="documents of a shard at most (default: 16e6)")
+    sub.add_argument(
+        "--shard-size", type=float, metavar="N", help="documents of a shard at most; more than that are a fleet (default: 16e6)"
+    )
     sub.add_argument(
         "--redundancy", type=int, metavar="N", help="replicas of everything at least; 2 and more: one may be gone (default: 2)"
     )
     sub.add_argument("--hop-ms", type=float, metavar="MS", help="the network, one way (default: 0.5)")
     sub.add_argument("--stragglers", type=float, nargs=2, metavar=("SHARE", "TIMES"), help="answers that take longer (default: 0.01 5)")
-    sub.add_argument("--hedge", type=float, nargs=2, metavar=("QUANTILE", "MOST"), help="second tries at shards (default: 0.95 0.05)")
+    sub.add_argument("--hedge", type=float, nargs=2, metavar=("QUANTILE", "MOST"), help="second tries at shards (default: 0.95 0.1)")
     sub.add_argument("--failures", type=float, nargs=2, metavar=("HOURS", "MINUTES"), help="between two, of repair (default: 720 10)")
 
 
@@ -44,16 +48,23 @@ def placement(args: argparse.Namespace, costs: Costs, curves: Curves) -> Placeme
             raise InputError(option, got=getattr(args, given[0]), expected="--qps with it")
         return None
     here = Machine.here(args.machine_price)
-    machine = Machine(args.machine_memory or here.memory, args.machine_processors or here.processors, args.machine_price)
+    memory = here.memory if args.machine_memory is None else args.machine_memory
+    processors = here.processors if args.machine_processors is None else args.machine_processors
+    machine = Machine(memory, processors, args.machine_price)
     chosen = {name: getattr(args, option) for option, name in ASSUMED.items() if getattr(args, option) is not None}
     chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
     if args.shard_size is not None:
-        chosen["shard_size"] = round(args.shard_size)
+        chosen["shard_size"] = round(finite_number("--shard-size", args.shard_size, 1))
     shape = shape_from(args.corpus_size, args.tokens, costs.workload, args.query_tokens)
-    return place(
+    placed = place(
         shape, qps=args.qps, p95_ms=args.p95, costs=costs, quality=curves, device=args.device, machine=machine, assumed=Assumed(**chosen),
         batch_tokens=args.batch_tokens,
     )  # fmt: skip
+    unused = FLEET_ALONE if placed.fleet is None else ("batch_tokens",)
+    if names := ["--" + name.replace("_", "-") for name in unused if getattr(args, name) is not None]:
+        why = "one machine holds all" if placed.fleet is None else "the corpus is in shards"
+        cli.note(f"not used, as {why}: {', '.join(names)}")
+    return placed
 
 
 def told(placed: Placement) -> dict[str, Any]:
@@ -85,6 +96,8 @@ def _show_fleet(placed: Placement) -> None:
     cli.say(f"\nthe fleet for {placed.qps:g} queries a second over {placed.shape.corpus_size:,} documents   (predicted, not measured)")
     rows = [["shards", f"{placed.shards}, each of {documents:,} documents, {fleet.shard_replicas} replicas"]]
     rows.append(["shard machines", f"{fleet.shard_machines}, each with {fleet.held} of them"])
+    if fleet.front_machines:
+        rows.append(["front machines", f"{fleet.front_machines}, which encode queries"])
     if fleet.rerankers:
         rows.append(["re-ranker machines", f"{fleet.reranker_machines}, {fleet.rerankers} processes together"])
     rows.append(["machines", f"{placed.machines}"])
@@ -93,10 +106,11 @@ def _show_fleet(placed: Placement) -> None:
     rows.append(["memory", f"{size / 1e9:,.0f} GB a copy ({parts}), {placed.copies * size / 1e9:,.0f} GB in all"])
     cli.table(("", ""), rows)
     cli.say("\nresponses, simulated, ms")
-    names = ("p50_ms", "p95_ms", "p99_ms", "partial", "busy_shards", "busy_rerankers", "asked_again", "extra_work")
+    names = ("p50_ms", "p95_ms", "p99_ms", "partial", "busy_front", "busy_shards", "busy_rerankers", "asked_again", "extra_work")
     kept = [name for name in names if name in fleet.response]
     heads = [name.replace("_ms", "").replace("_", " ") for name in kept]
-    sides = (("all machines there", fleet.response), ("one of each kind gone", fleet.gone))
+    sides = [("all machines there", fleet.response), ("upper end of the plan's interval", fleet.upper)]
+    sides += [("and one of each kind gone", fleet.gone)] if fleet.gone is not None else []
     cli.table(("", *heads), [[label, *(_cell(name, side[name]) for name in kept)] for label, side in sides])
     cli.say(f"some shard is without a replica, and answers are partial, {fleet.bare:.1g} of the time")
 

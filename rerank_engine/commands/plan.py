@@ -99,6 +99,8 @@ def plan(args: argparse.Namespace) -> None:
     if args.json:
         cli.print_json({**made.to_dict(), **(told(placed) if placed else {})})
         return
+    if placed and placed.fleet is not None:
+        cli.say(f"one of {placed.shards} shards, of {made.shape.corpus_size:,} documents, nobody else asking; the fleet is below\n")
     _show(made)
     if placed:
         show(placed)

@@ -2,16 +2,18 @@
 
 A query passes its tiers one after the other. A tier has S shards, all of which it asks at once: its time is that of the last one. Each
 shard has R replicas, stations with one queue and c servers; a query goes to that of two drawn at random which has less unanswered
-(Mitzenmacher, The Power of Two Choices, 2001). A server takes what waits in one of three ways:
+(Mitzenmacher, The Power of Two Choices, 2001), or of all. A server takes what waits in one of three ways:
 
     one at a time     in the order of arrival (batch 1)
     batches           up to `batch` queries, answered together after  max of their fixed parts + sum of the rest
-    waves             up to `wave_ms` of work, dealt among all that wait by start-time fair queueing, as serve/scheduler.py deals
+    waves             about `wave_ms` of work in pieces of `piece_ms`, dealt among all that wait by start-time fair queueing, as
+                      serve/scheduler.py deals documents: each has its part of the wave, rounded up to whole ones
 
-Times are ms. An answer that is late is asked for again at another replica (`hedge`): after a quantile of the last answers' times; the
-first of both counts, the other is taken out of its queue, or worked to its end where it has begun. A replica that dies loses what it
-holds, which is sent again at once, or once a replica is back. Past the deadline of a tier a query goes on without the shards that are
-missing: its answer is partial.
+Times are ms. An answer that is late is asked for again at another replica (`hedge`, `late`), as sharding/scatter.py asks: after a
+quantile of the last answers' times, while such tries keep to their share of all, of which SAVED may be saved up, or after a share of the
+time to the deadline in any case; the first of both counts, the other is taken out of its queue, or worked to its end where it has
+begun. A replica that dies loses what it holds, which is sent again at once, or once a replica is back. Past the deadline of a tier a
+query goes on without the shards that are missing: its answer is partial.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf, log
+from math import ceil, inf, log
 from typing import Any
 
 import numpy as np
@@ -29,9 +31,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..ops.checks import count, finite_number
+from ..sharding.scatter import AFRESH, KNOWN, LOOKED_AT, SAVED
 from .work import TAIL
 
-SEEN, AGAIN = 1000, 100  # answers whose quantile is the delay of a second try; after how many new ones it is taken anew
 _NONE = 1e-9  # ms of work that are none
 _LAST = 1 << 60  # more events than there ever are
 
@@ -40,8 +42,10 @@ _LAST = 1 << 60  # more events than there ever are
 class Tier:
     """replicas: of each shard; servers: of a replica. fixed: the share of a query's work that a batch pays once. noise: the 95th
     percentile of what replicas differ by, over its median, lognormal, drawn for each try. straggling: (share of tries, how many
-    times longer). hedge: (quantile, most second tries as a share of all). failures: (mean seconds between two of a replica, mean
-    seconds of repair), exponential; down: (replicas that are never there, in how many shards). hop_ms: of the network, there and
+    times longer). hedge: (quantile, most second tries as a share of all); late: the share of deadline_ms after which there is one in any
+    case, 1: never. least: whether the least loaded of all replicas is asked, not of two. piece_ms: of a wave what is not split, a
+    document. failures: (mean seconds between two of a replica, mean seconds of repair), exponential;
+    down: (replicas that are never there, in how many shards). hop_ms: of the network, there and
     again back. crowding: how many times longer work takes while all other replicas of the tier are busy too, as on one machine;
     linear in their share. processors: of the one machine that the whole tier shares, hops too: each takes one while it lasts, and
     where more is active than there are, all work slows down."""
@@ -52,10 +56,13 @@ class Tier:
     servers: int = 1
     batch: int = 1
     wave_ms: float = inf
+    piece_ms: float = 0.0
     fixed: float = 0.0
     noise: float = 1.0
     straggling: tuple[float, float] = (0.0, 1.0)
     hedge: tuple[float, float] | None = None
+    late: float = 1.0
+    least: bool = False
     failures: tuple[float, float] | None = None
     down: tuple[int, int] = (0, 0)
     deadline_ms: float = inf
@@ -66,16 +73,19 @@ class Tier:
     def __post_init__(self) -> None:
         for name in ("shards", "replicas", "servers", "batch"):
             count(f"{self.name}: {name}", getattr(self, name))
-        least = {"fixed": 0, "noise": 1, "hop_ms": 0, "crowding": 1}
+        least = {"fixed": 0, "noise": 1, "hop_ms": 0, "crowding": 1, "piece_ms": 0}
         for name, low in least.items():
             finite_number(f"{self.name}: {name}", getattr(self, name), low)
-        shares = {"fixed": self.fixed, "straggling": self.straggling[0], "hedge": max(self.hedge or (0.0,))}
+        shares = {"fixed": [self.fixed], "straggling": self.straggling[:1], "hedge": self.hedge or (), "late": [self.late]}
         positive = {
-            "processors": self.processors, "wave_ms": self.wave_ms, "deadline_ms": self.deadline_ms - 2 * self.hop_ms,
-            "straggling": self.straggling[1], "failures": min(self.failures or (1.0,)),
+            "processors": [self.processors], "wave_ms": [self.wave_ms], "deadline_ms": [self.deadline_ms - 2 * self.hop_ms],
+            "straggling": self.straggling[1:], "failures": self.failures or (),
         }  # fmt: skip
-        if bad := [n for n, share in shares.items() if not 0 <= share <= 1] + [n for n, value in positive.items() if not value > 0]:
-            got = ", ".join(f"{name}={getattr(self, name)}" for name in bad)
+        bad = [name for name, own in shares.items() if not all(0 <= share <= 1 for share in own)]
+        bad += [name for name, own in positive.items() if not all(value > 0 for value in own)]
+        bad += [name for name in ("straggling", "failures") if inf in (getattr(self, name) or ())]
+        if bad:
+            got = ", ".join(f"{name}={getattr(self, name)}" for name in dict.fromkeys(bad))
             raise InputError(self.name, got=got, expected="shares from 0 to 1; times and factors above 0, a deadline beyond the hops")
         if self.wave_ms < inf and self.servers > 1:
             raise InputError(self.name, got=f"waves by {self.servers} servers of one queue", expected="one server a replica")
@@ -86,8 +96,8 @@ class Tier:
 @dataclass(frozen=True, slots=True, eq=False)
 class Passage:
     """How queries came through a tier. done float64 [queries]: ms at which each left; partial bool [queries]. utilisation: work over the
-    servers' time from the first arrival to the last, at most 1; mean_batch: tries a batch or wave; hedged: second tries / answers
-    asked for; extra: their share of all work; resent: tries of replicas that died."""
+    servers' time from the first arrival to the last, without those that are `down`, at most 1; mean_batch: tries a batch or wave;
+    hedged: second tries / answers asked for; extra: their share of all work; resent: tries of replicas that died."""
 
     done: NDArray[np.float64]
     partial: NDArray[np.bool_]
@@ -173,7 +183,8 @@ class _Passing:
         self.there = [list(shard) for shard in self.shards]  # the stations of each that are up
         self.parked, self.running = [list[_Ask]() for _ in range(tier.shards)], dict[_Wave, None]()
         self.touched = list[_Station]()  # that were sent something now
-        self.seen, self.answers, self.delay = deque[float](maxlen=SEEN), 0, inf
+        self.seen, self.answers, self.delay, self.saved = deque[float](maxlen=LOOKED_AT), 0, inf, 0.0
+        self.third = tier.late * (tier.deadline_ms - 2 * tier.hop_ms) if tier.late < 1 else inf
         self.busy = self.spent = self.extra = 0.0
         self.asked = self.hopping = self.seconds = self.resent = self.waves = self.dealt = 0
 
@@ -199,8 +210,8 @@ class _Passing:
                 for station in self.touched:
                     self._begin(now, station)
                 self.touched.clear()
-        servers = self.tier.shards * self.tier.replicas * self.tier.servers
-        busy = min(1.0, self.busy / (servers * max(times[-1] - times[0], _NONE)))
+        servers = self.tier.servers * (self.tier.shards * self.tier.replicas - replicas * min(shards, self.tier.shards))
+        busy = min(1.0, self.busy / (max(servers, 1) * max(times[-1] - times[0], _NONE)))
         batch, extra = self.dealt / max(self.waves, 1), self.extra / max(self.spent, _NONE)
         return Passage(self.done, self.partial, busy, batch, self.seconds / self.asked, extra, self.resent)
 
@@ -227,11 +238,11 @@ class _Passing:
             self._send(now, ask)
         if tier.deadline_ms < inf:
             self._at(now + tier.deadline_ms - 2 * tier.hop_ms, self._give_up, asks, last=True)
-        if self.delay < inf and tier.replicas > 1:
-            self._at(now + self.delay, self._try_again, asks, last=True)
+        if (soonest := min(self.delay, self.third)) < inf and tier.replicas > 1:
+            self._at(now + soonest, self._try_again, (now, asks), last=True)
 
     def _send(self, now: float, ask: _Ask, second: bool = False) -> None:
-        """To the less loaded of two replicas that are there, a second try to another than the first. Where none is, a first try waits."""
+        """To a replica that is there and has little to do, a second try to another than the first. Where none is, a first try waits."""
         there = self.there[ask.shard]
         if second:
             there = [one for one in there if all(one is not other.station for other in ask.tries)]
@@ -247,22 +258,35 @@ class _Passing:
             ms *= tier.straggling[1]
         made = _Try(ask, station, now, ms * (1 - tier.fixed), ms * tier.fixed, second)
         self.seconds += second
+        self.saved = min(SAVED, self.saved + (tier.hedge[1] if tier.hedge else 0.0))
         ask.tries.append(made)
         station.queue.append(made)
         station.load += 1
         self.touched.append(station)
 
     def _less_loaded(self, there: list[_Station]) -> _Station:
-        """Of two drawn at random; of equal ones the first drawn."""
+        """Of two drawn at random, of equal ones the first drawn; or of all, of equal ones any."""
+        if self.tier.least:
+            load = min(one.load for one in there)
+            return self.random.choice([one for one in there if one.load == load])
         i, j = int(self.random.random() * len(there)), int(self.random.random() * (len(there) - 1))
         one, other = there[i], there[j + (j >= i)]
         return other if other.load < one.load else one
 
-    def _try_again(self, now: float, asks: list[_Ask]) -> None:
-        assert self.tier.hedge is not None
+    def _try_again(self, now: float, what: tuple[float, list[_Ask]]) -> None:
+        """What may not be asked again now is when it is late."""
+        began, asks = what
+        late, waits = now >= began + self.third, False
         for ask in asks:
-            if not ask.answered and len(ask.tries) == 1 and self.seconds < self.tier.hedge[1] * self.asked:
+            if ask.answered or len(ask.tries) != 1:
+                continue
+            if late or self.saved >= 1:
+                self.saved -= not late
                 self._send(now, ask, second=True)
+            else:
+                waits = True
+        if waits and self.third < inf:
+            self._at(began + self.third, self._try_again, what, last=True)
 
     def _answered(self, now: float, done: _Try) -> None:
         ask = done.ask
@@ -272,7 +296,7 @@ class _Passing:
         self.answers += 1
         if self.tier.hedge:
             self.seen.append(now - done.sent)
-            if self.answers % AGAIN == 0:
+            if self.answers == KNOWN or (self.answers > KNOWN and self.answers % AFRESH == 0):
                 self.delay = float(np.quantile(self.seen, self.tier.hedge[0]))
         self._settle(now, ask)
 
@@ -312,13 +336,14 @@ class _Passing:
         return tries, max(one.fixed for one in tries) + sum(one.left for one in tries)
 
     def _deal(self, station: _Station) -> tuple[list[_Try], float]:
-        """The next wave: parts of `wave_ms` for the lowest tag first; who begins pays the fixed part."""
-        waiting, done, begun = list(station.queue), list[_Try](), set[_Try]()
+        """The next wave: parts of `wave_ms`, of whole pieces, for the lowest tag first; who begins pays the fixed part."""
+        waiting, done, begun, piece = list(station.queue), list[_Try](), set[_Try](), self.tier.piece_ms
         budget, part, ms = self.tier.wave_ms, self.tier.wave_ms / len(waiting), 0.0
         while budget > _NONE and waiting:
             one = min(waiting, key=lambda each: each.tag)
             station.clock = one.tag
-            given = min(part, budget, one.left)
+            given = min(part, budget)
+            given = min(one.left, piece * ceil(given / piece - _NONE) if piece else given)
             begun.add(one)
             self._spend(one, given)
             one.left, one.tag, budget, ms = one.left - given, one.tag + given, budget - given, ms + given

@@ -95,14 +95,15 @@ class Plan:
             "predicted": self.predicted,
         }
 
-    def capacity(self, qps: float, *, batch_tokens: int = BATCH_TOKENS) -> Capacity:
-        """Machines for so many queries a second, the budget kept at p95 with waiting; see `planning.capacity`. Raises InputError."""
+    def capacity(self, qps: float, *, batch_tokens: int = BATCH_TOKENS, processes: int = 1) -> Capacity:
+        """Machines, of so many processes, for so many queries a second, the budget kept at p95 with waiting: `planning.capacity`. Raises
+        InputError."""
         latency, fixed, tokens = self.chosen.latency, 0.0, 0.0
         for part in latency.parts:
             fixed += part.fixed
             tokens += part.tokens
         service = Service(latency.p50, latency.p95, fixed, tokens)
-        return capacity(service, qps=qps, target_ms=self.budget_ms, batch_tokens=batch_tokens)
+        return capacity(service, qps=qps, target_ms=self.budget_ms, batch_tokens=batch_tokens, processes=processes)
 
     def plot(self, path: str | Path) -> None:
         """The frontier as a picture. Raises MissingDependency (matplotlib), InputError."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -127,6 +128,12 @@ class Curves:
             raise InputError("quality", got="no method that all its collections measured", expected="rows of benchmarks.quality_table")
         self.collections, self.queries = tuple(chosen), sum(queries[name] for name in chosen)
         self.chains = {chain: _mean([found[name][chain] for name in chosen]) for chain in shared}
+
+    def only(self, wanted: Callable[[Chain], bool]) -> Curves:
+        """Of the chains that are wanted, which may be none."""
+        made = copy(self)
+        made.chains = {chain: own for chain, own in self.chains.items() if wanted(chain)}
+        return made
 
     @classmethod
     def load(cls, path: str | Path | None = None, collections: Sequence[str] | None = None) -> Curves:

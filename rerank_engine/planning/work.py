@@ -16,6 +16,7 @@ K = 1000  # documents that a first stage passes on, as quality was measured
 KEEP = 0.3  # what the last scorer of a cascade reads
 TAIL = 1.645  # standard deviations from the mean to the 95th percentile, of a normal distribution
 SURE = 1.96  # of the two-sided 95 % interval
+ENCODED = ("dense", "splade", "late")  # retrievers whose model reads the query before an index is searched
 MARKERS = 3  # tokens that a late-interaction query has beside its text
 _CODE_BYTES = 96  # of a token's residual codes: 2 bits of 384 dimensions
 _DIM = 384
@@ -24,7 +25,8 @@ _DIM = 384
 @dataclass(frozen=True, slots=True)
 class Part:
     """The time of one stage, ms: typical (p50); what its 95th percentile adds by the machine's noise, by lists of long passages, and by
-    long queries; the standard error of the typical time, by the fit; what of ms a batch of queries pays once; tokens that a model reads."""
+    long queries; the standard error of the typical time, by the fit; what of ms a batch of queries pays once; tokens that a model reads;
+    what of ms, and of query, a model takes for the query alone before anything stored is read."""
 
     stage: str
     ms: float
@@ -34,10 +36,17 @@ class Part:
     error: float = 0.0
     fixed: float = 0.0
     tokens: float = 0.0
+    encode: tuple[float, float] = (0.0, 0.0)
 
     def scaled(self, by: float) -> Part:
         times = {name: by * getattr(self, name) for name in ("ms", "noise", "length", "query", "error", "fixed")}
-        return replace(self, **times)
+        return replace(self, **times, encode=(by * self.encode[0], by * self.encode[1]))
+
+    def halves(self) -> tuple[Part, Part]:
+        """The query's encoding, and what reads the index; noise and error are as their times."""
+        (own, query), share = self.encode, self.encode[0] / self.ms if self.ms else 0.0
+        first = replace(self.scaled(share), ms=own, query=query, encode=(own, query))
+        return first, replace(self.scaled(1 - share), ms=self.ms - own, query=max(self.query - query, 0.0), encode=(0.0, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +118,10 @@ def _part(cost: StageCost | None, stage: str, shape: Shape, depth: int = 0) -> P
     asked = replace(shape, query_tokens=shape.query_tokens * (1 + TAIL * shape.query_cv))
     query = cost.ms(work_of(stage, asked, documents)) - ms
     read = 0.0 if not cost.model else work.token if stage == "cross" else shape.query_tokens
-    return Part(stage, ms, ms * (cost.spread - 1), max(length, 0.0), max(query, 0.0), ms * cost.error, cost.fixed_ms, read)
+    encode = (0.0, 0.0)
+    if cost.model and stage in ENCODED:
+        encode = (cost.ms(Work(shape.query_tokens)), cost.per_query_token_ms * (asked.query_tokens - shape.query_tokens))
+    return Part(stage, ms, ms * (cost.spread - 1), max(length, 0.0), max(query, 0.0), ms * cost.error, cost.fixed_ms, read, encode)
 
 
 def work_of(stage: str, shape: Shape, documents: float = 0.0) -> Work:

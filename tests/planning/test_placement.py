@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from math import ceil
+from math import ceil, inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from rerank_engine.latency.workload import lexical, passages
 from rerank_engine.planning import Assumed, Costs, Curves, Machine, Placement, Shape, StageCost, place, plan
 from rerank_engine.planning.costs import this_machine
 from rerank_engine.planning.memory import ROW, bytes_of, memory_of
+from rerank_engine.planning.sizing import on_shards, tiers_of
+from rerank_engine.sharding.scatter import Scatter
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "ms-marco-MiniLM-L-12-v2"
@@ -43,8 +45,8 @@ KNOWN = Assumed(shard_size=50_000_000)
 @pytest.fixture(autouse=True)
 def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough to tell: a test is no plan."""
-    monkeypatch.setattr("rerank_engine.planning.placement.LEAST", 1_000)
-    monkeypatch.setattr("rerank_engine.planning.placement.TRIES", 10_000)
+    monkeypatch.setattr("rerank_engine.planning.sizing.LEAST", 1_000)
+    monkeypatch.setattr("rerank_engine.planning.sizing.TRIES", 10_000)
 
 
 def placed(shape: Shape = SHAPE, qps: float = 50, p95_ms: float = 250, **options: Any) -> Placement:
@@ -57,7 +59,7 @@ def test_what_one_machine_holds_is_planned_as_before() -> None:
     own = placed(small)
     made = plan(p95_ms=250, shape=small, quality=Curves(QUALITY), costs=COSTS)
     assert own.fleet is None and own.shards == 1
-    assert own.capacity == made.capacity(50)
+    assert own.capacity == made.capacity(50, processes=8)  # two threads each, of 16 processors
     assert own.plan.chosen == made.chosen
     assert own.machines == own.capacity.machines
     assert own.cost_hour == pytest.approx(1.5 * own.machines)
@@ -75,10 +77,11 @@ def test_what_it_does_not_is_cut_and_kept_to_the_budget() -> None:
     assert fleet.shard_machines == ceil(own.shards / fleet.held) * fleet.shard_replicas
     assert fleet.shard_replicas >= 2 and fleet.reranker_machines >= 2
     assert fleet.rerankers == fleet.reranker_machines * 8  # two threads each, of 16 processors
-    for side in (fleet.response, fleet.gone):
+    assert fleet.gone is not None and fleet.front_machines == 0
+    for side in (fleet.response, fleet.upper, fleet.gone):
         assert side["p50_ms"] < side["p95_ms"] < side["p99_ms"]
         assert side["partial"] <= 0.001
-    assert fleet.response["p95_ms"] < 250 and fleet.gone["p95_ms"] <= 255  # to the rounding and the draws of another seed
+    assert fleet.response["p95_ms"] < fleet.upper["p95_ms"] < 250 and fleet.gone["p95_ms"] <= 250.05  # to the rounding
     assert own.to_dict()["cost_hour"] == pytest.approx(1.5 * own.machines)
     assert own.to_dict()["cost_million_queries"] == pytest.approx(1.5 * own.machines / (50 * 3600) * 1e6, rel=1e-3)
     assert own.extrapolated == ("bm25: calibrated on at most 200,000 documents",)
@@ -89,10 +92,66 @@ def test_the_pipeline_is_that_of_a_shard_not_of_the_whole() -> None:
         plan(p95_ms=100, shape=replace(SHAPE, corpus_size=10**14), quality=Curves(QUALITY), costs=COSTS)
     whole = Shape(1_000_000, 60.0, 10.0, 0.4, 0.2, 0.3)
     by_dense = [row for row in QUALITY if row["method"] == "dense"]
-    own = place(whole, qps=5, p95_ms=40, costs=COSTS, quality=Curves(by_dense), machine=MACHINE, assumed=KNOWN)
+    own = place(whole, qps=5, p95_ms=60, costs=COSTS, quality=Curves(by_dense), machine=MACHINE, assumed=KNOWN)
     assert own.shards > 1  # a million vectors take 60 ms here
     assert own.plan.chosen.chain.name == "dense"
-    assert own.plan.chosen.sure_p95 <= 40
+    assert own.plan.chosen.sure_p95 <= 60
+    assert own.fleet is not None and own.fleet.front_machines >= 2  # that encode
+
+
+def test_more_processors_are_fewer_machines_where_one_holds_all() -> None:
+    small = replace(SHAPE, corpus_size=100_000)
+    few, many = (placed(small, qps=400, machine=replace(MACHINE, processors=n)) for n in (2, 16))
+    assert few.machines > 3 * many.machines
+
+
+def test_over_shards_is_placed_what_the_engine_does_there() -> None:
+    names = {"BM25": True, "hybrid": True, "late interaction, cross-encoder@5": True, "hybrid, cross-encoder@5": True, "SPLADE": False}
+    names |= {"BM25, vectors@10": False, "BM25, cascade@10": False, "hybrid of four": False, "dense, late interaction@9": False}
+    for name, able in names.items():
+        chain = rr.planning.quality.parse(name)
+        assert chain is not None and on_shards(chain) is able, name
+    lesser = [row for row in QUALITY if "cross" not in row["method"]]
+    own = place(SHAPE, qps=50, p95_ms=250, costs=COSTS, quality=Curves(lesser), machine=MACHINE, assumed=KNOWN)
+    assert own.plan.chosen.chain.name == "BM25"  # not vectors@100, which is better
+
+
+def test_the_query_is_encoded_once_in_front() -> None:
+    cost = COSTS.find("dense")
+    assert cost is not None
+    by_dense = Curves([row for row in QUALITY if row["method"] == "dense"])
+    made = plan(p95_ms=9e9, shape=replace(SHAPE, corpus_size=10**6), quality=by_dense, costs=COSTS)
+    tiers = tiers_of(made.chosen, COSTS)
+    assert sum(part.ms for part in tiers["front"]) == pytest.approx(4)
+    assert sum(part.ms for part in tiers["shards"]) == pytest.approx(60)
+
+
+def test_without_redundancy_nothing_is_gone() -> None:
+    own = placed(assumed=replace(KNOWN, redundancy=1))
+    assert own.fleet is not None and own.fleet.gone is None
+    assert "response_one_gone" not in own.to_dict() and "response_one_gone" in placed().to_dict()
+
+
+def test_more_than_a_shard_is_a_fleet_though_one_machine_holds_it() -> None:
+    own = placed(replace(SHAPE, corpus_size=2_000_000), assumed=replace(KNOWN, shard_size=1_000_000))
+    assert own.fleet is not None and own.shards == 2
+    assert sum(own.memory.values()) < 0.8 * MACHINE.memory
+
+
+def test_costs_that_do_not_say_how_much_was_searched() -> None:
+    silent = replace(COSTS, stages=tuple(replace(cost, searched=0) for cost in COSTS.stages))
+    own = place(SHAPE, qps=50, p95_ms=250, costs=silent, quality=Curves(QUALITY), machine=MACHINE, assumed=KNOWN)
+    assert own.extrapolated == ("bm25: calibrated on a number of documents that its costs do not say",)
+
+
+def test_the_search_ends_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = replace(COSTS, stages=(replace(COSTS.stages[0], fixed_ms=200.0, spread=1.0), *COSTS.stages[1:]))
+    by_bm25 = Curves([row for row in QUALITY if row["method"] == "BM25"])
+    with pytest.raises(InputError, match=r"300,000,000 documents, in up to [\d,]+ shards: 'BM25': .*more shards did not help"):
+        place(SHAPE, qps=5, p95_ms=260, costs=slow, quality=by_bm25, machine=MACHINE, assumed=KNOWN)
+    monkeypatch.setattr("rerank_engine.planning.sizing.ALL_TRIES", 100)
+    with pytest.raises(InputError, match="100 simulated answers"):
+        placed()
 
 
 def test_more_is_asked_more_machines_answer() -> None:
@@ -115,8 +174,9 @@ def test_memory_and_time_ask_for_more_shards() -> None:
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        ({"qps": 0}, "qps"), ({"qps": float("nan")}, "qps"), ({"machine": Machine(0, 1)}, "machine"), ({"p95_ms": 0.1}, "needs up to"),
-        ({"machine": Machine(1e4, 1)}, "a plan that this machine holds"),
+        ({"qps": 0}, "qps"), ({"qps": float("nan")}, "qps"), ({"p95_ms": 0.1}, "300,000,000 documents.*needs up to"),
+        ({"machine": Machine(1e4, 16)}, "a machine has"),
+        ({"device": "H100"}, "device"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_placed_is_refused(bad: dict[str, Any], words: str) -> None:
@@ -124,10 +184,28 @@ def test_what_cannot_be_placed_is_refused(bad: dict[str, Any], words: str) -> No
         placed(**bad)
 
 
+def test_fewer_processors_than_threads_are_named() -> None:
+    rows = Curves([row for row in QUALITY if row["method"] == "dense"])
+    for documents in (1_000, 2_000_000):
+        with pytest.raises(InputError, match="calibrated on 2 threads, a machine has 1 processors"):
+            place(
+                replace(SHAPE, corpus_size=documents), qps=5, p95_ms=200, costs=COSTS, quality=rows, machine=Machine(64e9, 1), assumed=KNOWN
+            )
+
+
 def test_assumptions_are_numbers_that_can_be() -> None:
-    for bad in ({"shard_size": 0}, {"redundancy": 0}, {"filled": 2}, {"failures": (0, 1)}, {"partial": -1}):
+    none = {"shard_size": 0}, {"redundancy": 0}, {"filled": 2}, {"failures": (0, 1)}, {"partial": -1}, {"failures": (inf, 1)}
+    for bad in (*none, {"hedge": (-0.1, 0.5)}):
         with pytest.raises(InputError, match="placement"):
             Assumed(**bad)  # type: ignore[arg-type]
+    for memory, processors, price in ((0, 1, None), (nan, 1, None), (inf, 1, None), (1e9, 0, None), (1e9, 1, nan), (1e9, 1, -1)):
+        with pytest.raises(InputError, match="machine"):
+            Machine(memory, processors, price)
+
+
+def test_second_tries_are_those_of_the_engine() -> None:
+    scatter = Scatter([["a replica"]])  # type: ignore[list-item]
+    assert Assumed().hedge == (scatter.hedge, scatter.extra)
 
 
 def test_bytes_are_those_of_real_indexes(tmp_path: Path) -> None:
@@ -170,11 +248,28 @@ def test_the_command_prints_the_fleet_and_what_it_assumed(command: Callable[...,
     assert command(*options, "--shard-size", "5e7") == 0
     text = capsys.readouterr().out
     for words in ("predicted, not measured", "6, each of 50,000,000 documents", "one of each kind gone", "beyond what was calibrated",
-                  "a million queries", "assumed:", "stragglers", "fails every 720 hours"):  # fmt: skip
+                  "one of 6 shards", "a million queries", "assumed:", "stragglers", "fails every 720 hours"):  # fmt: skip
         assert words in text
-    options += ("--shard-size", "5e7", "--json", "--stragglers", "0", "1", "--failures", "100", "5", "--hedge", "0.9", "0.02")
+    options += (
+        "--shard-size",
+        "5e7",
+        "--json",
+        "--batch-tokens",
+        "5000",
+        "--stragglers",
+        "0",
+        "1",
+        "--failures",
+        "100",
+        "5",
+        "--hedge",
+        "0.9",
+        "0.02",
+    )
     assert command(*options) == 0
-    told = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert "not used, as the corpus is in shards: --batch-tokens" in printed.err
+    told = json.loads(printed.out)
     assert told["placement"]["shards"] == 6 and told["placement"]["predicted"] and "capacity" not in told
     assert told["name"] == told["placement"]["name"]
     assert any("100 hours" in line for line in told["placement"]["assumptions"])
@@ -187,5 +282,10 @@ def test_the_command_says_of_a_small_corpus_what_it_said(command: Callable[..., 
     assert command("--corpus-size", "1e5", "--qps", "20", "--machine-memory", "64e9", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["capacity"]["machines"] == told["placement"]["machines"] and told["placement"]["shards"] == 1
+    assert command("--corpus-size", "1e5", "--qps", "20", "--machine-memory", "64e9", "--redundancy", "3", "--hop-ms", "1") == 0
+    assert "not used, as one machine holds all: --redundancy, --hop-ms" in capsys.readouterr().err
+    for option, bad in (("--machine-memory", "0"), ("--machine-processors", "0"), ("--shard-size", "nan"), ("--machine-price", "nan")):
+        assert command("--corpus-size", "1e5", "--qps", "20", option, bad) != 0
+        assert "got" in capsys.readouterr().err
     assert command("--corpus-size", "1e5", "--machine-price", "2") != 0
     assert "--qps with it" in capsys.readouterr().err
