@@ -66,7 +66,11 @@ def search(args: argparse.Namespace) -> None:
     if kind != kinds.BM25:
         cli.require_text("QUERY", args.query)
     parameters = {name: getattr(args, name) for name in ("variant", "k1", "b")}
-    show(args, results_of(stage_over(args.index, args.k, args.threads, args.model, **parameters)(args.query)))
+    ranking = stage_over(args.index, args.k, args.threads, args.model, **parameters)(args.query)
+    facts = {name: told for name, told in ranking.trace[0].facts.items() if name in ("missing", "approximate", "stopped")}
+    for shard, why in facts.get("missing", {}).items():
+        cli.note(f"shard {shard} is missing: {why}")
+    show(args, results_of(ranking), facts)
 
 
 def check(args: argparse.Namespace) -> None:

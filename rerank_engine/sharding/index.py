@@ -295,12 +295,13 @@ class ShardedIndex:
 
     def merged(self, told: Gathered, i: int, k: int, *, before: Gathered | None = None, plan: Plan | None = None) -> Found:
         """Of the i-th query of a batch."""
-        answers = [told.values[shard][i] for shard in sorted(told.values)]
+        answers = {shard: told.values[shard][i] for shard in sorted(told.values)}
         gone = sum(self.rows[shard] for shard in told.missing)
-        return self.joined(told, answers, k, before or Gathered(), plan, sum(answer.of for answer in answers) + gone)
+        return self.joined(told, answers, k, before or Gathered(), plan, sum(answer.of for answer in answers.values()) + gone)
 
-    def joined(self, told: Gathered, answers: Sequence[Answer], k: int, before: Gathered, plan: Plan | None, of: int) -> Found:
+    def joined(self, told: Gathered, by_shard: Mapping[int, Answer], k: int, before: Gathered, plan: Plan | None, of: int) -> Found:
         """The k best of all. before: of the questions for counts that came first."""
+        answers, stopped = list(by_shard.values()), tuple(shard for shard, one in by_shard.items() if one.reached < one.of)
         rows = np.concatenate([np.empty(0, np.int64), *(answer.rows for answer in answers)])
         scores = np.concatenate([np.empty(0, np.float32), *(answer.scores for answer in answers)])
         cut = np.concatenate([np.empty(0, np.int32), *(np.zeros(len(a.rows), np.int32) if a.cut is None else a.cut for a in answers)])
@@ -308,7 +309,7 @@ class ShardedIndex:
         order = np.argsort(rows)
         at, reached = order[np.searchsorted(rows[order], places)], sum(answer.reached for answer in answers)
         hedged, retried = before.hedged + told.hedged, before.retried + told.retried
-        return Found(places, best, cut[at], reached, of, told.missing, before.missing, hedged, retried, plan)
+        return Found(places, best, cut[at], reached, of, told.missing, before.missing, stopped, hedged, retried, plan)
 
     def _require(self, kind: str, verb: str) -> None:
         if self.kind != kind:

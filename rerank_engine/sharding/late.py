@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Found:
     """For one query: rows int64 [m] of the collection, scores float32 [m], best first; cut int32 [m]: tokens that an encoder cut off the
     document. reached: documents that were looked at, `of` of them. missing: why a shard's documents are not among them; approximate: why a
-    shard's counts are not in the scores, or in the choice of candidates. hedged, retried: questions asked twice, and again."""
+    shard's counts are not in the scores, or in the choice of candidates; stopped: shards that time cut short. hedged, retried: questions
+    asked twice, and again."""
 
     rows: NDArray[np.int64]
     scores: NDArray[np.float32]
@@ -35,6 +36,7 @@ class Found:
     of: int
     missing: Mapping[int, str] = field(default_factory=dict)
     approximate: Mapping[int, str] = field(default_factory=dict)
+    stopped: tuple[int, ...] = ()
     hedged: int = 0
     retried: int = 0
     plan: Plan | None = None
@@ -98,7 +100,7 @@ class LateSearch:
         by_query = {shard: dict(zip(picks[shard], answers)) for shard, answers in scored.values.items()}
         out = {}
         for i, one in enumerate(asked):
-            answers = [found[i] for found in by_query.values() if i in found]
+            answers = {shard: found[i] for shard, found in by_query.items() if i in found}
             missing = told.missing | {shard: why for shard, why in scored.missing.items() if i in picks[shard]}
             whole = not missing and all(near.whole for near in one.near.values())
             plan = Plan(one.way, len(one.picked), one.found, reached=None if whole else 0)

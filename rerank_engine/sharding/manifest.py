@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..corpus import Corpus
-from ..errors import FileFormatError, InputError
+from ..errors import DuplicateIdError, FileFormatError, InputError
 from ..indexes import VectorIndex
 from ..indexes.folder import content_of
 from ..indexes.segmented import without
@@ -98,14 +98,14 @@ def _part(index: Any, rows: NDArray[np.int64], live: NDArray[np.int64]) -> Any:
 def join(folder: str | Path, files: Sequence[str], *, kind: str) -> Path:
     """Makes one collection of indexes that lie in a folder, in this order: writes its manifest. kind: "bm25", "vectors" or "tokens".
 
-    An id may be in one of them alone. Again after a shard was written anew. Raises InputError (names outside the folder, indexes of
-    different settings, or, of tokens in residual codes, of different codecs), and what opening them raises.
+    Again after a shard was written anew. Raises DuplicateIdError, InputError (names outside the folder, indexes of different settings, or,
+    of tokens in residual codes, of different codecs), and what opening them raises.
     """
     if kind not in OPEN:
         raise InputError("join: kind", got=repr(kind), expected=", ".join(OPEN))
     if isinstance(files, str) or not files or not all(_inside(name) for name in files):
         raise InputError("join: files", got=repr(files), expected="names of files in the folder, one at least")
-    shards, base, first = list[Place](), 0, None
+    shards, base, first, seen = list[Place](), 0, None, list[tuple[Corpus, NDArray[np.uint64]]]()
     for name in files:
         shard = Shard(Path(folder) / name, kind=kind)
         made, corpus = shard.about()["made"], shard.index.corpus
@@ -113,8 +113,11 @@ def join(folder: str | Path, files: Sequence[str], *, kind: str) -> Path:
         if made != first or not len(corpus):
             got, expected = (f"{made}", f"{first}, as '{files[0]}'") if len(corpus) else ("no document", "one at least")
             raise InputError(f"join: '{name}'", got=got, expected=expected)
-        shards.append(Place(name, base, len(corpus), str(shard.content), _hash(corpus)))
+        whole, each = _hashes(corpus)
+        shards.append(Place(name, base, len(corpus), str(shard.content), whole))
+        seen.append((corpus, each))
         base += len(corpus)
+    _require_distinct(seen)
     listed = [
         {"file": place.path, **{key: value for key, value in asdict(place).items() if key not in ("path", "base")}} for place in shards
     ]
@@ -126,15 +129,25 @@ def _inside(name: object) -> bool:
     return isinstance(name, str) and bool(name) and not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
-def _hash(corpus: Corpus) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for data in _encoded(corpus):
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
+def _hashes(corpus: Corpus) -> tuple[str, NDArray[np.uint64]]:
+    """Of all ids in their order, and uint64 [n] of each."""
+    whole, each = hashlib.blake2b(digest_size=16), bytearray()
+    for row in range(len(corpus)):
+        own = hashlib.blake2b(corpus.id_of(row).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        whole.update(own)
+        each += own
+    return whole.hexdigest(), np.frombuffer(bytes(each), np.uint64)
 
 
-def _encoded(corpus: Corpus) -> Iterator[bytes]:
-    return (corpus.id_of(row).encode("utf-8", "surrogatepass") for row in range(len(corpus)))
+def _require_distinct(shards: Sequence[tuple[Corpus, NDArray[np.uint64]]]) -> None:
+    """Raises DuplicateIdError for an id that is in two of them. Hashes that meet are looked at."""
+    values, counts = np.unique(np.concatenate([each for _, each in shards]), return_counts=True)
+    seen = dict[str, int]()
+    for number, (corpus, each) in enumerate(shards):
+        for row in np.flatnonzero(np.isin(each, values[counts > 1])).tolist():
+            if (other := seen.setdefault(corpus.id_of(row), number)) != number:
+                got = f"the id '{corpus.id_of(row)}' in files {other} and {number}"
+                raise DuplicateIdError("join", got=got, expected="every id once")
 
 
 def is_sharded(path: str | Path) -> bool:
@@ -163,5 +176,5 @@ def places(folder: str | Path) -> tuple[str, list[Place]]:
 def require_unchanged(place: Place) -> None:
     """Raises FileFormatError for a shard that was written since its manifest was: its rows would be others."""
     if content_of(Path(place.path)) != place.content:
-        hint = "Write the manifest again: sharding.join."
+        hint = "Put the file back; where it was built anew on purpose, sharding.join writes the manifest again."
         raise FileFormatError(place.path, got="another content", expected=f"what {FILE} says", hint=hint)

@@ -28,7 +28,7 @@ TRIES = 5  # of a replica that says that it holds another shard, or none, before
 PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0  # before a replica that failed is asked again, doubled each time
 KNOWN, LOOKED_AT, AFRESH = 64, 1024, 32  # answers: from which on it is known how long most take, of the last ones, looked at every so many
 SAVED = 10.0  # second tries that may be saved up for one bad moment
-MARGIN_S = 0.005  # before the end that a shard stops, so that its answer comes in time
+MARGIN_S, MARGIN = 0.005, 0.1  # before the end that a shard stops, so that its answer comes in time; at most this share of its time
 LOOK_S = 0.05  # between two looks at whether the caller still wants an answer
 
 
@@ -140,7 +140,8 @@ class Scatter:
         """Asks these shards (None: all). make(shard): the arguments, made when it is asked; each(shard, value): told of an answer at once.
         until: a time of `time.monotonic()`; None: as `end`. at_once: shards asked at a time. enough(values): the rest is not needed.
 
-        Raises InputError where a shard says that the question is wrong, Cancelled, and what `make` and `each` raise.
+        Raises InputError where a shard says that the question is wrong, ShardUnavailable where all of them fail otherwise than by time,
+        Cancelled, and what `make` and `each` raise.
         """
         waiting = deque(range(len(self)) if shards is None else shards)
         run = _Run(self, method, make, self.end() if until is None else until)
@@ -156,6 +157,9 @@ class Scatter:
                 tried = run.next()
                 if tried is not None and run.taken(tried) and each is not None:
                     each(tried.shard, run.told.values[tried.shard])
+            if run.given_up and not run.told.values and not run.open and not waiting:
+                why = next(iter(run.told.missing.values()))
+                raise ShardUnavailable(f"all {run.given_up} shards asked for '{method}'", got=why, expected="an answer")
             run.told.missing |= {shard: asked.why for shard, asked in run.open.items()} | dict.fromkeys(waiting, "not asked in time")
             return run.told
         finally:
@@ -174,7 +178,8 @@ class Scatter:
             state.busy += 1
             self._saved = min(SAVED, self._saved + self.extra)
         try:
-            seconds = max(0.0, end - now - MARGIN_S) if limits().deadline is not None else math.inf
+            left = max(0.0, end - now)
+            seconds = left - min(MARGIN_S, MARGIN * left) if limits().deadline is not None else math.inf
             return state, state.replica.ask(method, arguments, self.prints[shard], seconds)
         except BaseException:
             with self._lock:
@@ -222,7 +227,7 @@ class _Run:
     def __init__(self, scatter: Scatter, method: str, make: Callable[[int], tuple[Any, ...]], end: float) -> None:
         self.scatter, self.method, self.make, self.end = scatter, method, make, end
         self.told, self.open, self.done = Gathered(), dict[int, _Asked](), SimpleQueue[_Try]()
-        self.sent = list[_Try]()
+        self.sent, self.given_up = list[_Try](), 0
 
     def begin(self, shard: int) -> None:
         self.open[shard] = _Asked(shard)
@@ -272,6 +277,7 @@ class _Run:
         if len(asked.wrong) == replicas or asked.refused >= TRIES * replicas:
             del self.open[asked.shard]
             self.told.missing[asked.shard] = asked.why
+            self.given_up += 1
         else:
             asked.again = time.monotonic()
 

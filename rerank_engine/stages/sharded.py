@@ -36,7 +36,8 @@ class Sharded(Stage):
 
     shard_ms: what a shard may take to answer; None: half of the time to the deadline of `rr.limited`, so that the stages behind have the
     rest, and without a deadline as long as the index' patience. Where shards do not answer, the list is that of the others, and the facts
-    of the step say so: {"finished": False, "missing": {shard: why}}, "approximate" for shards whose counts are not in the scores;
+    of the step say so: {"finished": False, "missing": {shard: why}}, "approximate" for shards whose counts are not in the scores,
+    "stopped" for those that time cut short;
     {"hedged", "retried"} where questions were asked twice, or again.
     """
 
@@ -120,7 +121,7 @@ class Sharded(Stage):
             missing |= {shard: held.missing.get(shard, "") for shard in map(corpus.shard_of, found.rows[~there].tolist())}
         facts: dict[str, Any] = {"shards": len(self.index.rows)} | ({} if found.plan is None else found.plan.facts)
         facts |= {name: getattr(found, name) for name in ("hedged", "retried") if getattr(found, name)}
-        facts |= reach(found.reached, found.of)
+        facts |= reach(found.reached, found.of) | ({"stopped": list(found.stopped)} if found.stopped else {})
         for name, told in (("missing", missing), ("approximate", found.approximate)):
             facts |= {"finished": False, name: {str(shard): why for shard, why in sorted(told.items())}} if told else {}
         return self._made(found.rows[there], found.scores[there], found.cut[there], facts)

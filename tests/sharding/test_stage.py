@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import late_models
 import models
@@ -440,6 +441,44 @@ def test_an_id_in_two_shards_is_refused_when_it_is_met(bm25):
     index = ShardedIndex([[Switched(first, "a")], [Switched(Shard(twice, 30), "b")]], analyzer="whitespace")
     with pytest.raises(DuplicateIdError, match="shard"):
         rr.Sharded(index, k=60)(models.words(3, 4))
+
+
+def test_an_id_that_two_files_have_is_told_when_they_are_joined(bm25, tmp_path):
+    bm25.save(tmp_path / "a.index")
+    rr.BM25Index.build(rr.Corpus.from_texts(["w1", "w2"], ids=["new", "d7"]), analyzer="whitespace").save(tmp_path / "b.index")
+    with pytest.raises(DuplicateIdError, match="'d7' in files 0 and 1"):
+        join(tmp_path, ["a.index", "b.index"], kind="bm25")
+
+
+def test_where_all_shards_fail_it_is_no_empty_list(bm25, monkeypatch):
+    index = ShardedIndex([[Here(shard, ThreadPoolExecutor(1))] for shard in parts(bm25, 3)], analyzer="whitespace")
+    monkeypatch.setattr(Shard, "lexical", lambda *_: 1 / 0)
+    with pytest.raises(ShardUnavailable, match="all 3 shards asked for 'lexical': got here: division by zero"):
+        index.search([models.words(3, 4)], 10)
+
+
+def test_a_shard_that_time_cut_short_is_named(bm25, monkeypatch):
+    index = ShardedIndex([[Here(shard, ThreadPoolExecutor(1))] for shard in parts(bm25, 3)], analyzer="whitespace")
+    lexical = Shard.lexical
+
+    def short(self, *rest):
+        answers = lexical(self, *rest)
+        return [replace(answer, reached=3) for answer in answers] if self.base == 20 else answers
+
+    monkeypatch.setattr(Shard, "lexical", short)
+    ranking = rr.Sharded(index, k=10)(models.words(3, 4))
+    assert ranking.trace[0].facts["stopped"] == [1] and ranking.trace[0].facts["reached"] == 43
+
+
+def test_the_command_tells_of_shards_that_are_missing(bm25, tmp_path, capsys, monkeypatch):
+    split(bm25, tmp_path / "s", 3)
+    lexical = Shard.lexical
+    monkeypatch.setattr(Shard, "lexical", lambda self, *rest: 1 / 0 if self.base == 20 else lexical(self, *rest))
+    assert cli.main(["search", str(tmp_path / "s"), models.words(3, 4), "--json"]) == 0
+    told = capsys.readouterr()
+    assert list(json.loads(told.out)["missing"]) == ["1"] and "shard 1 is missing: here: division by zero" in told.err
+    with pytest.raises(SystemExit):
+        cli.main(["search", str(tmp_path / "s"), "w1", "--k", "2"])
 
 
 def test_no_shard_answers_at_the_start():
