@@ -229,8 +229,8 @@ def test_a_deadline_ends_it_with_what_there_is(slow):
     slow.seconds = 0.15
     stage = rr.Listwise(rr.Chat.openai("m", base_url=f"http://127.0.0.1:{slow.server_port}"), window=3, step=1)
     start = time.monotonic()
-    found = stage("q", [f"d{i}" for i in range(30)], deadline_ms=500)
-    assert time.monotonic() - start < 2
+    found = stage("q", [f"d{i}" for i in range(30)], deadline_ms=1500)
+    assert time.monotonic() - start < 3
     assert sorted(found.ids.tolist()) == list(range(30)) and found.unfinished and 1 <= found.trace[0].facts["calls"] < 28
     assert found.ids.tolist()[-1] == 27  # the last window was done: 27, 28, 29 became 29, 28, 27
 
