@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 # option -> what it is called in `Assumed`
 ASSUMED = {"redundancy": "redundancy", "hop_ms": "hop_ms", "stragglers": "straggling", "hedge": "hedge", "failures": "failures"}
-FLEET_ALONE = ("redundancy", "hop_ms", "stragglers", "hedge", "failures")
 OF_QPS = ("batch_tokens", "machine_memory", "machine_processors", "machine_price", "shard_size", *ASSUMED)
 
 
@@ -60,7 +59,7 @@ def placement(args: argparse.Namespace, costs: Costs, curves: Curves) -> Placeme
         shape, qps=args.qps, p95_ms=args.p95, costs=costs, quality=curves, device=args.device, machine=machine, assumed=Assumed(**chosen),
         batch_tokens=args.batch_tokens,
     )  # fmt: skip
-    unused = FLEET_ALONE if placed.fleet is None else ("batch_tokens",)
+    unused = tuple(ASSUMED) if placed.fleet is None else ("batch_tokens",)
     if names := ["--" + name.replace("_", "-") for name in unused if getattr(args, name) is not None]:
         why = "one machine holds all" if placed.fleet is None else "the corpus is in shards"
         cli.note(f"not used, as {why}: {', '.join(names)}")

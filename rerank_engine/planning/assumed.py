@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from ..cpus import available_cpus
 from ..errors import InputError
 from ..ops.checks import count, finite_number
-from ..sharding.scatter import Scatter
-
-_ASKED = Scatter.__init__.__kwdefaults__ or {}  # "hedge", "extra": as the engine asks again unless it is told otherwise
+from ..sharding.scatter import EXTRA, HEDGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ class Assumed:
     filled: float = 0.8
     hop_ms: float = 0.5
     straggling: tuple[float, float] = (0.01, 5.0)
-    hedge: tuple[float, float] = (_ASKED["hedge"], _ASKED["extra"])
+    hedge: tuple[float, float] = (HEDGE, EXTRA)
     failures: tuple[float, float] = (720.0, 10.0)
     partial: float = 0.001
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..sharding.scatter import LATE
 from .assumed import Assumed, Machine
 from .costs import Costs
 from .fleet import Outcome, Passage, Tier, passing, simulate, spread_of
@@ -33,7 +34,7 @@ RARELY = 0.25  # of its time that a re-ranker works: with still more of them har
 FRONT_BUSY = 0.5  # share of their time that machines of the front work at most
 FILL = 5  # of the slowest answers, whose time fills the queues
 WAVE_MS = 50.0  # of the server: what a re-ranker does at a time
-LATE, HALF = 1 / 3, 0.5  # of the time to its deadline a shard is asked again (`Scatter`); of the budget shards have (`stages.Sharded`)
+HALF = 0.5  # of the budget that shards have (`stages.Sharded`)
 KINDS = ("front", "shards", "rerankers")
 Floats = NDArray[np.float64]
 

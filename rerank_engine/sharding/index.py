@@ -28,7 +28,7 @@ from ..text import Analyzer, AnalyzerLike
 from . import manifest
 from .corpus import ShardedCorpus
 from .late import Found, Late, LateSearch, half
-from .scatter import PATIENCE_S, Gathered, Replica, Scatter
+from .scatter import EXTRA, HEDGE, PATIENCE_S, Gathered, Replica, Scatter
 from .shard import BM25, TOKENS, VECTORS, Answer, Chosen, Groups, Here, Shard
 
 START_S = 120.0  # for shards to be opened, and their processes to begin
@@ -53,8 +53,8 @@ class ShardedIndex:
         *,
         places: Sequence[manifest.Place] | None = None,
         analyzer: AnalyzerLike | None = None,
-        hedge: float | None = 0.95,
-        extra: float = 0.1,
+        hedge: float | None = HEDGE,
+        extra: float = EXTRA,
         patience_s: float = PATIENCE_S,
         start_s: float = START_S,
         at_once: int | None = None,
@@ -255,11 +255,11 @@ class ShardedIndex:
     def _sizes(self, chosen: Sequence[Chosen], end: float) -> tuple[list[tuple[int, int]], Gathered]:
         """(documents, tokens) that each query may find, and how the shards were asked."""
         sizes, groups = [(self.documents, self.tokens)] * len(chosen), _grouped(chosen)
-        limited_ = [(own, places) for own, places in groups if any(one is not None for one in own)]
-        if not limited_:
+        narrowed = [(own, places) for own, places in groups if any(one is not None for one in own)]
+        if not narrowed:
             return sizes, Gathered()
-        told = self.gather("weigh", lambda shard: ([self.cut(own, shard) for own, _ in limited_],), half(end))
-        for at, (_, places) in enumerate(limited_):
+        told = self.gather("weigh", lambda shard: ([self.cut(own, shard) for own, _ in narrowed],), half(end))
+        for at, (_, places) in enumerate(narrowed):
             rows, tokens = (sum(weighed[at][part] for weighed in told.values.values()) for part in range(2))
             for i in places:
                 sizes[i] = rows, tokens

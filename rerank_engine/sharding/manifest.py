@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def join(folder: str | Path, files: Sequence[str], *, kind: str) -> Path:
         raise InputError("join: kind", got=repr(kind), expected=", ".join(OPEN))
     if isinstance(files, str) or not files or not all(_inside(name) for name in files):
         raise InputError("join: files", got=repr(files), expected="names of files in the folder, one at least")
-    shards, base, first, seen = list[Place](), 0, None, list[tuple[Corpus, NDArray[np.uint64]]]()
+    shards, first, seen = list[dict[str, Any]](), None, list[tuple[Corpus, NDArray[np.uint64]]]()
     for name in files:
         shard = Shard(Path(folder) / name, kind=kind)
         made, corpus = shard.about()["made"], shard.index.corpus
@@ -114,14 +114,10 @@ def join(folder: str | Path, files: Sequence[str], *, kind: str) -> Path:
             got, expected = (f"{made}", f"{first}, as '{files[0]}'") if len(corpus) else ("no document", "one at least")
             raise InputError(f"join: '{name}'", got=got, expected=expected)
         whole, each = _hashes(corpus)
-        shards.append(Place(name, base, len(corpus), str(shard.content), whole))
+        shards.append({"file": name, "rows": len(corpus), "content": shard.content, "ids": whole})
         seen.append((corpus, each))
-        base += len(corpus)
     _require_distinct(seen)
-    listed = [
-        {"file": place.path, **{key: value for key, value in asdict(place).items() if key not in ("path", "base")}} for place in shards
-    ]
-    write_json(Path(folder) / FILE, {"kind": KIND, "index": kind, "shards": listed})
+    write_json(Path(folder) / FILE, {"kind": KIND, "index": kind, "shards": shards})
     return Path(folder)
 
 

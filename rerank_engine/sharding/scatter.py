@@ -27,6 +27,7 @@ PATIENCE_S = 30.0  # of a question without a deadline, for shards that fail: as 
 TRIES = 5  # of a replica that says that it holds another shard, or none, before the shard is given up
 PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0  # before a replica that failed is asked again, doubled each time
 KNOWN, LOOKED_AT, AFRESH = 64, 1024, 32  # answers: from which on it is known how long most take, of the last ones, looked at every so many
+HEDGE, EXTRA, LATE = 0.95, 0.1, 1 / 3  # by default, see Scatter; of the time to its end after which a shard is asked again in any case
 SAVED = 10.0  # second tries that may be saved up for one bad moment
 MARGIN_S, MARGIN = 0.005, 0.1  # before the end that a shard stops, so that its answer comes in time; at most this share of its time
 LOOK_S = 0.05  # between two looks at whether the caller still wants an answer
@@ -87,7 +88,7 @@ class _Asked:
     tries: list[_Try] = field(default_factory=list)
     again: float = math.inf  # when it is asked again
     hedge: float = math.inf  # when another replica is asked, too
-    wrong: set[int] = field(default_factory=set)  # replicas (by id of their state) that answered with an error, and are not asked again
+    wrong: list[_State] = field(default_factory=list)  # replicas that answered with an error, and are not asked again
     refused: int = 0  # answers of replicas that do not hold the shard
     why: str = "no answer in time"
 
@@ -103,8 +104,8 @@ class Scatter:
         self,
         shards: Sequence[Sequence[Replica]],
         *,
-        hedge: float | None = 0.95,
-        extra: float = 0.1,
+        hedge: float | None = HEDGE,
+        extra: float = EXTRA,
         patience_s: float = PATIENCE_S,
         prints: Sequence[str | None] | None = None,
     ) -> None:
@@ -265,7 +266,7 @@ class _Run:
         asked.tries.remove(tried)
         asked.refused += isinstance(failed, ShardUnavailable)
         if alive:  # it would say the same again
-            asked.wrong.add(id(tried.state))
+            asked.wrong.append(tried.state)
         self._go_on(asked)
         return False
 
@@ -286,20 +287,19 @@ class _Run:
             if asked.again <= now:
                 self.told.retried += self._send(asked)
             elif asked.hedge <= now:
-                late = now >= asked.tries[0].begun + (self.end - asked.tries[0].begun) / 3
-                if late or self.scatter.may_hedge():
+                third = self._third(asked.tries[0].begun)
+                if now >= third or self.scatter.may_hedge():
                     self.told.hedged += self._send(asked)
                     asked.hedge = math.inf  # one second try, no third
                 else:
-                    asked.hedge = self._third(asked.tries[0].begun)
+                    asked.hedge = third
 
     def _third(self, begun: float) -> float:
-        return begun + (self.end - begun) / 3
+        return begun + LATE * (self.end - begun)
 
     def _send(self, asked: _Asked) -> bool:
         held = [one.state for one in asked.tries]
-        wrong = [state for state in self.scatter._states[asked.shard] if id(state) in asked.wrong]
-        sent = self.scatter.send(asked.shard, [*held, *wrong], self.method, self.make(asked.shard), self.end)
+        sent = self.scatter.send(asked.shard, [*held, *asked.wrong], self.method, self.make(asked.shard), self.end)
         if not isinstance(sent, tuple):
             asked.again = sent if not asked.tries else math.inf
             return False

@@ -6,23 +6,13 @@ import json
 
 import models
 import pytest
-from switched_shards import N, collection
+from switched_shards import N
 
 import rerank_engine as rr
 from rerank_engine import cli
 from rerank_engine.errors import DuplicateIdError, FileFormatError, InputError
 from rerank_engine.sharding import ShardedIndex, join, manifest, split
 from rerank_engine.sharding.shard import Shard
-
-
-@pytest.fixture(scope="module")
-def corpus():
-    return collection()
-
-
-@pytest.fixture(scope="module")
-def bm25(corpus):
-    return rr.BM25Index.build(corpus, analyzer="whitespace")
 
 
 def test_split_and_join(bm25, tmp_path):

@@ -12,7 +12,7 @@ import models
 import numpy as np
 import pytest
 import words_scorer
-from switched_shards import N, Switched, collection, parts, require_same
+from switched_shards import N, Switched, parts, require_same
 
 import rerank_engine as rr
 from rerank_engine.codec import ResidualCodec
@@ -20,16 +20,6 @@ from rerank_engine.errors import DuplicateIdError, InputError, ShardUnavailable,
 from rerank_engine.sharding import ShardedIndex, manifest, split
 from rerank_engine.sharding.scatter import Scatter
 from rerank_engine.sharding.shard import Here, Shard
-
-
-@pytest.fixture(scope="module")
-def corpus():
-    return collection()
-
-
-@pytest.fixture(scope="module")
-def bm25(corpus):
-    return rr.BM25Index.build(corpus, analyzer="whitespace")
 
 
 @pytest.fixture
