@@ -14,6 +14,7 @@ from .bulk import Job, PartScorer
 from .errors import MissingDependency, RerankError
 
 RESTARTS = 20  # of an actor, and tries of a part, before the job fails
+MANY = 16  # parts of a worker, from which on one waits at each: Ray Data sends the next up to 0.1 s after one is done
 
 
 class _Actor:
@@ -83,12 +84,13 @@ def on_ray(job: Job, left: Sequence[int], workers: int, threads: int | None) -> 
 
 
 def _parts(job: Job, left: Sequence[int], workers: int, processors: int) -> Any:
-    """Ray's dataset of the parts, done when it is read: a block each, and none waits at an actor while another has nothing to do."""
+    """Ray's dataset of the parts, done when it is read, a block each. Of few parts none waits at an actor while another has nothing to do;
+    of many the next is there when one is done."""
     import ray.data
 
     parts = ray.data.from_items([{"part": number} for number in left], override_num_blocks=len(left))
     parts.context.enable_progress_bars = parts.context.print_on_execution_start = False
-    pool = ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1)
+    pool = ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2 if len(left) >= MANY * workers else 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that Ray 2.64 will take the number of restarts in another way
         return parts.map_batches(
