@@ -3,14 +3,16 @@
 The deployment is two replicas on this machine: "ray", what `rerank-engine serve --ray --replicas 2` deploys, or "plain", two of the server
 and a client that sends to the less busy one. Each replica is the cross-encoder on one thread, or with --sleeping a scorer that sleeps MS a
 document, which leaves the processors alone: then what others do on the machine matters less, and no slice is left out. What the
-simulation is given comes from calls without load alone:
+simulation is given does not come from what is compared:
 
     work      of each request of a pool: its time when it is the only one, less `hop`; and how single runs scatter about that
     hop       of a request of one blank document, which asks the model nothing: client, proxy, front; it takes a processor while it lasts
-    crowding  by what work takes longer while the other replica is busy all the time: two clients, one request at a time each
+    capacity  requests a second, until all are answered, where OVER times as many come as replicas answer that do not hinder each other
+    crowding  by what factor work takes longer while the other replica is busy, too: the one with which the simulation of those very
+              arrivals takes as long for all of them
 
-Then requests come at random times that do not wait for answers (Poisson), at three shares of the capacity, 2 / (mean work * crowding), from
-a process of its own; a time counts from when a request should have been sent. All of it is cut into slices in turns, so that what the
+Then requests come at random times that do not wait for answers (Poisson), at three shares of the capacity, from a process of its own; a
+time counts from when a request should have been sent. All of it is cut into slices in turns, so that what the
 machine does meanwhile hits all alike. A slice is left out, before anybody looks at its times, where other processes took more than
 FOREIGN of the processors. The simulation gets the same arrivals and requests ("ours"), and others of the same rate ("fresh").
 
@@ -31,7 +33,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,7 @@ REPLICAS, MODEL = 2, "ms-marco-MiniLM-L-12-v2"
 WAVE_MS, MS = (50.0, 60.0), 20.0  # of the model and of what sleeps; a document that sleeps, also a blank one
 POOL, DOCUMENTS, TOKENS = 60, (3, 9), 40  # requests, documents of one, tokens of a document
 SLICE_S = (12.0, 30.0)  # of the model and of what sleeps
+OVER, OVER_S, MOST_CROWDING = 1.5, 8.0, 4.0  # of a slice with more than is answered
 FOREIGN = 0.05  # of the processors' time
 PROBE_S, PATIENCE_S = 1.0, 1800.0  # a slice begins after so long a look at a quiet machine; the longest wait for one
 FRESH = 100  # slices of other arrivals
@@ -104,26 +107,16 @@ def open_loop(urls: Sequence[str], bodies: Sequence[dict[str, Any]], arrivals: S
     return asyncio.run(run())
 
 
-def in_turn(urls: Sequence[str], bodies: Sequence[dict[str, Any]], clients: int) -> list[tuple[int, float]]:
-    """(request, ms) of so many clients, each of which sends one after the other, from its own place on; all stop when the first is through.
-    With an address for each client each has its own."""
+def in_turn(url: str, bodies: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
+    """(request, ms) of one client that sends one after the other."""
 
     async def run() -> list[tuple[int, float]]:
-        found, through = list[tuple[int, float]](), asyncio.Event()
+        found = list[tuple[int, float]]()
         async with _client() as client:
-
-            async def one(number: int) -> None:
-                own = [urls[number % len(urls)]]
-                for step in range(len(bodies)):
-                    if through.is_set():
-                        return
-                    i, start = (step + number * len(bodies) // clients) % len(bodies), time.perf_counter()
-                    await _ask(client, own, [0], bodies[i])
-                    if not through.is_set():
-                        found.append((i, 1e3 * (time.perf_counter() - start)))
-                through.set()
-
-            await asyncio.gather(*(one(number) for number in range(clients)))
+            for i, body in enumerate(bodies):
+                start = time.perf_counter()
+                await _ask(client, [url], [0], body)
+                found.append((i, 1e3 * (time.perf_counter() - start)))
         return found
 
     return asyncio.run(run())
@@ -243,15 +236,18 @@ def _ready(url: str) -> bool:
 # What is measured, slice by slice.
 
 
+Slice = tuple[Floats, NDArray[np.int64], Floats]  # arrivals s, requests, ms
+
+
 @dataclass
 class Slices:
-    """alone, pair: (request, ms); blank: ms; loaded: level -> (arrivals s, requests, ms) of each slice. foreign: of those that count, the
-    share of the processors that others took; left_out: slices that do not."""
+    """alone: (request, ms); blank: ms; over: with more than is answered; loaded: of each level. foreign: of those that count, the share of
+    the processors that others took; left_out: slices that do not."""
 
     alone: list[tuple[int, float]] = field(default_factory=list)
-    pair: list[tuple[int, float]] = field(default_factory=list)
     blank: list[float] = field(default_factory=list)
-    loaded: dict[float, list[tuple[Floats, NDArray[np.int64], Floats]]] = field(default_factory=lambda: {level: [] for level in LEVELS})
+    over: list[Slice] = field(default_factory=list)
+    loaded: dict[float, list[Slice]] = field(default_factory=lambda: {level: [] for level in LEVELS})
     foreign: list[float] = field(default_factory=list)
     left_out: int = 0
 
@@ -264,12 +260,7 @@ class Fit:
     hop: float
     work: Floats
     scatter: Floats
-    crowding: float
-
-    @property
-    def capacity(self) -> float:
-        """Requests a second."""
-        return 1e3 * REPLICAS / (float(self.work.mean() * self.scatter.mean()) * self.crowding)
+    crowding: float = 1.0
 
     def tier(self) -> Tier:
         """Waves hold whole documents, as the server's do."""
@@ -281,13 +272,33 @@ class Fit:
     def draw(self, requests: NDArray[np.int64], rng: np.random.Generator) -> Floats:
         return np.asarray(self.work[requests] * rng.choice(self.scatter, len(requests)), np.float64)
 
+    def crowded(self, over: Sequence[Slice]) -> Fit:
+        """With the crowding that makes the simulated slices last as long as the measured ones, by bisection from 1 to MOST_CROWDING."""
+        low, high = 1.0, MOST_CROWDING
+        measured = sum(lasted(arrivals, ms) for arrivals, _, ms in over)
+        while high - low > 1e-3:
+            middle = (low + high) / 2
+            made = simulated(replace(self, crowding=middle), over, 2)
+            ours = sum(float(np.mean([lasted(one[0], ms) for ms in draws])) for one, draws in zip(over, made))
+            low, high = (middle, high) if ours < measured else (low, middle)
+        return replace(self, crowding=low)
 
-def fit(slices: Slices, wave_ms: float) -> Fit:
-    hop = float(np.median(slices.blank))
-    alone, pair = (np.array(rows, np.float64).reshape(-1, 2) for rows in (slices.alone, slices.pair))
-    work = np.array([np.median(alone[alone[:, 0] == i, 1]) for i in range(POOL)]) - hop
-    scatter = (alone[:, 1] - hop) / work[alone[:, 0].astype(int)]
-    return Fit(wave_ms, hop, work, scatter, max(1.0, float(np.median((pair[:, 1] - hop) / work[pair[:, 0].astype(int)]))))
+
+def lasted(arrivals: Floats, ms: Floats) -> float:
+    """s from the first arrival until all are answered."""
+    return float((arrivals + ms / 1e3).max() - arrivals.min())
+
+
+def capacity(over: Sequence[Slice]) -> float:
+    """Requests a second."""
+    return sum(len(ms) for *_, ms in over) / sum(lasted(arrivals, ms) for arrivals, _, ms in over)
+
+
+def alone(slices: Slices, wave_ms: float) -> Fit:
+    """What calls without load say."""
+    hop, told = float(np.median(slices.blank)), np.array(slices.alone, np.float64)
+    work = np.array([np.median(told[told[:, 0] == i, 1]) for i in range(POOL)]) - hop
+    return Fit(wave_ms, hop, work, (told[:, 1] - hop) / work[told[:, 0].astype(int)])
 
 
 class Bench:
@@ -313,22 +324,22 @@ class Bench:
         raise SystemExit("this machine is not quiet")
 
     def unloaded(self) -> None:
-        """About 15 s: each request alone once, blank ones, and pairs."""
-        self.slices.alone += self._quiet(in_turn, self.urls[:1], self.bodies, 1)
-        self.slices.blank += [ms - self.blank_ms for _, ms in self._quiet(in_turn, self.urls[:1], [BLANK] * 60, 1)]
-        self.slices.pair += self._quiet(in_turn, self.urls, self.bodies, 2)
-        self.slices.alone += self._quiet(in_turn, self.urls[-1:], self.bodies, 1)
+        """About 15 s: each request alone at each replica, and blank ones."""
+        self.slices.alone += self._quiet(in_turn, self.urls[0], self.bodies)
+        self.slices.blank += [ms - self.blank_ms for _, ms in self._quiet(in_turn, self.urls[0], [BLANK] * 60)]
+        self.slices.alone += self._quiet(in_turn, self.urls[-1], self.bodies)
 
-    def level(self, level: float, rate: float, seconds: float) -> None:
+    def loaded(self, into: list[Slice], rate: float, seconds: float) -> None:
         self.seed += 1
         rng = np.random.default_rng(self.seed)
         arrivals = drawn(rng, rate, seconds)
         asked = rng.integers(POOL, size=len(arrivals))
         ms = self._quiet(open_loop, self.urls, [self.bodies[i] for i in asked], arrivals.tolist())
-        self.slices.loaded[level].append((arrivals, asked, np.array(ms)))
+        into.append((arrivals, asked, np.array(ms)))
 
-
-Slice = tuple[Floats, NDArray[np.int64], Floats]
+    def over(self, fitted: Fit) -> None:
+        """About 15 s."""
+        self.loaded(self.slices.over, OVER * 1e3 * REPLICAS / float(fitted.work.mean() * fitted.scatter.mean()), OVER_S)
 
 
 def simulated(fitted: Fit, slices: Sequence[Slice], draws: int = 5) -> list[list[Floats]]:
@@ -387,7 +398,8 @@ def row(level: float, fitted: Fit, slices: Slices, how: str, rate: float, second
         "fresh_off": [round(a / b - 1, 4) for a, b in zip(p_fresh, p_theirs)],
         "slices_p95": [[round(float(x), 1) for x in side[:, 1]] for side in (ours, theirs)],
         "requests": sum(len(ms) for _, _, ms in own), "slices": len(own), "slice_s": seconds, "requests_a_second": round(rate, 2),
-        "deployment": how, "hop_ms": round(fitted.hop, 2), "work_ms": round(float(fitted.work.mean()), 2),
+        "deployment": how, "capacity": round(capacity(slices.over), 2),
+        "hop_ms": round(fitted.hop, 2), "work_ms": round(float(fitted.work.mean()), 2),
         "crowding": round(fitted.crowding, 4), "scatter_p95": round(float(np.percentile(fitted.scatter, 95)), 3),
         "left_out": slices.left_out, "foreign": round(float(np.median(slices.foreign)), 4), "processors": available_cpus(),
         "nice": os.getpriority(os.PRIO_PROCESS, 0),
@@ -398,28 +410,30 @@ def rows(how: str, asleep: bool, quick: bool, requests: int, minutes: float) -> 
     context, wave_ms, slice_s = multiprocessing.get_context("spawn"), WAVE_MS[asleep], SLICE_S[asleep]
     with ProcessPoolExecutor(1, mp_context=context) as clients, deployed(how, asleep, wave_ms) as urls:
         bench = Bench(clients, urls, np.inf if asleep else FOREIGN, MS if asleep else 0.0)
-        clients.submit(in_turn, urls[:1], bench.bodies, 1).result(), clients.submit(in_turn, urls[-1:], bench.bodies, 1).result()
+        for url in (urls[0], urls[-1]):
+            clients.submit(in_turn, url, bench.bodies).result()
         bench.unloaded()
-        first = fit(bench.slices, wave_ms)
-        capacity = first.capacity  # the arrivals' rate; what is simulated is fitted to all slices without load, at the end
-        harness.note(
-            f"capacity {capacity:.1f} a second: work {first.work.mean():.1f} ms, hop {first.hop:.1f}, crowding {first.crowding:.2f}"
-        )
-        wanted = {level: 1 if quick else int(np.ceil(requests / (level * capacity * slice_s))) for level in LEVELS}
+        first = alone(bench.slices, wave_ms)
+        for _ in range(1 if quick else 3):
+            bench.over(first)
+        most = capacity(bench.slices.over)  # for the levels; what is simulated is fitted to all such slices, at the end
+        harness.note(f"capacity {most:.1f} a second: work {first.work.mean():.1f} ms, hop {first.hop:.1f}")
+        wanted = {level: 1 if quick else int(np.ceil(requests / (level * most * slice_s))) for level in LEVELS}
         turn, end = 0, time.monotonic() + 60 * minutes
         while any(wanted.values()):
             for level in [level for level in LEVELS if wanted[level]]:
-                bench.level(level, level * capacity, slice_s)
+                bench.loaded(bench.slices.loaded[level], level * most, slice_s)
                 wanted[level] -= 1
                 turn += 1
                 if turn % 6 == 0:
                     bench.unloaded()
+                    bench.over(first)
                     harness.note(f"{turn} slices, {bench.slices.left_out} left out")
             if time.monotonic() > end:
                 break
-        fitted = fit(bench.slices, wave_ms)
+        fitted = alone(bench.slices, wave_ms).crowded(bench.slices.over)
     for level in LEVELS:
-        yield row(level, fitted, bench.slices, f"{how}, {'a scorer that sleeps' if asleep else MODEL}", level * capacity, slice_s)
+        yield row(level, fitted, bench.slices, f"{how}, {'a scorer that sleeps' if asleep else MODEL}", level * most, slice_s)
 
 
 def main() -> None:

@@ -29,9 +29,9 @@ def agreement(data: Any, about: str) -> str:
         cells = f"{r['requests']:,} | {measured} | {simulated} | {100 * r['pooled_off'][1]:+.0f} % | {' | '.join(slices)}"
         lines.append(f"| {r['case']}, {r['requests_a_second']:.1f} a second | {cells} |")
     r = data[0]
-    fitted = f"work {r['work_ms']:.0f} ms on average, hop {r['hop_ms']:.0f} ms, crowding {r['crowding']:.2f}"
+    fitted = f"work {r['work_ms']:.0f} ms on average, hop {r['hop_ms']:.0f} ms; by more than is answered: crowding {r['crowding']:.2f}"
     kept = f"{sum(row['verified'] for row in data)} of {len(data)} levels of load lie within 15 % at p95"
-    how = f"of all requests of a level, sent in slices of {r['slice_s']:.0f} s. {r['deployment']}; fitted without load: {fitted}"
+    how = f"of all requests of a level, sent in slices of {r['slice_s']:.0f} s. {r['deployment']}; fitted by calls alone: {fitted}"
     machine = f"others took {r['foreign']:.0%} of the processors meanwhile" + (f", ours ran at nice {r['nice']}" if r["nice"] else "")
     return "\n".join([*lines, "", f"{kept}; {how}; {machine} (`python -m benchmarks.bench_fleet`), {about}."])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -26,19 +27,25 @@ def test_the_fit_is_what_calls_without_load_say(bench: ModuleType) -> None:
     told = bench.Slices()
     for i in range(bench.POOL):
         told.alone += [(i, 5 + work[i] * factor) for factor in (0.9, 1.0, 1.0, 1.2)]
-        told.pair += [(i, 5 + 1.3 * work[i])]
     told.blank = (5 + rng.normal(0, 0.1, 100)).tolist()
-    fitted = bench.fit(told, 50.0)
+    fitted = bench.alone(told, 50.0)
     assert fitted.hop == pytest.approx(5, abs=0.05)
     assert fitted.work == pytest.approx(work, abs=0.1)
-    assert fitted.crowding == pytest.approx(1.3, abs=0.01)
     assert np.unique(fitted.scatter.round(2)).tolist() == [0.9, 1.0, 1.2]
-    assert fitted.capacity == pytest.approx(1e3 * 2 / (50 * 1.025 * 1.3), rel=0.01)
+
+
+@pytest.mark.parametrize("crowding", [1.0, 1.3])
+def test_crowding_is_what_more_requests_than_are_answered_say(bench: ModuleType, crowding: float) -> None:
+    free = bench.Fit(50.0, 5.0, np.linspace(20, 80, bench.POOL), np.array([0.9, 1.0, 1.1]))
+    over = bench.fresh_slices(1.5 * 2 / 0.05, 8.0, 3)
+    over = [(arrivals, asked, ms) for (arrivals, asked, _), [ms] in zip(over, bench.simulated(replace(free, crowding=crowding), over, 1))]
+    assert free.crowded(over).crowding == pytest.approx(crowding, abs=0.02)
+    assert bench.capacity(over) == pytest.approx(2e3 / (50 * crowding + 2 * 2.5), rel=0.05)  # two processors; hops take one, too
 
 
 def test_a_simulation_that_does_not_hold_is_told(bench: ModuleType) -> None:
     fitted = bench.Fit(50.0, 5.0, np.linspace(20, 80, bench.POOL), np.ones(3), 1.2)
-    told, rate = bench.Slices(foreign=[0.01]), 0.5 * fitted.capacity
+    told, rate = bench.Slices(foreign=[0.01], over=[(np.zeros(2), np.zeros(2, np.int64), np.full(2, 60.0))]), 15.0
     made = bench.fresh_slices(rate, 20.0, 6)
     for (arrivals, asked, _), [ms] in zip(made, bench.simulated(fitted, made, 1)):
         told.loaded[0.5].append((arrivals, asked, ms))

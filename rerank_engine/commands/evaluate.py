@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import cli
+from .. import cli, pictures
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -132,6 +132,8 @@ def _check_options(args: argparse.Namespace) -> None:
     for option, needs in (("test", "compare"), ("correction", "compare")):
         if getattr(args, option) is not None and getattr(args, needs) is None:
             raise InputError(f"--{option}", got=getattr(args, option), expected=f"--{needs} BASELINE with it")
+    if args.plot:
+        pictures.check("--plot", args.plot)
     if args.rel is not None and not (args.diagnose or args.plot):
         raise InputError("--rel", got=args.rel, expected="--diagnose with it", hint="For a measure write R(rel=2)@100.")
     if (args.compare is not None or args.diagnose or args.plot) and len(set(args.runs)) < len(args.runs):

@@ -55,10 +55,11 @@ def placement(args: argparse.Namespace, costs: Costs, curves: Curves) -> Placeme
     if args.shard_size is not None:
         chosen["shard_size"] = round(finite_number("--shard-size", args.shard_size, 1))
     shape = shape_from(args.corpus_size, args.tokens, costs.workload, args.query_tokens)
-    placed = place(
-        shape, qps=args.qps, p95_ms=args.p95, costs=costs, quality=curves, device=args.device, machine=machine, assumed=Assumed(**chosen),
-        batch_tokens=args.batch_tokens,
-    )  # fmt: skip
+    with cli.Bar("simulated answers of shards") as progress:
+        placed = place(
+            shape, qps=args.qps, p95_ms=args.p95, costs=costs, quality=curves, device=args.device, machine=machine,
+            assumed=Assumed(**chosen), batch_tokens=args.batch_tokens, progress=progress,
+        )  # fmt: skip
     unused = tuple(ASSUMED) if placed.fleet is None else ("batch_tokens",)
     if names := ["--" + name.replace("_", "-") for name in unused if getattr(args, name) is not None]:
         why = "one machine holds all" if placed.fleet is None else "the corpus is in shards"

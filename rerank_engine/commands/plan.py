@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .. import cli
+from .. import cli, pictures
 from ..errors import InputError
 from .fleet import machines, placement, show, told
 
@@ -53,19 +53,8 @@ def calibrate(args: argparse.Namespace) -> None:
     if args.json:
         cli.print_json({"path": str(path), **costs.to_dict()})
         return
-    header = (
-        "stage",
-        "precision",
-        "fixed",
-        "+ per query token",
-        "document",
-        "token",
-        "million",
-        "branch ms",
-        "p95/p50",
-        "error",
-        "backend",
-    )
+    units = ("fixed ms", "ms a query token", "a document", "a token", "a million searched", "branches x")
+    header = ("stage", "precision", *units, "p95/p50", "error", "backend")
     terms = ("fixed_ms", "per_query_token_ms", "per_document_ms", "per_token_ms", "per_corpus_ms", "per_branch_ms")
     rows = [
         [s.stage, s.precision, *(f"{getattr(s, t):.4g}" for t in terms), f"{s.spread:.2f}", f"{s.error:.2f}", s.backend]
@@ -79,6 +68,8 @@ def plan(args: argparse.Namespace) -> None:
     from ..planning import Costs, Curves
     from ..planning import plan as make
 
+    if args.plot:
+        pictures.check("--plot", args.plot)
     costs, curves = Costs.load(args.costs, any_machine=args.any_machine), Curves.load(args.quality, args.collection)
     placed = placement(args, costs, curves)
     made = (

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..ops.checks import finite_number
+from ..progress import Progress
 from .assumed import Assumed, Machine
 from .capacity import Capacity
 from .costs import Costs
@@ -103,9 +104,11 @@ def place(
     machine: Machine | None = None,
     assumed: Assumed | None = None,
     batch_tokens: int | None = None,
+    progress: Progress | None = None,
 ) -> Placement:
-    """shape: of the whole corpus; the rest as for `plan`. batch_tokens: of `capacity`, where one machine holds all. Raises InputError, also
-    where no number of shards makes a plan fit."""
+    """shape: of the whole corpus; the rest as for `plan`. batch_tokens: of `capacity`, where one machine holds all. progress: gets the
+    answers of shards that were simulated, and 0, for nobody knows of how many. Raises InputError, also where no number of shards makes a
+    plan fit."""
     if finite_number("placement: qps", qps) <= 0:
         raise InputError("placement: qps", got=qps, expected="queries a second above 0")
     there, known = machine or Machine.here(), assumed or Assumed()
@@ -121,7 +124,7 @@ def place(
             "cpu for shards: GPUs of a fleet are not placed",
         )
         raise InputError("placement: device", got=got, expected=expected)
-    return _over_shards(shape, qps, p95_ms, costs, curves, there, known, why)
+    return _over_shards(shape, qps, p95_ms, costs, curves, there, known, why, Tries(progress))
 
 
 def _on_one(
@@ -149,9 +152,9 @@ def _on_one(
 
 
 def _over_shards(
-    shape: Shape, qps: float, p95_ms: float, costs: Costs, curves: Curves, machine: Machine, known: Assumed, why: str
+    shape: Shape, qps: float, p95_ms: float, costs: Costs, curves: Curves, machine: Machine, known: Assumed, why: str, tries: Tries
 ) -> Placement:
-    able, tries, simulated, before = curves.only(on_shards), Tries(), 0, inf
+    able, simulated, before = curves.only(on_shards), 0, inf
     shards, least = 1, max(2, ceil(shape.corpus_size / known.shard_size))
     for shards in _counts(least, shape.corpus_size):
         own = replace(shape, corpus_size=ceil(shape.corpus_size / shards))

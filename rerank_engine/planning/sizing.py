@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..progress import Progress
 from ..sharding.scatter import LATE
 from .assumed import Assumed, Machine
 from .costs import Costs
@@ -92,11 +93,13 @@ class Fleet:
 class Tries:
     """Answers of shards that may still be simulated."""
 
-    def __init__(self) -> None:
-        self.left = ALL_TRIES
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.left, self.progress = ALL_TRIES, progress
 
     def spend(self, n: int) -> None:
         self.left -= n
+        if self.progress is not None:
+            self.progress(ALL_TRIES - self.left, 0)
         if self.left < 0:
             got, hint = f"{ALL_TRIES:,} simulated answers of shards, and no fleet yet", "A larger budget or larger shards are found sooner."
             raise InputError("placement", got=got, expected="a fleet by then", hint=hint)

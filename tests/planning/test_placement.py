@@ -289,3 +289,19 @@ def test_the_command_says_of_a_small_corpus_what_it_said(command: Callable[..., 
         assert "got" in capsys.readouterr().err
     assert command("--corpus-size", "1e5", "--machine-price", "2") != 0
     assert "--qps with it" in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_is_said_before_the_search(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("rerank_engine.planning.placement.Sizing", None)  # the search would fail
+    for path in ("frontier.strange", "no/folder/frontier.png"):
+        assert command("--corpus-size", "3e8", "--qps", "50", "--plot", str(tmp_path / path)) == 2
+        assert path in capsys.readouterr().err
+
+
+def test_the_search_tells_how_far_it_is() -> None:
+    told = list[tuple[int, int]]()
+    placed(progress=lambda done, total: told.append((done, total)))
+    assert len(told) > 2 and told == sorted(told) and {total for _, total in told} == {0}
