@@ -58,7 +58,7 @@ bench: .venv/.dev ## the latency table, ops, scaling curves and all peers that c
 	$(BIN)/python -m benchmarks.suite $(if $(findstring --,$(ARGS)),--out build/bench/look.json) $(ARGS)
 
 bench-ops: .venv/.peers ## the benchmarks of all ops and the measures against their peers, one after the other
-	@for op in topk fuse mmr bm25 maxsim residual centroid trees measures; do $(BIN)/python -m benchmarks.bench_$$op $(ARGS) || exit 1; done
+	@for op in topk fuse mmr inner bm25 maxsim residual centroid trees measures; do $(BIN)/python -m benchmarks.bench_$$op $(ARGS) || exit 1; done
 
 kernels: .venv/.dev ## compile every Triton kernel for every GPU it is made for, with no GPU, and hold the machine code to its record
 	env -u TRITON_INTERPRET $(BIN)/python -m benchmarks.kernel_report --check --targets sm_80,sm_89,sm_90,sm_100 $(ARGS)

@@ -73,10 +73,12 @@ def exact(name: str, index: VectorIndex, queries: np.ndarray, rounds: int) -> It
 
     batch = np.resize(queries, (BATCH, index.dim))
     case = f"{name}-{len(vectors)}"
-    one = (lambda: index.search(queries[:1], K)), (lambda: best(vectors @ queries[0]))
-    many = (lambda: index.search(batch, K)), (lambda: [best(row) for row in batch @ vectors.T])
-    yield harness.compare("vectors", f"exact-1@{case}", "numpy-gemv", *one, rounds=rounds, backend="numpy")
-    yield harness.compare("vectors", f"exact-{BATCH}@{case}", "numpy-gemm", *many, rounds=rounds, per=BATCH, backend="numpy")
+    one = (lambda: index.search(queries[:1], K, threads=1)), (lambda: best(vectors @ queries[0]))
+    many = (lambda: index.search(batch, K, threads=1)), (lambda: [best(row) for row in batch @ vectors.T])
+    yield harness.compare("vectors", f"exact-1@{case}", "numpy-gemv", *one, rounds=rounds, backend=harness.choose("inner"))
+    yield harness.compare(
+        "vectors", f"exact-{BATCH}@{case}", "numpy-gemm", *many, rounds=rounds, per=BATCH, backend=harness.choose("inner")
+    )
 
 
 def kinds(name: str, index: VectorIndex, queries: np.ndarray, which: tuple[str, ...], rounds: int) -> Iterator[harness.Row]:

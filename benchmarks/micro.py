@@ -44,6 +44,11 @@ def mmr() -> tuple[str, Call]:
     return f"{DOCUMENTS}x384", lambda backend: ops.mmr(None, vectors, 10, query=vectors[0], backend=backend)
 
 
+def inner() -> tuple[str, Call]:
+    vectors = late.unit(np.random.default_rng(0).normal(size=(10_000, 384)))
+    return "1x10000x384", lambda backend: ops.inner_products(vectors[:1], vectors, num_threads=1, backend=backend)
+
+
 def bm25() -> tuple[str, Call]:
     rng = np.random.default_rng(0)
     lengths = rng.integers(30, 80, 1000)
@@ -71,7 +76,7 @@ def centroid() -> tuple[str, Call]:
     return f"{DOCUMENTS}", lambda backend: ops.centroid_maxsim(table, tokens, num_threads=1, backend=backend)
 
 
-CASES = {make.__name__: make for make in (topk, fuse, mmr, bm25, maxsim, residual, centroid)}
+CASES = {make.__name__: make for make in (topk, fuse, mmr, inner, bm25, maxsim, residual, centroid)}
 
 
 def same(got: Any, want: Any) -> bool:

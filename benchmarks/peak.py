@@ -44,11 +44,16 @@ def fma(flops: float) -> tuple[str, Callable[[], object]]:
     return best, calls[best]
 
 
-def read_gb_per_s(n_bytes: int) -> float:
-    """Median rate of reading a block of memory of this size, with one thread."""
+def read(n_bytes: int) -> Callable[[], object]:
+    """A call that reads a block of memory of this size, to 256 bytes, as fast as one thread can."""
     lib = library()
     lib.read_all.restype = ctypes.c_float
     values = np.ones(n_bytes // 256 * 64, np.float32)
     address, n = values.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(values))
-    times = max(1, (1 << 27) // n_bytes)
-    return values.nbytes / 1e6 / float(np.median([harness.cpu_ms(lambda: lib.read_all(address, n), times) for _ in range(9)]))
+    return lambda: (lib.read_all(address, n), values)
+
+
+def read_gb_per_s(n_bytes: int) -> float:
+    """Median rate of that."""
+    call, times = read(n_bytes), max(1, (1 << 27) // n_bytes)
+    return n_bytes // 256 * 256 / 1e6 / float(np.median([harness.cpu_ms(call, times) for _ in range(9)]))

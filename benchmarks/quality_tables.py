@@ -69,6 +69,19 @@ def probed(data: Any, about: str) -> str:
     return "\n".join([*lines, "", f"2-bit codes (`python -m benchmarks.bench_probe FOLDER`): {how}, {about}."])
 
 
+def inner(data: Any, about: str) -> str:
+    """A row a batch and type of bench_inner: ours, and how many times as long others and the limits take."""
+    cases: dict[str, dict[str, Any]] = {}
+    for r in data:
+        cases.setdefault(r["case"], {})[r["peer"]] = r
+    lines = ["| | CPU ms | numpy | torch | reading the bytes | the multiply-adds |", "|---|---|---|---|---|---|"]
+    for case, found in cases.items():
+        cells = [f"{found[peer]['ratio']:.2f}x" if peer in found else "" for peer in ("numpy", "torch", "read", "peak")]
+        lines.append(f"| {case} | {found['numpy']['ours']:.3g} | {' | '.join(cells)} |")
+    how = "queries x vectors of 384 dimensions, one thread, medians; Nx: takes N times as long as ours, limits measured in the same run"
+    return "\n".join([*lines, "", f"{how} (`python -m benchmarks.bench_inner`), {about}."])
+
+
 def vectors(data: Any, about: str) -> str:
     """Kinds of VectorIndex against the exact one: recall, settings and time."""
     lines = ["| | recall@100 | settings | CPU ms a query | against exact |", "|---|---|---|---|---|"]

@@ -269,6 +269,7 @@ PLACES = {
     "distil": ("docs/cross-encoder.md", "distil.json", cross_tables.distilled),
     "quality": ("README.md", "quality-table.json", quality_tables.overview),
     "quality-details": ("docs/quality.md", "quality-table.json", quality_tables.details),
+    "inner": ("docs/dense.md", "inner.json", quality_tables.inner),
     "vectors": ("docs/dense.md", "vectors.json", quality_tables.vectors),
     "probed": ("docs/late-interaction.md", "probe.json", quality_tables.probed),
     "feedback": ("docs/quality.md", "quality-table.json", quality_tables.feedback),

@@ -1,9 +1,10 @@
-// Late interaction for Python: see bindings.cpp.
+// Vectors for Python, of documents and of tokens: see bindings.cpp.
 #include "bindings.hpp"
 
 #include <cmath>
 
 #include "centroid.hpp"
+#include "inner.hpp"
 #include "maxsim.hpp"
 #include "residual.hpp"
 
@@ -29,6 +30,29 @@ Values values_of(const py::array& array) {
     if (py::isinstance<py::array_t<std::int8_t>>(array)) return {TokenType::i8, total, dim, 1, (view<std::int8_t>(array, "values"), data)};
     view<float>(array, "values");
     return {TokenType::f32, total, dim, 4, data};
+}
+
+// rows: int64 [m], or none for all. (products float32 [q, m], how many of the first rows were multiplied before the deadline)
+py::tuple py_inner_products(const py::array& queries, const py::array& vectors, const py::object& rows, int threads, const std::string& isa, double seconds) {
+    const auto q = view<float>(queries, "queries");
+    const Values v = values_of(vectors);
+    if (queries.ndim() != 2 || static_cast<std::size_t>(queries.shape(1)) != v.dim || v.type == TokenType::i8)
+        throw py::value_error("inner_products: expected float32 [q, dim] and float32 or float16 [n, dim]");
+    InnerCall call{q, static_cast<std::size_t>(queries.shape(0)), v.dim, v.type, v.data, nullptr, v.total, threads, Deadline(seconds)};
+    if (!rows.is_none()) {
+        const auto chosen = view<std::int64_t>(py::cast<py::array>(rows), "rows");
+        check_range(chosen, static_cast<std::int64_t>(v.total), "rows");
+        call.rows = chosen.data(), call.n_rows = chosen.size();
+    }
+    py::array_t<float> out({queries.shape(0), static_cast<py::ssize_t>(call.n_rows)});
+    float* data = out.mutable_data();
+    const Isa chosen = isa_of(isa);
+    std::size_t done = 0;
+    {
+        py::gil_scoped_release release;
+        done = inner_products(call, data, chosen);
+    }
+    return py::make_tuple(out, done);
 }
 
 // starts, lengths: the tokens of each document in values; both within it.
@@ -207,6 +231,7 @@ namespace rerank {
 
 void bind_late(py::module_& m) {
     using namespace py::literals;
+    m.def("inner_products", &py_inner_products, "queries"_a, "vectors"_a, "rows"_a, "threads"_a, "isa"_a = "", "seconds"_a = kNever);
     m.def("maxsim", &py_maxsim, "query"_a, "weights"_a, "values"_a, "scales"_a, "starts"_a, "lengths"_a, "threads"_a, "isa"_a = "", "seconds"_a = kNever);
     m.def("maxsim_more", &py_maxsim_more, "query"_a, "weights"_a, "values"_a, "scales"_a, "starts"_a, "lengths"_a, "before"_a, "threads"_a,
           "seconds"_a = kNever);

@@ -43,12 +43,12 @@ Kernels kernels(Isa isa) {
     if (!present(isa)) throw std::invalid_argument("instruction set " + std::string(isa_name(isa)) + " is not available on this processor");
     switch (isa) {
 #if defined(__x86_64__)
-        case Isa::avx2: return {dots_avx2, two_dots_avx2, sweep_avx2, maxsim_avx2(), residual_avx2(), {}, trees_avx2()};
-        case Isa::avx512: return {dots_avx512, two_dots_avx512, sweep_avx2, maxsim_avx512(), residual_avx512(), {}, trees_avx512()};
+        case Isa::avx2: return {dots_avx2, two_dots_avx2, sweep_avx2, inner_avx2, maxsim_avx2(), residual_avx2(), {}, trees_avx2()};
+        case Isa::avx512: return {dots_avx512, two_dots_avx512, sweep_avx2, inner_avx512, maxsim_avx512(), residual_avx512(), {}, trees_avx512()};
         case Isa::avx512vnni:
-            return {dots_avx512, two_dots_avx512, sweep_avx2, maxsim_avx512(), residual_avx512(), dot8_avx512vnni(), trees_avx512()};
+            return {dots_avx512, two_dots_avx512, sweep_avx2, inner_avx512, maxsim_avx512(), residual_avx512(), dot8_avx512vnni(), trees_avx512()};
 #endif
-        default: return {dots_baseline, two_dots_baseline, sweep_baseline, maxsim_baseline(), residual_baseline(), {}, trees_baseline()};
+        default: return {dots_baseline, two_dots_baseline, sweep_baseline, inner_baseline, maxsim_baseline(), residual_baseline(), {}, trees_baseline()};
     }
 }
 

@@ -38,6 +38,14 @@ MaxSimKernel maxsim_baseline();
 MaxSimKernel maxsim_avx2();
 MaxSimKernel maxsim_avx512();
 
+// Rows first to first + n of a call, see inner.hpp. scratch: float [inner_tall * dim], for float16.
+struct InnerCall;
+using InnerFn = void (*)(const InnerCall& call, std::size_t first, std::size_t n, float* scratch, float* out);
+constexpr std::size_t inner_tall = 8;
+void inner_baseline(const InnerCall& call, std::size_t first, std::size_t n, float* scratch, float* out);
+void inner_avx2(const InnerCall& call, std::size_t first, std::size_t n, float* scratch, float* out);
+void inner_avx512(const InnerCall& call, std::size_t first, std::size_t n, float* scratch, float* out);
+
 // Products of bytes, where the processor has them (null functions where not). See dot8.hpp.
 struct ByteBlock;
 struct ByteTokens;
@@ -100,6 +108,7 @@ struct Kernels {
     DotsFn dots;
     TwoDotsFn two_dots;
     SweepFn sweep;
+    InnerFn inner;
     MaxSimKernel maxsim;
     ResidualKernel residual;
     Dot8Kernel dot8;

@@ -25,6 +25,7 @@ OPS: dict[str, dict[str, str]] = {
         "reference": "rerank_engine.ops.centroid:centroid_reference",
     },
     "fuse": {"cpp": "rerank_engine.ops.fuse:fuse_cpp", "reference": "rerank_engine.ops.fuse:fuse_reference"},
+    "inner": {"cpp": "rerank_engine.ops.inner:inner_cpp", "reference": "rerank_engine.ops.inner:inner_reference"},
     "maxsim": {
         "triton": "rerank_engine.ops.device:maxsim_triton",
         "torch": "rerank_engine.ops.device:maxsim_torch",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
+import time
 from pathlib import Path
 
 from .errors import InputError
@@ -15,7 +17,7 @@ MOST_THREADS = 1024  # a slip of the keyboard must not take the machine down
 def available_cpus() -> int:
     """Processors this process may run on: min(affinity, cgroup CPU quota rounded up), at least 1."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cgroup_quota(CGROUP_ROOT, Path("/proc/self/cgroup"))
+    quota = _quota(int(time.monotonic()))
     return max(1, cpus if quota is None else min(cpus, math.ceil(quota)))
 
 
@@ -26,6 +28,12 @@ def resolve_threads(threads: int | None) -> int:
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
         raise InputError("threads", got=threads, expected=f"an integer from 1 to {MOST_THREADS}, or None for what this process may use")
     return threads
+
+
+@functools.lru_cache(maxsize=1)
+def _quota(second: int) -> float | None:
+    """This process's, read once a second: that takes longer than a short op."""
+    return cgroup_quota(CGROUP_ROOT, Path("/proc/self/cgroup"))
 
 
 def cgroup_quota(root: Path, membership: Path) -> float | None:

@@ -25,7 +25,6 @@ from sparse_models import sparse_encoder
 
 import rerank_engine as rr
 from rerank_engine.errors import Cancelled, InputError
-from rerank_engine.indexes import vector_exact
 from rerank_engine.limits import Limits, limited, pieces
 from rerank_engine.stages.bound import Bound
 from rerank_engine.trace import reach
@@ -257,8 +256,7 @@ def test_a_short_answer_has_as_much_feedback(name: str, stages: Any, deciding: N
         assert ranking.unfinished or np.allclose(ranking.scores, free.scores, rtol=1e-6)
 
 
-def test_a_batch_of_exact_searches_is_whole_or_nothing(deciding: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vector_exact, "BLOCK", 160)  # ten rows
+def test_a_batch_of_exact_searches_is_of_the_first_rows_by_their_filters(deciding: None) -> None:
     rows = Hashed().encode(TEXTS)
     index, queries = rr.VectorIndex(rr.Corpus.from_texts(TEXTS), rows), rows[:20]
     filters, mixed = [None, np.arange(N) % 2 == 0] * 10, 0

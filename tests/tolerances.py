@@ -10,6 +10,7 @@ the naive error of mmr and fails when its entry is not about twice of it.
     bm25   as fuse; down to the smallest weights that float32 has
     centroid  as fuse
     mmr    a float32 dot product of up to 384 terms, summed in one go
+    inner  as mmr, of vectors of length 1 (`scale`: the product of their lengths)
     maxsim, per query token of length 1 and document tokens of length 1 (`scale`: the sum of the query tokens' lengths times the longest
            document token): a float32 dot product of up to 384 terms; float16 and int8 hold what they hold, the products are the same, but
            for int8 products of 15-bit queries. residual: the same after decoding; sums of int16 and of bytes by the issue's own bounds
@@ -39,6 +40,7 @@ TABLE: dict[tuple[str, str], Tolerance] = {
     ("fuse", "float32"): Tolerance(2 * HALF_ULP, 1e-30),
     ("bm25", "float32"): Tolerance(2 * HALF_ULP, 2e-45),
     ("mmr", "float32"): Tolerance(2 * 4 * HALF_ULP, 1e-30),
+    ("inner", "float32"): Tolerance(2 * 4 * HALF_ULP, 1e-30),
     ("maxsim", "float32"): Tolerance(2 * 4 * HALF_ULP, 1e-30),
     ("maxsim", "int8"): Tolerance(3e-4, 1e-30),
     ("centroid", "float32"): Tolerance(2 * HALF_ULP, 1e-30),

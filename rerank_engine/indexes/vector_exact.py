@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..limits import limits
+from ..ops.inner import BLOCK, Vectors, inner_products
 from ..ops.topk import Hits, topk
 
-Vectors = NDArray[np.float32] | NDArray[np.float16]
-BLOCK = 1 << 22  # numbers that are copied or converted at a time
 TABLE = 1 << 24  # scores of a batch that are held at a time
-_BATCH = 16  # queries from which one matrix product and a second look cost less than a product a row
 _UNIT = 2.0**-20  # how far from 1 a length may be that rounding alone explains
 
 
@@ -42,24 +40,6 @@ def blocks(vectors: Vectors) -> Iterator[NDArray[np.float32]]:
     return (vectors[at : at + step].astype(np.float32, copy=False) for at in range(0, len(vectors), step))
 
 
-def products(vectors: Vectors, query: NDArray[np.float32], rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-    """float32 [m]: the inner product of each row (None: of all) with a query float32 [dim]; of the first of them, where the deadline of
-    `limits()` comes before it has multiplied all.
-
-    One product a row, so that it depends neither on the batch nor on the row: a matrix product sums the last rows of a block in another
-    order, and equal documents would not tie.
-    """
-    n, step = len(vectors) if rows is None else len(rows), max(1, BLOCK // max(1, vectors.shape[1]))
-    out, until = np.empty(n, np.float32), limits()
-    with np.errstate(over="ignore", invalid="ignore"):  # topk refuses what is not finite
-        for at in range(0, n, step):
-            if until.out_of_time():
-                return out[:at]
-            block = vectors[at : at + step] if rows is None else vectors[rows[at : at + step]]
-            out[at : at + step] = np.matmul(block.astype(np.float32, copy=False)[:, None, :], query[:, None])[:, 0, 0]
-    return out
-
-
 def longest(vectors: Vectors) -> float:
     """The length of the longest row; NaN or infinity where a row has such."""
     return float(np.sqrt(max((float(np.einsum("nd,nd->n", b, b, dtype=np.float64).max()) for b in blocks(vectors)), default=0.0)))
@@ -75,49 +55,29 @@ def rounding(queries: NDArray[np.float32], vectors: Vectors, length: Callable[[]
     return room if vectors.dtype == np.float32 else room + norms * (longest * 2.0**-10 + dim * 2.0**-24)
 
 
+def products(
+    vectors: Vectors, queries: NDArray[np.float32], rows: NDArray[np.int64] | None, threads: int | None = None
+) -> NDArray[np.float32]:
+    """`inner_products`; of the first rows, where the deadline of `limits()` comes before it has multiplied all."""
+    return inner_products(queries, vectors, rows, num_threads=threads, seconds=limits().left())
+
+
 def search(
-    vectors: Vectors, queries: NDArray[np.float32], k: int, rows: Sequence[NDArray[np.int64] | None], length: Callable[[], float]
+    vectors: Vectors, queries: NDArray[np.float32], k: int, rows: Sequence[NDArray[np.int64] | None], threads: int | None = None
 ) -> tuple[list[Hits], list[int]]:
-    """Per query the k best of its rows (None: of all) by `products`, and how many rows it got to before the deadline of `limits()`: its
-    hits are of these; of a query of a batch, all or none. length(): of the longest vector, asked for a batch alone.
-
-    A batch first takes one matrix product of all. What is further below the k-th best there than twice what rounding explains is not among
-    the k best by `products`; only the others are multiplied again.
-    """
-    found = list[tuple[Hits, int]]()
-    if len(queries) < _BATCH or not float(np.abs(queries).max()) * vectors.shape[1] * length() < 1e37:  # beyond, a sum may be infinite
-        for query, chosen in zip(queries, rows):
-            scores = products(vectors, query, chosen)
-            found.append((best_of(scores, k, chosen), len(scores)))
-        return [hits for hits, _ in found], [n for _, n in found]
-    room, step, until = rounding(queries, vectors, length), max(_BATCH, TABLE // len(vectors)), limits()
-    nothing = topk(np.empty(0, np.float32), k), 0
-    for first in range(0, len(queries), step):
-        batch = queries[first : first + step]
-        table = np.empty((len(batch), len(vectors)), np.float32)
-        at = 0
-        for block in blocks(vectors):
-            if until.out_of_time():
-                break
-            np.matmul(batch, block.T, out=table[:, at : at + len(block)])
-            at += len(block)
-        for i, near in enumerate(table, first):
-            late = until.out_of_time()  # so it is where the table is not whole
-            found.append(nothing if late else _by_products(vectors, queries[i], near, k, rows[i], 2 * room[i]))
-    return [hits for hits, _ in found], [n for _, n in found]
-
-
-def _by_products(
-    vectors: Vectors, query: NDArray[np.float32], near: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None, room: float
-) -> tuple[Hits, int]:
-    """(the k best, rows looked at) by `products`, none where time is up. near float32 [n]: what they are of all rows within room / 2."""
-    near = near if rows is None else near[rows]
-    best = topk(near, k)[1]
-    places = np.flatnonzero(near >= best[-1] - room) if len(best) else np.empty(0, np.int64)
-    left = places if rows is None else rows[places]
-    scores = products(vectors, query, left)
-    whole = len(scores) == len(left)
-    return best_of(scores if whole else scores[:0], k, left), len(near) if whole else 0
+    """Per query the k best of its rows (None: of all), and how many of the first ones it got to before the deadline of `limits()`: its hits
+    are of these. Queries of the same rows (the same array, or None) share one pass over the vectors."""
+    alike, found = dict[int, list[int]](), dict[int, tuple[Hits, int]]()
+    for i, chosen in enumerate(rows):
+        alike.setdefault(id(chosen), []).append(i)
+    for places in alike.values():
+        chosen = rows[places[0]]
+        step = max(1, TABLE // max(1, len(vectors) if chosen is None else len(chosen)))
+        for first in range(0, len(places), step):
+            batch = places[first : first + step]
+            scores = products(vectors, queries[batch], chosen, threads)
+            found |= {i: (best_of(own, k, chosen), len(own)) for i, own in zip(batch, scores)}
+    return [found[i][0] for i in range(len(rows))], [found[i][1] for i in range(len(rows))]
 
 
 def best_of(scores: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None) -> Hits:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from ..corpus import Corpus
 from ..errors import FileFormatError
+from ..ops.inner import Vectors
 from .documents import StoredCorpus, problem_of, write_documents
 from .files import Stored, Writer, open_file
 from .token_members import reading
-from .vector_exact import Vectors, blocks
+from .vector_exact import blocks
 from .vector_faiss import KINDS, SETTINGS, Approximate
 
 KIND = "vector-index"

@@ -290,7 +290,7 @@ class VectorIndex:
         min(k, n), or less where an approximate kind finds less.
 
         filters: per query a bool for each row that tells which may be found, or None for all; where kept vectors allow it, few are scored
-        exactly. threads: of faiss; None = what this process may use. A query's answer depends neither on the batch nor on threads. Raises
+        exactly. threads: None for what this process may use. A query's answer depends neither on the batch nor on threads. Raises
         InputError, NonFiniteError (products beyond float32).
         """
         return self.search_reached(queries, k, filters=filters, threads=threads)[0]
@@ -303,7 +303,7 @@ class VectorIndex:
         q, k = self.prepared(queries), checks.count("VectorIndex.search: k", k)
         rows, approximate = self._allowed(filters, len(q)), self._parts.approximate
         if approximate is None:
-            return vector_exact.search(self.vectors, q, k, rows, self._longest)
+            return vector_exact.search(self.vectors, q, k, rows, threads)
         free, none = [i for i, chosen in enumerate(rows) if chosen is None], (topk(np.empty(0, np.float32), 1), 0)
         out = dict.fromkeys(range(len(q)), none)
         for places in ([free] if free else []) + [[i] for i, chosen in enumerate(rows) if chosen is not None]:
@@ -319,10 +319,10 @@ class VectorIndex:
             hits = approximate.search(q, k, rows, self._asked, threads)
             return hits, [approximate.n if rows is None else len(rows)] * len(hits)
         if rows is not None and len(rows) <= AUTO:
-            return vector_exact.search(kept, q, k, [rows] * len(q), self._longest)
+            return vector_exact.search(kept, q, k, [rows] * len(q), threads)
         room = vector_exact.rounding(q, kept, self._longest) if approximate.kind == "flat" else None
         found = approximate.candidates(q, k, fetch, rows, self._asked, threads, room)
-        scores = [products(kept, query, near) for query, near in zip(q, found)]
+        scores = [products(kept, query[None], near, threads)[0] for query, near in zip(q, found)]
         told = [len(own) if len(own) < len(near) else approximate.n if rows is None else len(rows) for own, near in zip(scores, found)]
         return [best_of(own, k, near) for own, near in zip(scores, found)], told
 

@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 
 from ..core import Query, Ranking, Scorer, Scores
-from ..errors import InputError, NonFiniteError
+from ..errors import InputError
 from ..indexes.vector_encoder import TextEncoder, backend_of, encode, name_of, require_encoder
 from ..indexes.vector_exact import products
 from ..indexes.vectors import VectorIndex
@@ -48,9 +48,7 @@ class Similarity(Scorer):
             rows = rows_of("Similarity", index, ranking)
             values = np.zeros(0, np.float32)
             if len(rows) and (query := next(vectors, None)) is not None:
-                values = products(index.vectors, query, rows)
-                if not np.isfinite(values).all():
-                    raise NonFiniteError("Similarity", got="a product beyond float32", expected="finite ones")
+                values = products(index.vectors, query[None], rows)[0]
             out.append(Scores.in_time(values, len(rows), scale, {"truncated_tokens": index.truncated_tokens[rows]}))
         return out
 

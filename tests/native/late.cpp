@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "centroid.hpp"
+#include "inner.hpp"
 #include "check.hpp"
 #include "maxsim.hpp"
 #include "residual.hpp"
@@ -195,6 +196,35 @@ void check_threads(Random& random, Isa isa) {
         expect(same_bits(codes(path, 1), codes(path, 4)), "residual: the same on four threads");
 }
 
+void check_inner(Random& random, Isa isa) {
+    for (const std::size_t dim : {1, 15, 16, 17, 40})
+        for (const std::size_t q : {0, 1, 2, 3, 4, 9})
+            for (const std::size_t n : {0, 1, 7, 8, 29, 3000}) {
+                const auto queries = eighths(random, q * dim), vectors = eighths(random, n * dim);
+                std::vector<std::int64_t> rows;
+                for (std::size_t i = 0; i < n / 2; ++i) rows.push_back(static_cast<std::int64_t>(random.below(n)));
+                const auto products = [&](const std::vector<std::int64_t>* chosen, int threads, Deadline deadline = {}) {
+                    const std::size_t m = chosen ? chosen->size() : n;
+                    std::vector<float> out(q * m, 99);
+                    const InnerCall call{queries, q, dim, TokenType::f32, vectors.data(), chosen ? chosen->data() : nullptr, m, threads, deadline};
+                    expect(inner_products(call, out.data(), isa) == (q && deadline.passed() ? 0 : m), "inner: how many rows are done");
+                    return out;
+                };
+                std::vector<float> want(q * n), picked;
+                for (std::size_t i = 0; i < q; ++i)
+                    for (std::size_t j = 0; j < n; ++j)
+                        for (std::size_t k = 0; k < dim; ++k) want[i * n + j] += queries[i * dim + k] * vectors[j * dim + k];
+                for (std::size_t i = 0; i < q; ++i)
+                    for (const std::int64_t row : rows) picked.push_back(want[i * n + static_cast<std::size_t>(row)]);
+                for (const int threads : {1, 4}) {
+                    expect(same_bits(products(nullptr, threads), want), "inner: sums of eighths are exact");
+                    expect(same_bits(products(&rows, threads), picked), "inner: rows that are chosen");
+                }
+                if (n) products(nullptr, 4, Deadline(0));
+            }
+    report(("inner " + std::string(isa_name(isa))).c_str());
+}
+
 void check_centroid(Random& random) {
     constexpr std::size_t n_centroids = 9, n = 400;
     for (const std::size_t q : {1, 31, 32, 33, 70}) {
@@ -235,6 +265,7 @@ void check_centroid(Random& random) {
 void check_late(Random& random) {
     check_centroid(random);
     for (const Isa isa : usable_isas()) {
+        check_inner(random, isa);
         check_maxsim(random, isa);
         check_residual(random, isa);
         check_threads(random, isa);

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from models import cross, write_encoder, write_model
@@ -114,13 +115,26 @@ def test_a_strange_or_missing_membership(tmp_path, content):
 )
 def test_available_is_the_smaller_of_affinity_and_quota_rounded_up(monkeypatch, allowed, quota, want):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(allowed)), raising=False)
-    monkeypatch.setattr(cpus, "cgroup_quota", lambda root, membership: quota)
+    monkeypatch.setattr(cpus, "_quota", lambda second: quota)
     assert cpus.available_cpus() == cpus.resolve_threads(None) == want
+
+
+def test_the_quota_is_read_once_a_second(monkeypatch):
+    now, read = [100.0], []
+    monkeypatch.setattr(cpus, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(cpus, "cgroup_quota", lambda root, membership: read.append(root) or float(len(read)))
+    cpus._quota.cache_clear()
+    seen = []
+    for now[0] in (100.0, 100.2, 100.9, 101.1, 101.5, 200.0):
+        seen.append(cpus.available_cpus())
+    assert seen == [1, 1, 1, 2, 2, 3]
+    cpus._quota.cache_clear()
 
 
 def test_available_where_there_is_no_affinity(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(cpus, "cgroup_quota", lambda root, membership: None)
+    monkeypatch.setattr(cpus, "_quota", lambda second: None)
     monkeypatch.setattr(os, "cpu_count", lambda: 5)
     assert cpus.available_cpus() == 5
     monkeypatch.setattr(os, "cpu_count", lambda: None)
