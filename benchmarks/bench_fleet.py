@@ -281,6 +281,8 @@ class Fit:
             made = simulated(replace(self, crowding=middle), over, 2)
             ours = sum(float(np.mean([lasted(one[0], ms) for ms in draws])) for one, draws in zip(over, made))
             low, high = (middle, high) if ours < measured else (low, middle)
+        if high == MOST_CROWDING:
+            raise SystemExit(f"replicas hinder each other more than {MOST_CROWDING}-fold: something else is wrong")
         return replace(self, crowding=low)
 
 

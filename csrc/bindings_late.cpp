@@ -19,23 +19,25 @@ struct Values {
     const std::uint8_t* data;
 };
 
-Values values_of(const py::array& array) {
-    if (array.ndim() != 2) throw py::value_error("values: expected two dimensions");
+Values values_of(const py::array& array, const std::string& name = "values") {
+    if (array.ndim() != 2) throw py::value_error(name + ": expected two dimensions");
     const auto total = static_cast<std::size_t>(array.shape(0)), dim = static_cast<std::size_t>(array.shape(1));
     const auto* data = static_cast<const std::uint8_t*>(array.data());
     if (array.dtype().kind() == 'f' && array.itemsize() == 2) {
-        if (!(array.flags() & py::array::c_style) || reinterpret_cast<std::uintptr_t>(data) % 2) throw py::type_error("values: not contiguous");
+        if (!(array.flags() & py::array::c_style) || reinterpret_cast<std::uintptr_t>(data) % 2 || array.dtype().byteorder() != '=')
+            throw py::type_error(name + ": expected a contiguous, aligned array in this machine's order of bytes");
         return {TokenType::f16, total, dim, 2, data};
     }
     if (py::isinstance<py::array_t<std::int8_t>>(array)) return {TokenType::i8, total, dim, 1, (view<std::int8_t>(array, "values"), data)};
-    view<float>(array, "values");
+    view<float>(array, name.c_str());
     return {TokenType::f32, total, dim, 4, data};
 }
 
 // rows: int64 [m], or none for all. (products float32 [q, m], how many of the first rows were multiplied before the deadline)
-py::tuple py_inner_products(const py::array& queries, const py::array& vectors, const py::object& rows, int threads, const std::string& isa, double seconds) {
+py::tuple py_inner_products(const py::array& queries, const py::array& vectors, const py::object& rows, int threads, const std::string& isa,
+                            double seconds) {
     const auto q = view<float>(queries, "queries");
-    const Values v = values_of(vectors);
+    const Values v = values_of(vectors, "vectors");
     if (queries.ndim() != 2 || static_cast<std::size_t>(queries.shape(1)) != v.dim || v.type == TokenType::i8)
         throw py::value_error("inner_products: expected float32 [q, dim] and float32 or float16 [n, dim]");
     InnerCall call{q, static_cast<std::size_t>(queries.shape(0)), v.dim, v.type, v.data, nullptr, v.total, threads, Deadline(seconds)};

@@ -14,7 +14,7 @@ constexpr std::size_t tiles = 48;  // rows of a block are a multiple of it, as i
 }  // namespace
 
 std::size_t inner_products(const InnerCall& call, float* out, Isa isa) {
-    if (!call.n_queries) return call.n_rows;
+    if (!call.n_queries) return call.n_rows;  // the kernel takes one at least
     const InnerFn kernel = kernels(isa).inner;
     const std::size_t each = std::max<std::size_t>(1, call.n_queries * call.dim), n = call.n_rows;
     const std::size_t rows = std::max(tiles, per_block / each / tiles * tiles), blocks = (n + rows - 1) / rows;

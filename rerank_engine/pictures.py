@@ -24,7 +24,7 @@ def check(what: str, path: str | Path) -> None:
     """Before long work: whether `write` will do. Raises MissingDependency, InputError."""
     kinds, target = new_figure(what, (1, 1)).canvas.get_supported_filetypes(), Path(path)
     if target.suffix[1:].lower() not in kinds or target.is_dir() or not target.parent.is_dir():
-        raise InputError(f"{what}: path", got=target, expected="a file in a folder that exists, which ends in .png, .svg or .pdf")
+        raise InputError(f"{what}: path", got=str(target), expected="a file in a folder that exists, which ends in .png, .svg or .pdf")
 
 
 def write(figure: Any, what: str, path: str | Path) -> None:

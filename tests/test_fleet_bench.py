@@ -43,6 +43,12 @@ def test_crowding_is_what_more_requests_than_are_answered_say(bench: ModuleType,
     assert bench.capacity(over) == pytest.approx(2e3 / (50 * crowding + 2 * 2.5), rel=0.05)  # two processors; hops take one, too
 
 
+def test_what_no_crowding_explains_ends_the_run(bench: ModuleType) -> None:
+    free = bench.Fit(50.0, 5.0, np.full(bench.POOL, 50.0), np.ones(1))
+    with pytest.raises(SystemExit, match="something else is wrong"):
+        free.crowded([(np.linspace(0, 1, 20), np.zeros(20, np.int64), np.full(20, 60_000.0))])
+
+
 def test_a_simulation_that_does_not_hold_is_told(bench: ModuleType) -> None:
     fitted = bench.Fit(50.0, 5.0, np.linspace(20, 80, bench.POOL), np.ones(3), 1.2)
     told, rate = bench.Slices(foreign=[0.01], over=[(np.zeros(2), np.zeros(2, np.int64), np.full(2, 60.0))]), 15.0

@@ -107,6 +107,9 @@ def _show(plan: Plan) -> None:
     low, high = expected["ndcg@10_95"]
     how = "measured" if expected["measured"] else "between measured depths"
     cli.say(f"  nDCG@10  {expected['ndcg@10']:.4f}     95 %: {low:.4f} to {high:.4f}   {how}; {', '.join(plan.collections)}")
+    if plan.cut_tokens:
+        whole, limit = plan.shape.tokens, plan.shape.limit
+        cli.say(f"  cut      {plan.cut_tokens:.0f} of a passage's {whole:g} tokens, for the cross-encoder reads {limit} of a pair")
     cli.say("\nwhere the time goes")
     cli.table(("stage", "ms"), [[part["stage"], f"{part['ms']:.3f}"] for part in told["stages"]])
     cli.say(f"\nthe frontier; within {plan.budget_ms:g} ms at p95:")

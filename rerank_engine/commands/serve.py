@@ -139,7 +139,11 @@ def searching(path: str, threads: int | None) -> Stage:
     if kind == kinds.TOKENS:
         return LateInteraction(opened, late_model(name, threads), k=RETRIEVED, num_threads=threads)
     encoder = encoder_of(kind, name, threads)
-    return Dense(opened, encoder, k=RETRIEVED) if kind == kinds.VECTORS else SPLADE(opened, encoder, k=RETRIEVED, threads=threads)
+    return (
+        Dense(opened, encoder, k=RETRIEVED, threads=threads)
+        if kind == kinds.VECTORS
+        else SPLADE(opened, encoder, k=RETRIEVED, threads=threads)
+    )
 
 
 def read_keys(path: str | None) -> list[str]:

@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..backends import implementation
+from ..cpus import resolve_threads
+from ..errors import InputError, NonFiniteError
 from ..limits import limits
-from ..ops.inner import BLOCK, Vectors, inner_products
+from ..ops.inner import BLOCK, Vectors
 from ..ops.topk import Hits, topk
 
-TABLE = 1 << 24  # scores of a batch that are held at a time
+BATCH = 256  # queries that share a pass
+TABLE = 1 << 24  # scores of a pass that are held at a time
+FREE = 7.0  # queries that are multiplied with a vector in the time that reading it from memory takes
 _UNIT = 2.0**-20  # how far from 1 a length may be that rounding alone explains
 
 
@@ -58,28 +62,68 @@ def rounding(queries: NDArray[np.float32], vectors: Vectors, length: Callable[[]
 def products(
     vectors: Vectors, queries: NDArray[np.float32], rows: NDArray[np.int64] | None, threads: int | None = None
 ) -> NDArray[np.float32]:
-    """`inner_products`; of the first rows, where the deadline of `limits()` comes before it has multiplied all."""
-    return inner_products(queries, vectors, rows, num_threads=threads, seconds=limits().left())
+    """`inner_products`, finite or not; of the first rows, where the deadline of `limits()` comes before it has multiplied all."""
+    found, done = implementation("inner")(queries, vectors, rows, resolve_threads(threads), limits().left())
+    scores: NDArray[np.float32] = found[:, :done]
+    return scores
 
 
 def search(
     vectors: Vectors, queries: NDArray[np.float32], k: int, rows: Sequence[NDArray[np.int64] | None], threads: int | None = None
 ) -> tuple[list[Hits], list[int]]:
-    """Per query the k best of its rows (None: of all), and how many of the first ones it got to before the deadline of `limits()`: its hits
-    are of these. Queries of the same rows (the same array, or None) share one pass over the vectors."""
-    alike, found = dict[int, list[int]](), dict[int, tuple[Hits, int]]()
+    """Per query the k best of its rows, ascending (None: of all), and how many of the first ones it got to before the deadline of
+    `limits()`: its hits are of these. Queries of the same rows share a pass over the vectors, BATCH at a time; so do all, each for its own
+    rows, where that costs less than passes apart."""
+    n, alike, found = len(vectors), dict[bytes, list[int]](), dict[int, tuple[Hits, int]]()
     for i, chosen in enumerate(rows):
-        alike.setdefault(id(chosen), []).append(i)
-    for places in alike.values():
-        chosen = rows[places[0]]
-        step = max(1, TABLE // max(1, len(vectors) if chosen is None else len(chosen)))
-        for first in range(0, len(places), step):
-            batch = places[first : first + step]
-            scores = products(vectors, queries[batch], chosen, threads)
-            found |= {i: (best_of(own, k, chosen), len(own)) for i, own in zip(batch, scores)}
+        alike.setdefault(b"all" if chosen is None else chosen.tobytes(), []).append(i)
+    groups = list(alike.values())
+    apart = sum(_cost(n if (chosen := rows[own[0]]) is None else len(chosen), len(own)) for own in groups)
+    together = len(groups) > 1 and _cost(n, len(queries)) < apart
+    for own in [list(range(len(queries)))] if together else groups:
+        for first in range(0, len(own), BATCH):
+            places = own[first : first + BATCH]
+            shared = None if together else rows[places[0]]
+            picked = [rows[i] if together else None for i in places]
+            found |= zip(places, _best(vectors, queries[places], k, shared, picked, places, threads))
     return [found[i][0] for i in range(len(rows))], [found[i][1] for i in range(len(rows))]
 
 
-def best_of(scores: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None) -> Hits:
-    """The k best of the first rows, which have scores."""
-    return topk(scores, k, ids=None if rows is None else rows[: len(scores)])
+def _cost(rows: int, queries: int) -> float:
+    """Of a pass, in vectors that are read: so many queries cost no more than reading does."""
+    return rows * max(1.0, queries / FREE)
+
+
+def _best(
+    vectors: Vectors, queries: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None, picked: Sequence[NDArray[np.int64] | None],
+    names: Sequence[int], threads: int | None,
+) -> list[tuple[Hits, int]]:  # fmt: skip
+    """Per query the k best, and how many rows it got to, of the rows that all share (None: all), or of those that are `picked` of all.
+    names: of the queries, for errors."""
+    n, width = len(vectors) if rows is None else len(rows), max(1, TABLE // len(queries))
+    found = [(topk(np.empty(0, np.float32), k), 0)] * len(queries)
+    for at in range(0, n, width):
+        end = min(at + width, n)
+        scores = products(vectors[at:end] if rows is None else vectors, queries, None if rows is None else rows[at:end], threads)
+        done = at + scores.shape[1]
+        for i, (own, chosen) in enumerate(zip(scores, picked)):
+            (before, best), seen = found[i]
+            ids = rows if chosen is None else chosen
+            first, last = (at, done) if chosen is None else np.searchsorted(chosen, (at, done)).tolist()
+            places, top = best_of(own if chosen is None else own[chosen[first:last] - at], k, f"query {names[i]}")
+            places = places + first if ids is None else ids[places + first]
+            hits = topk(np.concatenate([best, top]), k, ids=np.concatenate([before, places])) if at else (places, top)
+            found[i] = hits, seen + last - first
+        if done < end:
+            break
+    return found
+
+
+def best_of(scores: NDArray[np.float32], k: int, what: str, rows: NDArray[np.int64] | None = None) -> Hits:
+    """`topk` of the first rows, which have scores. Raises NonFiniteError in the name of a search for `what`."""
+    try:
+        return topk(scores, k, ids=None if rows is None else rows[: len(scores)])
+    except NonFiniteError as error:
+        got = f"a product of {scores[~np.isfinite(scores)][0]}"
+        hint = "Vectors of about unit length have finite ones; VectorIndex.check(path) looks for damage."
+        raise NonFiniteError(f"VectorIndex.search: {what}", got=got, expected="products within float32", hint=hint) from error

@@ -324,7 +324,7 @@ class VectorIndex:
         found = approximate.candidates(q, k, fetch, rows, self._asked, threads, room)
         scores = [products(kept, query[None], near, threads)[0] for query, near in zip(q, found)]
         told = [len(own) if len(own) < len(near) else approximate.n if rows is None else len(rows) for own, near in zip(scores, found)]
-        return [best_of(own, k, near) for own, near in zip(scores, found)], told
+        return [best_of(own, k, f"query {i}", near) for i, (own, near) in enumerate(zip(scores, found))], told
 
     def _allowed(self, filters: Sequence[NDArray[np.bool_] | None] | None, n: int) -> list[NDArray[np.int64] | None]:
         masks = [None] * n if filters is None else list(filters)

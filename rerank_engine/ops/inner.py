@@ -30,12 +30,13 @@ def inner_products(
 ) -> NDArray[np.float32]:
     """out[i, j] = <query i, vector of rows[j]>
 
-    queries: float [q, dim]. vectors: float32 or float16 [n, dim], neither copied nor converted as a whole; other floats and arrays that are
-    not contiguous are, into float32. rows: integers [m], in any order, twice if need be; None for all.
+    queries: float [q, dim]. vectors: float32 or float16 [n, dim], as they are if contiguous; other numbers become float32, and what is not
+    contiguous is copied. rows: integers [m], in any order, twice if need be; None for all.
     num_threads: None for what this process may use. seconds: how long it may take.
     Returns float32 [q, m]; where `seconds` did not suffice, the columns of the first rows alone. Sums are float32, in an order that depends
-    on nothing but the instruction set: a query has the same products, bit by bit, in any batch, for any rows and number of threads, and
-    equal vectors have equal ones. Raises InputError, NonFiniteError (NaN or infinity in what is read, products beyond float32).
+    on nothing but the backend and its instruction set: a query has the same products, bit by bit, in any batch, for any rows and number of
+    threads, and equal vectors have equal ones. Raises InputError, NonFiniteError (NaN or infinity in what is read; products, or sums on the
+    way to them, beyond float32).
     """
     q = checks.floats("inner_products: queries", array("inner_products: queries", queries), 2)
     held = array("inner_products: vectors", vectors)
@@ -46,12 +47,14 @@ def inner_products(
     if q.shape[1] != held.shape[1]:
         raise InputError("inner_products: queries", got=f"dimension {q.shape[1]}", expected=f"{held.shape[1]}, as the vectors have")
     chosen, threads = picked("inner_products", rows, len(held)), resolve_threads(num_threads)
+    if not len(q):
+        return np.empty((0, len(held) if chosen is None else len(chosen)), np.float32)
     products, done = implementation("inner", backend)(q, held, chosen, threads, seconds)
     found: NDArray[np.float32] = products[:, :done]
     if not np.isfinite(found).all():
         query, at = np.argwhere(~np.isfinite(found))[0].tolist()
         got = f"{found[query, at]} for query {query} and row {at if chosen is None else chosen[at]}"
-        raise NonFiniteError("inner_products", got=got, expected="products within float32, of finite vectors")
+        raise NonFiniteError("inner_products", got=got, expected="finite vectors, and sums of products within float32")
     return found
 
 
@@ -63,7 +66,7 @@ def inner_reference(
     n, step, end = len(vectors) if rows is None else len(rows), max(1, BLOCK // max(1, vectors.shape[1])), time.monotonic() + seconds
     out, wide = np.empty((len(queries), n), np.float32), queries.astype(np.float64)
     for at in range(0, n, step):
-        if time.monotonic() >= end:
+        if not time.monotonic() < end:
             return out, at
         block = (vectors[at : at + step] if rows is None else vectors[rows[at : at + step]]).astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):  # found by who asked

@@ -81,14 +81,14 @@ def _bm25(bed: Bed) -> Stages:
 def _dense(bed: Bed) -> Stages:
     encoder = bed.model("dense")
     told: dict[str, Any] = {"model": encoder.model, "precision": "", "threads": bed.threads}
-    stages = [(Dense(_vectors(n), encoder, k=1000), n) for n in (1_000, 10_000, 50_000)[: 2 if bed.quick else 3]]
+    stages = [(Dense(_vectors(n), encoder, k=1000, threads=bed.threads), n) for n in (1_000, 10_000, 50_000)[: 2 if bed.quick else 3]]
     settings = [bed.searches("dense", stage, n, 1.0) for stage, n in stages]
     yield fit("dense", ("fixed", "query_token", "corpus"), settings, backend=stages[0][0].backend, searched=stages[-1][1], **told)
     index = VectorIndex(bed.corpus, vectors(len(bed.corpus)))
     settings = []
     for depth in (10, DISTINCT):
         work = [Work(query_token=float(q), document=depth) for q in bed.asked]
-        settings.append(bed.runs(Rescore(Similarity(index, encoder), depth), work, bed.lists(1, depth, len(work))))
+        settings.append(bed.runs(Rescore(Similarity(index, encoder, threads=bed.threads), depth), work, bed.lists(1, depth, len(work))))
     yield fit("vectors", ("fixed", "query_token", "document"), settings, backend=encoder.backend, **told)
 
 
@@ -181,7 +181,7 @@ def _fuse(bed: Bed) -> Stages:
 
     Each index has a corpus of its own, as one that was opened from a file has: documents are then found by their ids."""
     n, others = 2_000, list[Stage]()
-    bm25, dense = BM25(lexical(n).index(), k=1000), Dense(_vectors(n), bed.model("dense"), k=1000)
+    bm25, dense = BM25(lexical(n).index(), k=1000), Dense(_vectors(n), bed.model("dense"), k=1000, threads=bed.threads)
     for made in (_sparse, _late_interaction):
         with suppress(*ABSENT):
             others.append(made(bed, n))

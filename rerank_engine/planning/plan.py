@@ -15,7 +15,7 @@ from .costs import Costs
 from .devices import costs_on
 from .parts import Parts
 from .quality import MEASURE, Chain, Curves, Estimate
-from .shape import Shape, shape_from
+from .shape import SPECIAL, Shape, shape_from
 from .work import Latency, latency_of, parts_of
 
 DEPTHS = (5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300, 500, 1000)
@@ -67,6 +67,12 @@ class Plan:
     def given_up(self) -> tuple[Candidate, ...]:
         return tuple(each for each in self.frontier if each.sure_p95 > self.budget_ms)
 
+    @property
+    def cut_tokens(self) -> float:
+        """Of a passage of mean length, what a cross-encoder does not read; 0 where the plan has none."""
+        shape, reads = self.shape, any(each.kind in ("cross", "cascade") for each in self.chosen.chain.rerankers)
+        return max(0.0, shape.tokens + shape.query_tokens + SPECIAL - shape.limit) if reads else 0.0
+
     def pipeline(self, parts: Parts | None = None) -> Pipeline:
         """Ready to run. parts: by default those that the plan was made for. Raises InputError."""
         held = self.parts if parts is None else parts
@@ -93,6 +99,7 @@ class Plan:
             "collections": list(self.collections),
             "device": self.device,
             "predicted": self.predicted,
+            "cut_tokens": round(self.cut_tokens, 1),
         }
 
     def capacity(self, qps: float, *, batch_tokens: int = BATCH_TOKENS, processes: int = 1) -> Capacity:

@@ -126,18 +126,20 @@ class Dense(Stage):
     """The k nearest documents by inner product, or the cosine (see `metric_of`). A blank query finds nothing.
 
     Exactly, or as well as a kind of faiss finds them (see VectorIndex; `index.with_search(nprobe=..., ef=..., rescore=...)` asks for more
-    or less). encoder: what made the index's vectors (see TextEncoder). The scale is "approximate ..." where scores come from compressed
-    vectors. The column truncated_tokens says what the encoder cut off each document. The facts of its step: {"index": the kind, and what a
-    search without a filter looks at}. Raises InputError for another encoder than the index was made with, as far as both say what they are.
+    or less). encoder: what made the index's vectors (see TextEncoder). threads: of the search; None for what this process may use. The
+    scale is "approximate ..." where scores come from compressed vectors. The column truncated_tokens says what the encoder cut off each
+    document. The facts of its step: {"index": the kind, and what a search without a filter looks at}. Raises InputError for another
+    encoder than the index was made with, as far as both say what they are.
     """
 
     retrieves = True
 
-    def __init__(self, index: VectorIndex, encoder: TextEncoder, k: int = 1000) -> None:
+    def __init__(self, index: VectorIndex, encoder: TextEncoder, k: int = 1000, *, threads: int | None = None) -> None:
         checks.instance("Dense: index", index, VectorIndex)
         require_encoder("Dense", encoder)
         index.require_encoder("Dense", encoder)
         self.index, self.encoder, self.k, self.backend = index, encoder, checks.count("Dense: k", k), backend_of(encoder)
+        self.threads = threads
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         asked = [query for query in queries if query.text.strip()]
@@ -157,7 +159,7 @@ class Dense(Stage):
         """The k best for each vector float32 [queries or fewer, dim] among the documents that its query allows; queries without one were
         not encoded in time. scale: as of `ranking`."""
         filters = [query.allowed(self.index.corpus) for query in queries[: len(vectors)]]
-        hits, reached = self.index.search_reached(vectors, k, filters=filters)
+        hits, reached = self.index.search_reached(vectors, k, filters=filters, threads=self.threads)
         most = [len(self.index.corpus) if mask is None else int(mask.sum()) for mask in filters]
         out = [self.ranking(*one, scale=scale, told=reach(n, of)) for one, n, of in zip(hits, reached, most)]
         late = self.ranking(np.empty(0, np.int64), np.empty(0, np.float32), scale=scale, told=reach(0, 1))

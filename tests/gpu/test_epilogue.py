@@ -146,8 +146,13 @@ def test_classifier(rows: int, n: int, labels: int, norm: bool) -> None:
             close(got, head(x, weights, name), torch.float32, 1e-4 if DEVICE.type == "cpu" else 2e-3)
             assert out[rows:].isnan().all()
             assert torch.equal(got, classify(x, **weights, activation=name))
-            if rows > 1:
-                assert torch.equal(got[rows - 1 :], classify(x[rows - 1 :], **weights, activation=name))
+            if rows > 1:  # the interpreter's products are the BLAS's, which sums the rows at an edge in another order
+                alone = classify(x[rows - 1 :], **weights, activation=name)
+                assert (
+                    torch.equal(got[rows - 1 :], alone)
+                    if DEVICE.type == "cuda"
+                    else torch.allclose(got[rows - 1 :], alone, rtol=1e-5, atol=1e-5)
+                )
 
 
 def test_large_numbers_do_not_overflow() -> None:

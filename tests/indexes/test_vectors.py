@@ -8,6 +8,7 @@ from tolerances import HALF_ULP
 
 import rerank_engine as rr
 from rerank_engine.errors import InputError, NonFiniteError
+from rerank_engine.indexes import vector_exact
 
 
 def corpus(n: int) -> rr.Corpus:
@@ -135,7 +136,6 @@ def test_repr():
 
 @pytest.mark.parametrize("keep", ["float32", "float16"])
 def test_a_large_batch_is_searched_as_each_query_alone(keep):
-    """From 16 queries on, a matrix product chooses what is multiplied again."""
     rng = np.random.default_rng(7)
     vectors = rng.standard_normal((300, 20)).astype(np.float32)
     vectors[50:90] = vectors[3]  # ties at the k-th place
@@ -162,3 +162,48 @@ def test_vectors_of_rows():
             index.vectors_of(rows)
     with pytest.raises(InputError, match="dtype float64"):
         index.vectors_of([0.5])
+
+
+@pytest.mark.parametrize("table", [vector_exact.TABLE, 64])
+@pytest.mark.parametrize("shares", [(1.0, 0.9, 0.8), (0.05, 0.1), (0.0, 1.0), (0.5,)])
+def test_a_filter_finds_the_same_in_a_batch_and_alone(monkeypatch, table, shares):
+    """Whatever passes are shared, and in however many parts the rows are."""
+    monkeypatch.setattr(vector_exact, "TABLE", table)
+    rng = np.random.default_rng(3)
+    index, q = rr.VectorIndex(corpus(300), rng.normal(size=(300, 8)).round(1)), rng.normal(size=(24, 8)).round(1)
+    made = [rng.random(300) < share for share in shares]
+    filters = [None if i % 5 == 4 else made[i % len(made)] for i in range(24)]
+    scores = (q.astype(np.float32) @ index.vectors.T).astype(np.float64)
+    for i, (ids, found) in enumerate(index.search(q, 7, filters=filters)):
+        rows = np.arange(300) if filters[i] is None else np.flatnonzero(filters[i])
+        (alone,) = index.search(q[i : i + 1], 7, filters=[filters[i]])
+        assert ids.tolist() == alone[0].tolist() and found.tobytes() == alone[1].tobytes()
+        assert set(ids) <= set(rows) and len(ids) == min(7, len(rows))
+        assert np.allclose(found, np.sort(scores[i][rows])[::-1][:7], atol=1e-5)
+        assert all(a > b or (a == b and x < y) for a, b, x, y in zip(found, found[1:], ids, ids[1:]))
+
+
+def test_queries_that_may_find_the_same_share_a_pass(monkeypatch):
+    passes, whole = [], vector_exact.products
+    monkeypatch.setattr(vector_exact, "products", lambda v, q, rows, threads: passes.append(len(q)) or whole(v, q, rows, threads))
+    rng = np.random.default_rng(4)
+    index, q = rr.VectorIndex(corpus(1000), rng.normal(size=(1000, 4))), rng.normal(size=(16, 4))
+    narrow = [rng.random(1000) < 0.01 for _ in range(16)]
+    for filters, want in (
+        (None, [16]),
+        ([narrow[0].copy() for _ in range(16)], [16]),  # alike, though not the same array
+        ([~mask for mask in narrow], [16]),  # nearly all of it, each for itself
+        (narrow, [1] * 16),
+    ):
+        passes.clear()
+        index.search(q, 3, filters=filters)
+        assert passes == want
+
+
+def test_what_is_not_finite_is_told_by_the_callers_query():
+    index = rr.VectorIndex(corpus(3), np.full((3, 4), 2.0))
+    q, mask = np.ones((3, 4), np.float32), np.array([True, False, True])
+    q[2] = 3e38
+    for filters in (None, [None, None, mask], [mask] * 3):
+        with pytest.raises(NonFiniteError, match=r"VectorIndex.search: query 2: got a product of inf"):
+            index.search(q, 2, filters=filters)

@@ -1,11 +1,12 @@
 // MaxSim over vectors, bytes and residual codes: every instruction set and path against sums in double, one thread against four.
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <thread>
 
 #include "centroid.hpp"
-#include "inner.hpp"
 #include "check.hpp"
+#include "inner.hpp"
 #include "maxsim.hpp"
 #include "residual.hpp"
 
@@ -196,32 +197,39 @@ void check_threads(Random& random, Isa isa) {
         expect(same_bits(codes(path, 1), codes(path, 4)), "residual: the same on four threads");
 }
 
+void check_inner(Random& random, Isa isa, std::size_t dim, std::size_t q, std::size_t n) {
+    const auto queries = eighths(random, q * dim), vectors = eighths(random, n * dim);
+    std::vector<std::uint16_t> halves(vectors.size());
+    std::transform(vectors.begin(), vectors.end(), halves.begin(), half_of);
+    std::vector<std::int64_t> rows;
+    for (std::size_t i = 0; i < n / 2; ++i) rows.push_back(static_cast<std::int64_t>(random.below(n)));
+    std::vector<float> want(q * n), picked;
+    for (std::size_t i = 0; i < q; ++i)
+        for (std::size_t j = 0; j < n; ++j)
+            for (std::size_t k = 0; k < dim; ++k) want[i * n + j] += queries[i * dim + k] * vectors[j * dim + k];
+    for (std::size_t i = 0; i < q; ++i)
+        for (const std::int64_t row : rows) picked.push_back(want[i * n + static_cast<std::size_t>(row)]);
+    const auto products = [&](TokenType type, bool chosen, int threads, Deadline deadline = {}) {
+        const std::size_t m = chosen ? rows.size() : n;
+        std::vector<float> out(q * m, 99);
+        const void* held = type == TokenType::f32 ? static_cast<const void*>(vectors.data()) : halves.data();
+        const InnerCall call{queries, q, dim, type, held, chosen ? rows.data() : nullptr, m, threads, deadline};
+        expect(inner_products(call, out.data(), isa) == (q && deadline.passed() ? 0 : m), "inner: how many rows are done");
+        return out;
+    };
+    for (const TokenType type : {TokenType::f32, TokenType::f16})
+        for (const int threads : {1, 4}) {
+            expect(same_bits(products(type, false, threads), want), "inner: sums of eighths are exact");
+            expect(same_bits(products(type, true, threads), picked), "inner: rows that are chosen");
+            if (n) products(type, false, threads, Deadline(0));
+        }
+}
+
 void check_inner(Random& random, Isa isa) {
     for (const std::size_t dim : {1, 15, 16, 17, 40})
         for (const std::size_t q : {0, 1, 2, 3, 4, 9})
-            for (const std::size_t n : {0, 1, 7, 8, 29, 3000}) {
-                const auto queries = eighths(random, q * dim), vectors = eighths(random, n * dim);
-                std::vector<std::int64_t> rows;
-                for (std::size_t i = 0; i < n / 2; ++i) rows.push_back(static_cast<std::int64_t>(random.below(n)));
-                const auto products = [&](const std::vector<std::int64_t>* chosen, int threads, Deadline deadline = {}) {
-                    const std::size_t m = chosen ? chosen->size() : n;
-                    std::vector<float> out(q * m, 99);
-                    const InnerCall call{queries, q, dim, TokenType::f32, vectors.data(), chosen ? chosen->data() : nullptr, m, threads, deadline};
-                    expect(inner_products(call, out.data(), isa) == (q && deadline.passed() ? 0 : m), "inner: how many rows are done");
-                    return out;
-                };
-                std::vector<float> want(q * n), picked;
-                for (std::size_t i = 0; i < q; ++i)
-                    for (std::size_t j = 0; j < n; ++j)
-                        for (std::size_t k = 0; k < dim; ++k) want[i * n + j] += queries[i * dim + k] * vectors[j * dim + k];
-                for (std::size_t i = 0; i < q; ++i)
-                    for (const std::int64_t row : rows) picked.push_back(want[i * n + static_cast<std::size_t>(row)]);
-                for (const int threads : {1, 4}) {
-                    expect(same_bits(products(nullptr, threads), want), "inner: sums of eighths are exact");
-                    expect(same_bits(products(&rows, threads), picked), "inner: rows that are chosen");
-                }
-                if (n) products(nullptr, 4, Deadline(0));
-            }
+            for (const std::size_t n : {0, 1, 7, 8, 29, 500}) check_inner(random, isa, dim, q, n);
+    check_inner(random, isa, 64, 9, 16'000);  // enough for four threads
     report(("inner " + std::string(isa_name(isa))).c_str());
 }
 

@@ -175,6 +175,14 @@ def test_to_dict_has_the_shape_that_others_read() -> None:
     assert all(row["gain"] > 0 for row in told["given_up"])
 
 
+def test_what_a_cross_encoder_does_not_read_is_told() -> None:
+    long = Shape(10_000, 700.0, 10.0, 0.4, 0.2, 0.3)
+    own = plan(p95_ms=5000, shape=long, quality=Curves(QUALITY), costs=COSTS)
+    assert own.chosen.chain.rerankers and own.cut_tokens == own.to_dict()["cut_tokens"] == 700 + 10 + 3 - 512
+    assert plan(p95_ms=10, shape=long, quality=Curves(QUALITY), costs=COSTS).cut_tokens == 0  # no model reads pairs
+    assert made(5000).cut_tokens == 0  # nothing is longer
+
+
 def test_shapes_by_arguments_and_their_errors() -> None:
     told = plan(p95_ms=50, corpus_size=1e6, tokens=150, quality=Curves(QUALITY), costs=COSTS)
     assert told.shape == Shape(1_000_000, 150, 10.0, 0.4, 0.2, 0.3)
