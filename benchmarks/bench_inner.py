@@ -2,7 +2,8 @@
 the products of all queries, one thread.
 
 Peers: numpy (one matrix product; of float16 ROWS rows at a time, widened first) and torch (the same; float16 by float16 queries, into
-float16, which is less exact). Limits, measured in the same run: `read`, as many bytes read; `peak`, as many multiply-adds on values in registers.
+float16, which is less exact). Limits, measured in the same run: `read`, as many bytes read; `peak`, as many multiply-adds on values in
+registers.
 """
 
 from __future__ import annotations

@@ -78,7 +78,10 @@ def inner(data: Any, about: str) -> str:
     for case, found in cases.items():
         cells = [f"{found[peer]['ratio']:.2f}x" if peer in found else "" for peer in ("numpy", "torch", "read", "peak")]
         lines.append(f"| {case} | {found['numpy']['ours']:.3g} | {' | '.join(cells)} |")
-    how = "queries x vectors of 384 dimensions, one thread, medians; Nx: takes N times as long as ours, limits measured in the same run; float16: numpy widens 512 rows at a time, torch rounds queries and answers to it"
+    how = (
+        "queries x vectors of 384 dimensions, one thread, medians; Nx: takes N times as long as ours, limits measured in the same run; "
+        "float16: numpy widens 512 rows at a time, torch rounds queries and answers to it"
+    )
     return "\n".join([*lines, "", f"{how} (`python -m benchmarks.bench_inner`), {about}."])
 
 

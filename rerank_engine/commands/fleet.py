@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import cli
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 # option -> what it is called in `Assumed`
 ASSUMED = {"redundancy": "redundancy", "hop_ms": "hop_ms", "stragglers": "straggling", "hedge": "hedge", "failures": "failures"}
+PASSED = 3  # of those that were passed over are shown
 OF_QPS = ("batch_tokens", "machine_memory", "machine_processors", "machine_price", "shard_size", *ASSUMED)
 
 
@@ -80,13 +82,21 @@ def show(placed: Placement) -> None:
     if placed.cost_hour is not None:
         hour = placed.cost_hour
         cli.say(f"\ncost     {hour:,.2f} an hour, {hour / (placed.qps * 3600) * 1e6:,.2f} a million queries")
-    if placed.extrapolated:
-        cli.say(f"\nbeyond what was calibrated, on shards of {placed.plan.shape.corpus_size:,} documents")
-        for line in placed.extrapolated:
+    show_extrapolated(placed.extrapolated, placed.plan.shape.corpus_size, "shards of " if placed.fleet else "")
+    if placed.passed_over:
+        cli.say("\nbetter, within the budget by itself, and not taken; smaller shards or larger machines may change that")
+        for line in placed.passed_over[:PASSED]:
             cli.say(f"  - {line}")
     if placed.fleet is not None:
         cli.say("\nassumed:")
         for line in placed.assumptions:
+            cli.say(f"  - {line}")
+
+
+def show_extrapolated(lines: Sequence[str], documents: int, of: str = "") -> None:
+    if lines:
+        cli.say(f"\nbeyond what was calibrated, on {of}{documents:,} documents")
+        for line in lines:
             cli.say(f"  - {line}")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import cli, pictures
 from ..errors import InputError
-from .fleet import machines, placement, show, told
+from .fleet import machines, placement, show, show_extrapolated, told
 
 if TYPE_CHECKING:
     from ..planning import Plan
@@ -67,34 +67,27 @@ def calibrate(args: argparse.Namespace) -> None:
 def plan(args: argparse.Namespace) -> None:
     from ..planning import Costs, Curves
     from ..planning import plan as make
+    from ..planning.placement import extrapolated
 
     if args.plot:
         pictures.check("--plot", args.plot)
     costs, curves = Costs.load(args.costs, any_machine=args.any_machine), Curves.load(args.quality, args.collection)
     placed = placement(args, costs, curves)
-    made = (
-        placed.plan
-        if placed is not None
-        else make(
-            p95_ms=args.p95,
-            corpus_size=args.corpus_size,
-            tokens=args.tokens,
-            query_tokens=args.query_tokens,
-            quality=curves,
-            costs=costs,
-            device=args.device,
-        )
-    )
+    given = {"corpus_size": args.corpus_size, "tokens": args.tokens, "query_tokens": args.query_tokens, "device": args.device}
+    made = placed.plan if placed is not None else make(p95_ms=args.p95, quality=curves, costs=costs, **given)
     if args.plot:
         made.plot(args.plot)
     if args.json:
-        cli.print_json({**made.to_dict(), **(told(placed) if placed else {})})
+        more = told(placed) if placed else {"extrapolated": list(extrapolated(made.chosen, costs, made.shape))}
+        cli.print_json({**made.to_dict(), **more})
         return
     if placed and placed.fleet is not None:
         cli.say(f"one of {placed.shards} shards, of {made.shape.corpus_size:,} documents, nobody else asking; the fleet is below\n")
     _show(made)
     if placed:
         show(placed)
+    else:
+        show_extrapolated(extrapolated(made.chosen, costs, made.shape), made.shape.corpus_size)
 
 
 def _show(plan: Plan) -> None:
@@ -118,7 +111,7 @@ def _show(plan: Plan) -> None:
     cli.table(("p50 ms", "p95 ms", "nDCG@10", "within", "configuration"), [_cells(row, row["name"] not in names) for row in rows])
     if told["given_up"]:
         best = told["given_up"][-1]
-        cli.say(f"\ngiven up: {best['gain']:.4f} nDCG@10, by '{best['name']}' at {best['p95_ms']:.4g} ms")
+        cli.say(f"\ngiven up: {best['gain']:.4f} nDCG@10, by '{best['name']}' at {best['p95_ms']:,.0f} ms")
 
 
 def _around(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:

@@ -5,8 +5,8 @@ dense retrieval, late interaction and their fusion, then cross-encoders. The fro
 they find is one index's ranking, bit for bit, so the measured quality holds. One re-ranker runs the cross-encoder on the best of all.
 Machines of the shards hold k of them each (`memory`: all their files) and split their processors among them; others hold models.
 
-The fewest shards are taken with which a plan keeps to the budget and its memory to the machine; of the plans that do, the best; then
-about the fewest machines whose simulated p95 keeps to the budget (`sizing`).
+The fewest shards are taken with which a plan keeps to the budget and its memory to the machine; of the plans that do, the best of which
+there is a fleet whose simulated p95 keeps to the budget; then about the fewest machines of it (`sizing`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from .capacity import Capacity
 from .costs import Costs
 from .memory import memory_of
 from .plan import Candidate, Plan, plan
-from .quality import Curves
+from .quality import Chain, Curves
 from .shape import Shape
-from .sizing import HALF, WAVE_MS, Fleet, Sizing, Tries, on_shards, threads_of
+from .sizing import HALF, WAVE_MS, Fleet, Sizing, Tries, lack, on_shards, threads_of
 
 SHARDS = 10_000  # at most
 MORE = 6  # numbers of shards that are simulated, where the first with which a plan keeps to memory and budget is too slow with all of them
@@ -36,7 +36,7 @@ MORE = 6  # numbers of shards that are simulated, where the first with which a p
 class Placement:
     """plan: of one shard's documents, with what is placed as `chosen`. shape: of the whole corpus. memory: bytes of a copy of the corpus by
     index. fleet: None where one machine holds all: then `capacity` says how many of it. extrapolated: what was calibrated on fewer
-    documents than a shard has."""
+    documents than a shard has. passed_over: what is better and within the budget by itself: its quality, and why it was not taken."""
 
     plan: Plan
     shape: Shape
@@ -48,6 +48,7 @@ class Placement:
     capacity: Capacity | None
     extrapolated: tuple[str, ...]
     assumptions: tuple[str, ...]
+    passed_over: tuple[str, ...] = ()
 
     @property
     def machines(self) -> int:
@@ -79,6 +80,7 @@ class Placement:
             "cost_million_queries": None if hour is None else round(hour / (self.qps * 3600) * 1e6, 4),
             "machine": {"memory_bytes": self.machine.memory, "processors": self.machine.processors, "price_hour": self.machine.price_hour},
             "extrapolated": list(self.extrapolated),
+            "passed_over": list(self.passed_over),
             "assumptions": list(self.assumptions),
         }
         if self.fleet is not None:
@@ -127,28 +129,46 @@ def place(
     return _over_shards(shape, qps, p95_ms, costs, curves, there, known, why, Tries(progress))
 
 
+class _Passed:
+    """Why configurations were not taken. `able`: asks `lack` of each; all that retrieve as one did whose shards are `late` are out, too."""
+
+    def __init__(self, shape: Shape, costs: Costs, machine: Machine, known: Assumed, device: str = "cpu") -> None:
+        self.given, self.why, self.late = (
+            (shape, costs, machine, known, device),
+            dict[Chain, tuple[Candidate, str]](),
+            set[tuple[str, ...]](),
+        )
+
+    def able(self, candidate: Candidate) -> bool:
+        if candidate.chain not in self.why and (why := lack(candidate, *self.given)):
+            self.why[candidate.chain] = candidate, why
+        return candidate.chain not in self.why and candidate.chain.first not in self.late
+
+    def smallest(self, p95_ms: float) -> str:
+        """Of what keeps to the budget; "" where nothing does."""
+        within = [(sum(memory_of(each, self.given[0]).values()), why) for each, why in self.why.values() if each.sure_p95 <= p95_ms]
+        return min(within)[1] if within else ""
+
+    def better(self, chosen: Candidate, p95_ms: float) -> tuple[str, ...]:
+        """Than what was chosen, within the budget; the best first."""
+        found = [(each.quality.value, why) for each, why in self.why.values() if each.sure_p95 <= p95_ms]
+        return tuple(f"{value:.4f}: {why}" for value, why in sorted(found, reverse=True) if value > chosen.quality.value)
+
+
 def _on_one(
     shape: Shape, qps: float, p95_ms: float, costs: Costs, curves: Curves, device: str, machine: Machine, known: Assumed, tokens: int | None
 ) -> Placement | str:
     """Where one machine holds all: the best plan that it holds; else why there is none."""
+    passed = _Passed(shape, costs, machine, known, device)
     try:
-        made = plan(p95_ms=p95_ms, shape=shape, quality=curves, costs=costs, device=device)
+        own = plan(p95_ms=p95_ms, shape=shape, quality=curves, costs=costs, device=device, able=passed.able)
     except InputError as error:
-        return str(error)
-    fitting = [each for each in made.frontier if each.sure_p95 <= p95_ms]
-    room, needed = machine.memory * known.filled, 1
-    for candidate in reversed(fitting):
-        needed = threads_of(list(candidate.latency.parts), costs) if device == "cpu" else machine.processors
-        memory = memory_of(candidate, shape)
-        if sum(memory.values()) <= room and needed <= machine.processors:
-            own = replace(made, chosen=candidate)
-            told = {} if tokens is None else {"batch_tokens": tokens}
-            capacity = own.capacity(qps, processes=machine.processors // needed, **told)
-            return Placement(own, shape, qps, 1, machine, memory, None, capacity, _beyond(candidate, costs, shape), capacity.assumptions)
-    least = min(sum(memory_of(each, shape).values()) for each in fitting)
-    if least > room:
-        return f"it takes {least / 1e9:,.3g} GB at least, a machine has {room / 1e9:,.3g}"
-    return f"stages were calibrated on {needed} threads, a machine has {machine.processors} processors"
+        return passed.smallest(p95_ms) or str(error)
+    needed = threads_of(list(own.chosen.latency.parts), costs) if device == "cpu" else machine.processors
+    capacity = own.capacity(qps, processes=machine.processors // needed, **({} if tokens is None else {"batch_tokens": tokens}))
+    memory, beyond = memory_of(own.chosen, shape), extrapolated(own.chosen, costs, shape)
+    better = passed.better(own.chosen, p95_ms)
+    return Placement(own, shape, qps, 1, machine, memory, None, capacity, beyond, capacity.assumptions, better)
 
 
 def _over_shards(
@@ -157,23 +177,26 @@ def _over_shards(
     able, simulated, before = curves.only(on_shards), 0, inf
     shards, least = 1, max(2, ceil(shape.corpus_size / known.shard_size))
     for shards in _counts(least, shape.corpus_size):
-        own = replace(shape, corpus_size=ceil(shape.corpus_size / shards))
-        try:
-            made = plan(p95_ms=p95_ms, shape=own, quality=able, costs=costs)
-        except InputError as error:  # more shards have fewer documents
-            why = str(error)
-            continue
-        sizings = [Sizing(made, each, costs, qps, shards, machine, known, tries) for each in made.frontier if each.sure_p95 <= p95_ms]
-        held = [each for each in sizings if each.holds()]
-        why = min(sizings, key=lambda each: each.size).why or why
-        for sizing in reversed(held):
+        own, tried = replace(shape, corpus_size=ceil(shape.corpus_size / shards)), list[Sizing]()
+        passed = _Passed(own, costs, machine, known)
+        while True:  # the best; where no fleet of it keeps to the budget, the next one
+            try:
+                made = plan(p95_ms=p95_ms, shape=own, quality=able, costs=costs, able=passed.able)
+            except InputError as error:
+                why = tried[-1].why if tried else passed.smallest(p95_ms) or str(error)  # more shards have fewer documents
+                break
+            sizing = Sizing(made, made.chosen, costs, qps, shards, machine, known, tries)
             if (fleet := sizing.fleet()) is not None:
-                memory, chosen = memory_of(sizing.candidate, shape), replace(made, chosen=sizing.candidate)
-                beyond, lines = _beyond(sizing.candidate, costs, own), assumptions(sizing)
-                return Placement(chosen, shape, qps, shards, machine, memory, fleet, None, beyond, lines)
-        if not held:
+                memory, beyond = memory_of(made.chosen, shape), extrapolated(made.chosen, costs, own)
+                better = passed.better(made.chosen, p95_ms)
+                return Placement(made, shape, qps, shards, machine, memory, fleet, None, beyond, assumptions(sizing), better)
+            passed.why[made.chosen.chain] = made.chosen, sizing.why
+            if sizing.late:
+                passed.late.add(made.chosen.chain.first)
+            tried.append(sizing)
+        if not tried:
             continue
-        quickest, simulated = min(held, key=lambda each: each.alone_p95), simulated + 1
+        quickest, simulated = min(tried, key=lambda each: each.alone_p95), simulated + 1
         why = quickest.why
         if simulated == MORE or (before < inf and quickest.alone_p95 > 0.99 * before):
             why += "; more shards did not help"
@@ -191,7 +214,7 @@ def _counts(least: int, documents: int) -> Iterator[int]:
         shards = max(shards + 1, round(1.25 * shards))
 
 
-def _beyond(candidate: Candidate, costs: Costs, shape: Shape) -> tuple[str, ...]:
+def extrapolated(candidate: Candidate, costs: Costs, shape: Shape) -> tuple[str, ...]:
     """What searches more documents than it was calibrated on."""
     found = []
     for cost in [own for part in candidate.latency.parts if (own := costs.find(part.stage)) is not None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,14 +130,15 @@ def plan(
     quality: str | Path | Curves | None = None,
     costs: str | Path | Costs | None = None,
     device: str = "cpu",
+    able: Callable[[Candidate], bool] | None = None,
 ) -> Plan:
     """The best expected nDCG@10 whose p95, with the margin of its interval, keeps to `p95_ms`; of equals the quickest.
 
     parts: what there is; None: anything that was calibrated. corpus_size, tokens: documents, and word pieces of a passage; query_tokens: by
     default what calibration saw; or a whole shape (`shape_of` measures one). quality: a file of rows of benchmarks.quality_table, by
     default the table that ships with the package. costs: a file of `rerank-engine calibrate`, by default the user's. device: "cpu", or a
-    GPU by name, whose models' times are predicted by its data sheet (`predicted`). Raises InputError: also where not even the quickest
-    fits.
+    GPU by name, whose models' times are predicted by its data sheet (`predicted`). able: says of each configuration whether there may be
+    one; None: of all. Raises InputError: also where not even the quickest fits.
     """
     budget = finite_number("plan: p95_ms", p95_ms)
     if budget <= 0:
@@ -148,7 +149,7 @@ def plan(
     asked = _shape(parts, corpus_size, tokens, query_tokens, shape, known)
     held = known if device == "cpu" else costs_on(device, known)
     curves = quality if isinstance(quality, Curves) else Curves.load(quality)
-    found = candidates(curves, held, asked, parts)
+    found = [each for each in candidates(curves, held, asked, parts) if able is None or able(each)]
     if not found:
         hint = "Calibrate with the models of these parts, or pass quality rows of what they make."
         raise InputError("plan", got="no configuration", expected="one with a cost and a measured quality that can be built", hint=hint)

@@ -24,6 +24,7 @@ from .fleet import Outcome, Passage, Tier, passing, simulate, spread_of
 from .memory import memory_of
 from .plan import Candidate, Plan
 from .quality import Chain
+from .shape import Shape
 from .work import Part, latency_of
 
 TRIES, LEAST, QUERIES = 100_000, 1_500, 20_000  # simulated: answers of shards, and queries at least and at most
@@ -67,6 +68,18 @@ def tiers_of(candidate: Candidate, costs: Costs) -> dict[str, list[Part]]:
     return {kind: own for kind, own in found.items() if own}
 
 
+def lack(candidate: Candidate, shape: Shape, costs: Costs, machine: Machine, assumed: Assumed, device: str = "cpu") -> str:
+    """Why a machine does not hold all that a configuration reads of so many documents; "" where it does."""
+    room, size = machine.memory * assumed.filled, sum(memory_of(candidate, shape).values())
+    threads = threads_of(list(candidate.latency.parts), costs) if device == "cpu" else 1
+    if size > room:
+        documents = f"'{candidate.chain.name}' of {shape.corpus_size:,} documents"
+        return f"{documents} takes {size / 1e9:,.3g} GB, a machine has {room / 1e9:,.3g}"
+    if threads > machine.processors:
+        return f"'{candidate.chain.name}': stages were calibrated on {threads} threads, a machine has {machine.processors} processors"
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """held: shards on a machine; shard_replicas of each; rerankers: processes, 0 without a cross-encoder; machines of the three kinds.
@@ -107,27 +120,19 @@ class Tries:
 
 class Sizing:
     """Of one candidate of a plan for a shard's documents. queries: simulated, after `fill` that fill the queues; seconds: that they take.
-    why: what kept it from being a fleet; alone_p95: ms, of the upper end, when nobody else asks, infinite where answers lack shards."""
+    why: what kept it from being a fleet; late: it is the shards, whatever comes after them; alone_p95: ms, of the upper end, when nobody
+    else asks, infinite where answers lack shards."""
 
     def __init__(
         self, made: Plan, candidate: Candidate, costs: Costs, qps: float, shards: int, machine: Machine, assumed: Assumed, tries: Tries
     ) -> None:
         self.plan, self.qps, self.shards, self.machine, self.assumed, self.tries = made, qps, shards, machine, assumed, tries
         self.candidate, self.spare, self.why, self.alone_p95 = candidate, assumed.redundancy > 1, "", inf
+        self.late = False
         self.size = sum(memory_of(candidate, made.shape).values())
         self.parts = tiers_of(candidate, costs)
         self.threads = {kind: threads_of(own, costs) for kind, own in self.parts.items()}
         self.queries = int(np.clip(TRIES // shards, LEAST, QUERIES))
-
-    def holds(self) -> bool:
-        """Whether a machine holds a shard, and has the processors that stages were calibrated on."""
-        room, most = self.machine.memory * self.assumed.filled, max(self.threads.values())
-        if self.size > room:
-            documents = f"'{self.candidate.chain.name}' of {self.plan.shape.corpus_size:,} documents"
-            self.why = f"{documents} takes {self.size / 1e9:,.3g} GB, a machine has {room / 1e9:,.3g}"
-        elif most > self.machine.processors:
-            self.why = f"stages were calibrated on {most} threads, a machine has {self.machine.processors} processors"
-        return not self.why
 
     def fleet(self) -> Fleet | None:
         """None where nothing keeps to the budget however many there are."""
@@ -205,6 +210,7 @@ class Sizing:
         if told.partial > max(self.assumed.partial, 2 / some):
             late = f"lack a shard that takes longer than the {HALF * self.plan.budget_ms:g} ms, half of the budget, that shards have"
             self._no(f"{told.partial:.1%} of answers {late}, with nobody else asking")
+            self.late = True
             return False
         self.alone_p95 = told.percentile(95)
         if self.alone_p95 > self.plan.budget_ms:

@@ -305,3 +305,26 @@ def test_the_search_tells_how_far_it_is() -> None:
     told = list[tuple[int, int]]()
     placed(progress=lambda done, total: told.append((done, total)))
     assert len(told) > 2 and told == sorted(told) and {total for _, total in told} == {0}
+
+
+BETTER = Curves([{**row, "ndcg@10": 0.62} if row["method"] == "dense" else row for row in QUALITY if row["method"] != "vectors@100"])
+
+
+def test_what_a_machine_does_not_hold_hides_nothing_that_it_does() -> None:
+    """Dense retrieval is better and quicker than a cross-encoder here, which therefore is on no frontier with it."""
+    small = Shape(1_000_000, 60.0, 10.0, 0.4, 0.2, 0.3)
+    given: dict[str, Any] = {"qps": 5, "p95_ms": 250, "costs": COSTS, "quality": BETTER, "assumed": KNOWN}
+    assert place(small, machine=MACHINE, **given).plan.chosen.chain.name == "dense"
+    own = place(small, machine=replace(MACHINE, memory=1e9), **given)
+    assert own.fleet is None and own.plan.chosen.chain.name == "BM25, cross-encoder@20"
+    assert own.passed_over == ("0.6200: 'dense' of 1,000,000 documents takes 1.81 GB, a machine has 0.8",)
+    assert "dense" not in [each.chain.name for each in own.plan.frontier]
+
+
+def test_shards_that_are_late_hide_nothing_that_is_not() -> None:
+    shape = Shape(20_000_000, 60.0, 10.0, 0.4, 0.2, 0.3)
+    own = place(shape, qps=5, p95_ms=250, costs=COSTS, quality=BETTER, machine=MACHINE, assumed=replace(KNOWN, shard_size=2_000_000))
+    assert own.shards == 10 and own.plan.chosen.chain.name == "BM25, cross-encoder@20" and own.fleet is not None
+    assert own.passed_over[0].startswith("0.6200: 'dense': ") and "half of the budget" in own.passed_over[0]
+    assert own.to_dict()["passed_over"] == list(own.passed_over)
+    assert placed().passed_over == ()
