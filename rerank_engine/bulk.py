@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -37,6 +37,13 @@ from .stored import write_json
 
 SCHEMA, MANIFEST = 2, "job.json"
 FORMS = ("trec", "jsonl", "parquet")  # of the whole run
+CALLED = {  # what job.json tells of a job -> how a command and a script say it
+    **{name: f"--{name} / Job.{name}" for name in ("queries", "corpus", "model", "depth", "part")},
+    "run": "RUN / Job.run",
+    "options": "--runtime, --device, --precision, --prompt / Job.options",
+    "version": "rerank_engine's version",
+    "schema": f"the schema of {MANIFEST}",
+}
 TRIES, MOST_TRIES = 3, 20  # pools that may break one after the other without a part in between, and in all
 
 
@@ -192,13 +199,12 @@ def _checked(job: Job, threads: int | None) -> list[str]:
     count("rerank_run: part", job.part)
     run, texts = read_run(job.run), read_queries(job.queries)
     if missing := [name for name in run if name not in texts]:
-        raise UnknownIdError(f"{job.queries}: queries", got=f"no '{missing[0]}', nor {len(missing) - 1} more", expected="all of the run's")
+        raise UnknownIdError(f"{job.queries}: queries", got=_lacking(missing), expected="all of the run's")
     wanted = {document for documents in run.values() for document in documents}
     for document in Corpus.stream(job.corpus):
         wanted.discard(document.id)
     if wanted:
-        got = f"no '{min(wanted)}', nor {len(wanted) - 1} more"
-        raise UnknownIdError(f"{job.corpus}: documents", got=got, expected="all of the run's")
+        raise UnknownIdError(f"{job.corpus}: documents", got=_lacking(wanted), expected="all of the run's")
     for name in (*run, *{document for documents in run.values() for document in documents}):
         if not name or name.split() != [name]:
             raise InputError(f"{job.run}: ids", got=repr(name), expected="ids without white space: TREC's files hold no others")
@@ -206,6 +212,11 @@ def _checked(job: Job, threads: int | None) -> list[str]:
         raise InputError(f"{job.run}", got="no document", expected="one at least")
     _claim(job)
     return list(run)
+
+
+def _lacking(ids: Collection[str]) -> str:
+    """Of ids, one at least, that are not there: the first, and how many more."""
+    return f"no '{min(ids)}'" + (f", nor {len(ids) - 1} more" if len(ids) > 1 else "")
 
 
 def _claim(job: Job) -> None:
@@ -233,8 +244,21 @@ def _claim(job: Job) -> None:
     except OSError as error:
         raise InputError(f"{job.out}", got=str(error), expected="a folder that can be written to") from error
     found = _read(path)
-    if other := ", ".join(sorted(name for name in told if name != "id" and found.get(name) != told[name])):
-        raise InputError(f"{job.out}", got=f"a job with another {other}", expected=expected)
+    if other := [name for name in sorted(told) if name != "id" and found.get(name) != told[name]]:
+        each = [(CALLED[name], *(_shown(name, one.get(name)) for one in (told, found))) for name in other]
+        said = [f"{called}: got {mine}; expected {before}, as the folder's job has it" for called, mine, before in each]
+        hint = "Take another folder (--out / Job.out), or the same as before."
+        raise InputError(f"{job.out} is of another job. " + ". ".join(said), hint=hint)
+
+
+def _shown(name: str, value: object) -> str:
+    """Of what job.json tells: files by the first digits of their hash, the rest as it is, shortened."""
+    if value is None:
+        return "nothing"
+    if name in ("run", "queries", "corpus", "model"):
+        return f"files of hash {str(value)[:8]}"
+    text = repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _model(name: str) -> str:

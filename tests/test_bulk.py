@@ -154,8 +154,49 @@ def test_another_model_in_the_same_place_is_another_job(files, tmp_path):
     mine = {**files, "model": str(tmp_path / "model")}
     bulk.rerank_run(job(mine, tmp_path / "out"), each=in_here)
     write_t5(tmp_path / "model", num_layers=1)
-    with pytest.raises(InputError, match="another model"):
+    with pytest.raises(InputError, match=r"--model / Job.model: got files of hash \w{8}; expected files of hash \w{8}, as the folder's"):
         bulk.rerank_run(job(mine, tmp_path / "out"), each=in_here)
+
+
+def test_what_another_job_has_different_is_told_with_both_values(files, tmp_path):
+    """And how to go on; every key, not the first one alone."""
+    bulk._claim(job(files, tmp_path))
+    with pytest.raises(InputError) as told:
+        bulk._claim(job(files, tmp_path, part=50))
+    same = f"{tmp_path} is of another job. --part / Job.part: got 50; expected 4, as the folder's job has it."
+    assert str(told.value) == f"{same} Take another folder (--out / Job.out), or the same as before."
+    with pytest.raises(InputError) as told:
+        bulk._claim(job({**files, "run": files["corpus"]}, tmp_path, depth=9, options={"prompt": "x" * 200}))
+    for words in ("--depth / Job.depth: got 9; expected 8, as", "--prompt / Job.options: got {'prompt': 'xxx",
+                  "...; expected {'prompt': 'monot5'}, as", "RUN / Job.run: got files of hash "):  # fmt: skip
+        assert words in str(told.value)
+    assert "Job.part" not in str(told.value) and "x" * 101 not in str(told.value)
+    made = json.loads((tmp_path / bulk.MANIFEST).read_text())
+    assert set(made) - {"id"} == set(bulk.CALLED)
+    (tmp_path / bulk.MANIFEST).write_text(json.dumps({"id": made["id"]}))
+    with pytest.raises(InputError, match=r"--part / Job.part: got 4; expected nothing, as"):
+        bulk._claim(job(files, tmp_path))
+
+
+def test_ray_that_is_missing_leaves_nothing(files, tmp_path, capsys, monkeypatch):
+    for name in ("ray", "ray.data"):  # so an import fails, as where it is not installed
+        monkeypatch.setitem(sys.modules, name, None)
+    command = ["rerank-run", files["run"], "--queries", files["queries"], "--corpus", files["corpus"], "--model", files["model"]]
+    assert cli.main([*command, "--out", str(tmp_path / "out"), "--ray"]) == 2
+    assert "pip install 'rerank-engine[ray]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_lacking_is_counted(files, tmp_path):
+    for extra, said in (("dX", "got no 'dX'; expected all"), ("dX dY", "got no 'dX', nor 1 more; expected all")):
+        rows = "".join(f"q1 Q0 {name} 1 {-i} t\n" for i, name in enumerate(extra.split()))
+        (tmp_path / "run").write_text(rows)
+        with pytest.raises(UnknownIdError, match=f"documents: {said}"):
+            bulk.rerank_run(job({**files, "run": str(tmp_path / "run")}, tmp_path / "out"), each=in_here)
+    for names, said in (("qX", "got no 'qX'; expected all"), ("qX qY qZ", "got no 'qX', nor 2 more; expected all")):
+        (tmp_path / "run").write_text("".join(f"{name} Q0 d1 1 1 t\n" for name in names.split()))
+        with pytest.raises(UnknownIdError, match=f"queries: {said}"):
+            bulk.rerank_run(job({**files, "run": str(tmp_path / "run")}, tmp_path / "out"), each=in_here)
 
 
 def test_a_broken_part_is_named(files, tmp_path):

@@ -40,8 +40,9 @@ def rerank_run(args: argparse.Namespace) -> None:
     job = bulk.Job(**files, model=model, options=options, depth=args.depth, part=args.part)
     each = None
     if args.ray:
-        from ..cluster import on_ray
+        from ..cluster import on_ray, require_ray
 
+        require_ray("data")  # before the folder is claimed for these options
         each = on_ray
     with cli.Bar("parts") as bar:
         told = bulk.rerank_run(job, workers=args.workers, threads=args.threads, progress=bar, each=each, form=args.format)
