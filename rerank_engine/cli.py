@@ -91,6 +91,14 @@ class Bar:
             self.shown.close()
 
 
+def number(text: str) -> float:
+    """The type of an option: a number, also with `_` or `,` between thousands. Raises ArgumentTypeError, which argparse tells."""
+    try:
+        return float(text.replace(",", "") if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", text.strip()) else text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"invalid float value: {text!r}; expected a number such as 1e6 or 256e9") from error
+
+
 def require_text(name: str, text: str) -> None:
     if not text.strip():
         raise InputError(name, got="an empty text", expected="a question")

@@ -23,7 +23,7 @@ def machines(sub: argparse.ArgumentParser) -> None:
     """The options."""
     sub.add_argument("--qps", type=float, metavar="N", help="also the machines for so many queries a second, simulated; the rest is of it")
     sub.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of models that a machine batches at most, where it holds all")
-    sub.add_argument("--machine-memory", type=float, metavar="BYTES", help="such as 256e9 (default: this machine's)")
+    sub.add_argument("--machine-memory", type=cli.number, metavar="BYTES", help="such as 256e9 (default: this machine's)")
     sub.add_argument("--machine-processors", type=int, metavar="N", help="default: what this process may use")
     sub.add_argument("--machine-price", type=float, metavar="PRICE", help="an hour, in any currency (default: costs are not told)")
     sub.add_argument(

@@ -25,7 +25,7 @@ def register(commands: cli.Commands) -> None:
     sub.add_argument("--model", action="append", default=[], metavar="KIND=NAME", help="another model for cross, dense, late or splade")
     sub = commands("plan", plan, "choose the stages, depths and precision of the best expected nDCG@10 within a latency budget")
     sub.add_argument("--p95", type=float, required=True, metavar="MS", help="the budget: 95 of 100 queries are answered within it")
-    sub.add_argument("--corpus-size", type=float, required=True, metavar="N", help="documents, such as 1e6")
+    sub.add_argument("--corpus-size", type=cli.number, required=True, metavar="N", help="documents, such as 1e6")
     sub.add_argument("--tokens", type=float, required=True, metavar="N", help="word pieces of a passage on average")
     sub.add_argument("--query-tokens", type=float, metavar="N", help="of a query (default: what calibration saw)")
     sub.add_argument("--quality", metavar="FILE", help="rows of benchmarks.quality_table (default: the table that ships with the package)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -9,6 +10,16 @@ from ..cpus import available_cpus
 from ..errors import InputError
 from ..ops.checks import count, finite_number
 from ..sharding.scatter import EXTRA, HEDGE
+
+SHARE = (0.0, 1.0, "a share from 0 to 1")
+POSITIVE = (math.ulp(0.0), math.inf, "a finite number above 0")
+# field of `Assumed` -> how messages call it, and of each of its two numbers: what it is, the least, the most, both in words
+PAIRS = {
+    "straggling": ("straggling (--stragglers)", (("the share of tries", *SHARE),
+                   ("how many times as long they take", 1.0, math.inf, "a finite number of at least 1"))),
+    "hedge": ("hedge (--hedge)", (("the quantile of the last answers", *SHARE), ("the share of second tries at most", *SHARE))),
+    "failures": ("failures (--failures)", (("hours between two of a machine", *POSITIVE), ("minutes of repair", *POSITIVE))),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +66,17 @@ class Assumed:
         finite_number("placement: filled", self.filled, 0.01, 1)
         finite_number("placement: partial", self.partial, 0, 1)
         finite_number("placement: hop_ms", self.hop_ms, 0)
-        for share in (*self.hedge, self.straggling[0]):
-            finite_number("placement: hedge, stragglers", share, 0, 1)
-        for value in (self.straggling[1], *self.failures):
-            if finite_number("placement: failures, stragglers", value) <= 0:
-                raise InputError("placement: failures, stragglers", got=value, expected="hours, minutes and times above 0")
+        for field, (called, numbers) in PAIRS.items():
+            pair = getattr(self, field)
+            if not isinstance(pair, (tuple, list)) or len(pair) != len(numbers):
+                raise InputError(f"placement: {called}", got=repr(pair), expected=" and ".join(name for name, *_ in numbers))
+            for place, value, (name, low, high, allowed) in zip(("first", "second"), pair, numbers):
+                _require(f"placement: {called}, its {place} number, {name}", value, low, high, allowed)
+
+
+def _require(what: str, value: float, low: float, high: float, allowed: str) -> None:
+    """Raises InputError, with what is allowed in words."""
+    try:
+        finite_number(what, value, low, high)
+    except InputError as error:
+        raise InputError(what, got=value, expected=allowed) from error

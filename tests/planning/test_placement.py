@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import rerank_engine as rr
-from rerank_engine.cli import main
+from rerank_engine.cli import main, number
 from rerank_engine.errors import InputError
 from rerank_engine.latency.workload import lexical, passages
 from rerank_engine.planning import Assumed, Costs, Curves, Machine, Placement, Shape, StageCost, place, plan
@@ -198,6 +198,30 @@ def test_assumptions_are_numbers_that_can_be() -> None:
     for bad in (*none, {"hedge": (-0.1, 0.5)}):
         with pytest.raises(InputError, match="placement"):
             Assumed(**bad)  # type: ignore[arg-type]
+    for field, pair, said in (
+        (
+            "straggling",
+            (2.0, 5),
+            r"straggling \(--stragglers\), its first number, the share of tries: got 2.0; expected a share from 0 to 1",
+        ),
+        (
+            "straggling",
+            (0.1, 0.5),
+            r"--stragglers\), its second number, how many .* they take: got 0.5; expected a finite number of at least 1",
+        ),
+        (
+            "hedge",
+            (0.9, 1.5),
+            r"hedge \(--hedge\), its second number, the share of second tries at most: got 1.5; expected a share from 0 to 1",
+        ),
+        ("hedge", (nan, 0.1), r"--hedge\), its first number, the quantile of the last answers: got nan; expected a share"),
+        ("failures", (0, 10), r"failures \(--failures\), its first number, hours .*: got 0; expected a finite number above 0"),
+        ("failures", (720, -1.0), r"its second number, minutes of repair: got -1.0; expected a finite number above 0"),
+        ("failures", (720,), r"--failures\): got \(720,\); expected hours between two of a machine and minutes of repair"),
+        ("hedge", 0.9, r"--hedge\): got 0.9; expected the quantile"),
+    ):
+        with pytest.raises(InputError, match=f"^placement: .*{said}"):
+            Assumed(**{field: pair})  # type: ignore[arg-type]
     for memory, processors, price in ((0, 1, None), (nan, 1, None), (inf, 1, None), (1e9, 0, None), (1e9, 1, nan), (1e9, 1, -1)):
         with pytest.raises(InputError, match="machine"):
             Machine(memory, processors, price)
@@ -241,6 +265,24 @@ def command(tmp_path: Path) -> Callable[..., int]:
         return main(["plan", "--p95", "250", "--tokens", "60", *files, *more])
 
     return run
+
+
+@pytest.mark.parametrize(("option", "text"), [("--machine-memory", "256GB"), ("--corpus-size", "1,5"), ("--corpus-size", "1e6 documents")])
+def test_numbers_that_are_none_are_told_by_one_that_is(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str], option: str, text: str
+) -> None:
+    with pytest.raises(SystemExit):
+        command("--corpus-size", "3e8", option, text)
+    assert f"argument {option}: invalid float value: '{text}'; expected a number such as 1e6 or 256e9" in capsys.readouterr().err
+
+
+def test_thousands_may_be_parted(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    told = []
+    for documents in ("1e5", "100_000", "100,000"):
+        assert command("--corpus-size", documents, "--json") == 0
+        told.append(json.loads(capsys.readouterr().out)["name"])
+    assert len(set(told)) == 1
+    assert [number(text) for text in ("1,234,567.5", "-1,000", "1_000_000", "256e9")] == [1234567.5, -1000, 1e6, 256e9]
 
 
 def test_the_command_prints_the_fleet_and_what_it_assumed(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
