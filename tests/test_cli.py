@@ -341,6 +341,13 @@ def test_installed_command_runs() -> None:
     assert done.stdout.startswith("rerank-engine 0.")
 
 
+def test_the_package_runs_as_the_command_does() -> None:
+    done = subprocess.run([sys.executable, "-m", "rerank_engine", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("rerank-engine 0.")
+    done = subprocess.run([sys.executable, "-m", "rerank_engine", "demo", " "], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("rerank-engine: ")
+
+
 def test_rerank_by_a_model_that_is_asked_in_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
     pytest.importorskip("transformers", reason="transformers is not installed")
