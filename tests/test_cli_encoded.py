@@ -79,6 +79,12 @@ def test_a_kind_and_a_dimension(capsys: pytest.CaptureFixture[str], corpus: str,
     assert "at most 3" in fails(capsys, "index", corpus, out + "2", "--vectors", dense, "--dim", "4")
 
 
+def test_vectors_of_half_the_bytes(capsys: pytest.CaptureFixture[str], corpus: str, out: str, dense: str) -> None:
+    for options, kept in ((["--keep", "float16"], "float16"), (["--keep", "float32"], "float32"), ([], "float32")):
+        run(capsys, "index", corpus, out, "--vectors", dense, *options)
+        assert VectorIndex.open(out).keep == kept == run(capsys, "check", out)["keep"]
+
+
 def test_a_build_that_was_stopped_goes_on(capsys: pytest.CaptureFixture[str], tmp_path: Path, out: str, dense: str) -> None:
     texts = [f"w{i % 60} w{i % 7}" for i in range(300)]
     corpus, encoder, stopped = write_corpus(tmp_path / "c.jsonl", texts), load(dense, threads=1), list[int]()
@@ -146,6 +152,8 @@ def test_an_impact_folder_takes_more(capsys: pytest.CaptureFixture[str], tmp_pat
         ),
         (["--vectors", "m", "--kind", "tree"], "--kind: got tree; expected one of auto, exact"),
         (["--vectors", "m", "--dim", "0"], "--dim: got 0"),
+        (["--vectors", "m", "--keep", "int8"], "--keep: got int8; expected one of float32, float16"),
+        (["--keep", "float16"], "--keep: got a BM25 index; expected a vector index (--vectors MODEL) with it"),
         (["--sparse", "m", "--dim", "2"], "--dim: got an impact index (--sparse MODEL); expected a vector index (--vectors MODEL)"),
         (["--sparse", "m", "--no-codes"], "--no-codes: got an impact index"),
         (["--sparse", "m", "--update"], "--update: got an index in one file"),

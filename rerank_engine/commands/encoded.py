@@ -18,15 +18,19 @@ from .results import results_of, show, show_terms
 def index_vectors(args: argparse.Namespace) -> None:
     from ..indexes import VectorIndex
     from ..indexes.vector_faiss import KINDS
+    from ..indexes.vector_files import KEPT
 
     kind = checks.one_of("--kind", args.kind or "auto", ("auto", "exact", *KINDS))
     dim = None if args.dim is None else checks.count("--dim", args.dim)
+    keep = checks.one_of("--keep", args.keep or "float32", KEPT)
     encoder = encoder_of(VECTORS, args.vectors, args.threads)
     documents, unfinished = Corpus(Corpus.stream(args.corpus)), Path(f"{args.output}.partial")
     if unfinished.is_file():
         cli.note(f"found an unfinished build, {unfinished}: it goes on if corpus and model are the same")
     with cli.Bar("documents") as progress:
-        made = VectorIndex.build(documents, encoder, kind=kind, dim=dim, path=args.output, threads=args.threads, progress=progress)
+        made = VectorIndex.build(
+            documents, encoder, kind=kind, dim=dim, keep=keep, path=args.output, threads=args.threads, progress=progress
+        )
     summary = {"index": str(args.output), "documents": len(documents), "dim": made.dim, "kind": made.kind, "metric": made.metric}
     cli.print_json(summary) if args.json else cli.say(made)
 

@@ -32,6 +32,7 @@ def register(commands: cli.Commands) -> None:
     sub.add_argument("--vectors", metavar="MODEL", help="a vector index by this bi-encoder instead; a build that was stopped goes on")
     sub.add_argument("--kind", help="of vectors: auto (default), exact, or of faiss flat, ivf, hnsw, pq, ivfpq or sq8")
     sub.add_argument("--dim", type=int, metavar="N", help="of vectors: keep the first N numbers of each (Matryoshka models)")
+    sub.add_argument("--keep", metavar="DTYPE", help="of vectors: float32 (default) or float16, half the bytes, rounded")
     sub.add_argument("--sparse", metavar="MODEL", help="an impact index by this sparse encoder (SPLADE) instead")
     sub.add_argument("--threads", type=int, help="of that model and of faiss (default: what this process may use, but 1 for hnsw's graph)")
 

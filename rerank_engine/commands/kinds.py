@@ -16,7 +16,7 @@ _MODELS = (TOKENS, VECTORS, IMPACTS)
 INDEX_OPTIONS = {
     **dict.fromkeys(("analyzer", "variant", "k1", "b", "forward", "no_codes"), (BM25,)),
     "storage": (TOKENS,),
-    **dict.fromkeys(("kind", "dim"), (VECTORS,)),
+    **dict.fromkeys(("kind", "dim", "keep"), (VECTORS,)),
     "threads": _MODELS,
     **dict.fromkeys(("folder", "update"), (BM25, TOKENS, IMPACTS)),
 }
