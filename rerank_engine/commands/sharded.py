@@ -21,8 +21,11 @@ def register(commands: cli.Commands) -> None:
 
 def shard(args: argparse.Namespace) -> None:
     from ..indexes import BM25Index, TokenIndex, VectorIndex
-    from ..sharding.manifest import places, split
+    from ..sharding.manifest import is_sharded, places, split
 
+    if is_sharded(args.index):
+        hint = "Shard the index that they were made of, into a new folder."
+        raise InputError("shard: INDEX", got=f"'{args.index}', a folder of shards already", expected="one index", hint=hint)
     kind = kinds.kind_at(args.index)
     family: Any = {kinds.BM25: BM25Index, kinds.VECTORS: VectorIndex, kinds.TOKENS: TokenIndex}.get(kind)
     if family is None:

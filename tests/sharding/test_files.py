@@ -123,6 +123,11 @@ def test_the_commands(bm25, corpus, tmp_path, capsys):
     assert found[0] == found[1]
     assert cli.main(["check", str(tmp_path / "s"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["documents"] == N
+    for option in (["--rm3"], ["--explain"], ["--html", "x"]):
+        assert cli.main(["search", str(tmp_path / "s"), query, *option]) == 2
+        assert f"{option[0]}: got a folder of shards; expected one index with it" in capsys.readouterr().err
+    assert cli.main(["shard", str(tmp_path / "s"), str(tmp_path / "t"), "--shards", "2"]) == 2
+    assert "s', a folder of shards already; expected one index" in capsys.readouterr().err and not (tmp_path / "t").exists()
     again = ["shard", str(tmp_path / "one.index"), str(tmp_path / "s"), "--shards"]
     for wrong in (["search", str(tmp_path / "s"), query, "--rm3"], [*again, "3"], [*again[:2], str(tmp_path / "t"), "--shards", "0"]):
         assert cli.main(wrong) == 2

@@ -38,6 +38,11 @@ def test_a_ranking_is_that_of_one_index_and_a_reranker_reads_its_documents(bm25,
     assert repr(many) == "Sharded(k=30, bm25 in 3 shards, lucene, k1=1.2, b=0.75)"
 
 
+def test_feedback_wants_one_index(switched):
+    with pytest.raises(InputError, match="RM3: retriever: got Sharded; expected a BM25"):
+        rr.RM3(rr.Sharded(switched[1], k=30))
+
+
 def test_documents_come_with_the_list_and_are_asked_for_once(switched):
     held, index = switched
     ranking = rr.Sharded(index, k=30, documents=10)(models.words(3, 4))
