@@ -40,7 +40,6 @@ FORMS = ("trec", "jsonl", "parquet")  # of the whole run
 CALLED = {  # what job.json tells of a job -> how a command and a script say it
     **{name: f"--{name} / Job.{name}" for name in ("queries", "corpus", "model", "depth", "part")},
     "run": "RUN / Job.run",
-    "options": "--runtime, --device, --precision, --prompt / Job.options",
     "version": "rerank_engine's version",
     "schema": f"the schema of {MANIFEST}",
 }
@@ -245,20 +244,27 @@ def _claim(job: Job) -> None:
         raise InputError(f"{job.out}", got=str(error), expected="a folder that can be written to") from error
     found = _read(path)
     if other := [name for name in sorted(told) if name != "id" and found.get(name) != told[name]]:
-        each = [(CALLED[name], *(_shown(name, one.get(name)) for one in (told, found))) for name in other]
-        said = [f"{called}: got {mine}; expected {before}, as the folder's job has it" for called, mine, before in each]
+        both = [(name, CALLED[name], told[name], found.get(name)) for name in other if name != "options"]
+        if "options" in other:
+            mine, before = told["options"], found.get("options") or {}
+            names = sorted(name for name in {*mine, *before} if mine.get(name) != before.get(name))
+            both += [("options", f"--{name} / Job.options", mine.get(name), before.get(name)) for name in names]
+        said = [
+            f"{called}: got {_shown(name, one)}; expected {_shown(name, two)}, as the folder's job has it"
+            for name, called, one, two in both
+        ]
         hint = "Take another folder (--out / Job.out), or the same as before."
         raise InputError(f"{job.out} is of another job. " + ". ".join(said), hint=hint)
 
 
 def _shown(name: str, value: object) -> str:
-    """Of what job.json tells: files by the first digits of their hash, the rest as it is, shortened."""
+    """Of what job.json tells: files by the first digits of their hash, what is long by its beginning and a hash."""
     if value is None:
         return "nothing"
     if name in ("run", "queries", "corpus", "model"):
         return f"files of hash {str(value)[:8]}"
     text = repr(value)
-    return text if len(text) <= 100 else text[:97] + "..."
+    return text if len(text) <= 60 else f"{text[:40]}... (hash {hashlib.blake2b(text.encode(), digest_size=4).hexdigest()})"
 
 
 def _model(name: str) -> str:

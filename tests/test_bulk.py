@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -158,6 +159,14 @@ def test_another_model_in_the_same_place_is_another_job(files, tmp_path):
         bulk.rerank_run(job(mine, tmp_path / "out"), each=in_here)
 
 
+def test_long_options_that_begin_alike_are_told_apart(files, tmp_path):
+    bulk._claim(job(files, tmp_path, options={"device": "cpu", "prompt": "x" * 200}))
+    with pytest.raises(InputError) as told:
+        bulk._claim(job(files, tmp_path, options={"device": "cpu", "prompt": "x" * 199 + "y"}))
+    [got, expected] = re.findall(r"'x+\.\.\. \(hash (\w+)\)", str(told.value))
+    assert got != expected and "--device" not in str(told.value)
+
+
 def test_what_another_job_has_different_is_told_with_both_values(files, tmp_path):
     """And how to go on; every key, not the first one alone."""
     bulk._claim(job(files, tmp_path))
@@ -167,12 +176,12 @@ def test_what_another_job_has_different_is_told_with_both_values(files, tmp_path
     assert str(told.value) == f"{same} Take another folder (--out / Job.out), or the same as before."
     with pytest.raises(InputError) as told:
         bulk._claim(job({**files, "run": files["corpus"]}, tmp_path, depth=9, options={"prompt": "x" * 200}))
-    for words in ("--depth / Job.depth: got 9; expected 8, as", "--prompt / Job.options: got {'prompt': 'xxx",
-                  "...; expected {'prompt': 'monot5'}, as", "RUN / Job.run: got files of hash "):  # fmt: skip
+    prompts = "--prompt / Job.options: got 'xxx", "); expected 'monot5', as"
+    for words in ("--depth / Job.depth: got 9; expected 8, as", *prompts, "RUN / Job.run: got files of hash "):
         assert words in str(told.value)
     assert "Job.part" not in str(told.value) and "x" * 101 not in str(told.value)
     made = json.loads((tmp_path / bulk.MANIFEST).read_text())
-    assert set(made) - {"id"} == set(bulk.CALLED)
+    assert set(made) - {"id", "options"} == set(bulk.CALLED)
     (tmp_path / bulk.MANIFEST).write_text(json.dumps({"id": made["id"]}))
     with pytest.raises(InputError, match=r"--part / Job.part: got 4; expected nothing, as"):
         bulk._claim(job(files, tmp_path))

@@ -63,7 +63,7 @@ def search_vectors(args: argparse.Namespace) -> None:
     cli.require_text("QUERY", args.query)
     opened = VectorIndex.open(args.index)
     encoder = encoder_of(VECTORS, model_for(args, opened.made_by, VECTORS), args.threads)
-    show(args, results_of(Dense(opened, encoder, k=args.k)(args.query)))
+    show(args, results_of(Dense(opened, encoder, k=args.k, threads=args.threads)(args.query)))
 
 
 def search_impacts(args: argparse.Namespace) -> None:

@@ -21,13 +21,15 @@ OF_QPS = ("batch_tokens", "machine_memory", "machine_processors", "machine_price
 
 def machines(sub: argparse.ArgumentParser) -> None:
     """The options."""
-    sub.add_argument("--qps", type=float, metavar="N", help="also the machines for so many queries a second, simulated; the rest is of it")
+    sub.add_argument(
+        "--qps", type=cli.number, metavar="N", help="also the machines for so many queries a second, simulated; the rest is of it"
+    )
     sub.add_argument("--batch-tokens", type=int, metavar="N", help="tokens of models that a machine batches at most, where it holds all")
     sub.add_argument("--machine-memory", type=cli.number, metavar="BYTES", help="such as 256e9 (default: this machine's)")
     sub.add_argument("--machine-processors", type=int, metavar="N", help="default: what this process may use")
-    sub.add_argument("--machine-price", type=float, metavar="PRICE", help="an hour, in any currency (default: costs are not told)")
+    sub.add_argument("--machine-price", type=cli.number, metavar="PRICE", help="an hour, in any currency (default: costs are not told)")
     sub.add_argument(
-        "--shard-size", type=float, metavar="N", help="documents of a shard at most; more than that are a fleet (default: 16e6)"
+        "--shard-size", type=cli.number, metavar="N", help="documents of a shard at most; more than that are a fleet (default: 16e6)"
     )
     sub.add_argument(
         "--redundancy", type=int, metavar="N", help="replicas of everything at least; 2 and more: one may be gone (default: 2)"
@@ -87,6 +89,8 @@ def show(placed: Placement) -> None:
         cli.say("\nbetter, within the budget by itself, and not taken; smaller shards or larger machines may change that")
         for line in placed.passed_over[:PASSED]:
             cli.say(f"  - {line}")
+        if (more := len(placed.passed_over) - PASSED) > 0:
+            cli.say(f"  and {more} more (--json)")
     if placed.fleet is not None:
         cli.say("\nassumed:")
         for line in placed.assumptions:

@@ -26,8 +26,8 @@ def register(commands: cli.Commands) -> None:
     sub = commands("plan", plan, "choose the stages, depths and precision of the best expected nDCG@10 within a latency budget")
     sub.add_argument("--p95", type=float, required=True, metavar="MS", help="the budget: 95 of 100 queries are answered within it")
     sub.add_argument("--corpus-size", type=cli.number, required=True, metavar="N", help="documents, such as 1e6")
-    sub.add_argument("--tokens", type=float, required=True, metavar="N", help="word pieces of a passage on average")
-    sub.add_argument("--query-tokens", type=float, metavar="N", help="of a query (default: what calibration saw)")
+    sub.add_argument("--tokens", type=cli.number, required=True, metavar="N", help="word pieces of a passage on average")
+    sub.add_argument("--query-tokens", type=cli.number, metavar="N", help="of a query (default: what calibration saw)")
     sub.add_argument("--quality", metavar="FILE", help="rows of benchmarks.quality_table (default: the table that ships with the package)")
     sub.add_argument("--collection", action="append", metavar="NAME", help="of the quality rows, may repeat (default: the mean of all)")
     sub.add_argument("--costs", metavar="FILE", help="of `rerank-engine calibrate` (default: the user's)")
@@ -100,7 +100,7 @@ def _show(plan: Plan) -> None:
     low, high = expected["ndcg@10_95"]
     how = "measured" if expected["measured"] else "between measured depths"
     cli.say(f"  nDCG@10  {expected['ndcg@10']:.4f}     95 %: {low:.4f} to {high:.4f}   {how}; {', '.join(plan.collections)}")
-    if plan.cut_tokens:
+    if plan.cut_tokens >= 0.5:
         whole, limit = plan.shape.tokens, plan.shape.limit
         cli.say(f"  cut      {plan.cut_tokens:.0f} of a passage's {whole:g} tokens, for the cross-encoder reads {limit} of a pair")
     cli.say("\nwhere the time goes")

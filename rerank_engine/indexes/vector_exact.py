@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -69,14 +70,15 @@ def products(
 
 
 def search(
-    vectors: Vectors, queries: NDArray[np.float32], k: int, rows: Sequence[NDArray[np.int64] | None], threads: int | None = None
-) -> tuple[list[Hits], list[int]]:
+    vectors: Vectors, queries: NDArray[np.float32], k: int, rows: Sequence[NDArray[np.int64] | None], threads: int | None = None,
+    names: Sequence[int] | None = None,
+) -> tuple[list[Hits], list[int]]:  # fmt: skip
     """Per query the k best of its rows, ascending (None: of all), and how many of the first ones it got to before the deadline of
     `limits()`: its hits are of these. Queries of the same rows share a pass over the vectors, BATCH at a time; so do all, each for its own
-    rows, where that costs less than passes apart."""
+    rows, where that costs less than passes apart. names: of the queries in errors; None: their places."""
     n, alike, found = len(vectors), dict[bytes, list[int]](), dict[int, tuple[Hits, int]]()
     for i, chosen in enumerate(rows):
-        alike.setdefault(b"all" if chosen is None else chosen.tobytes(), []).append(i)
+        alike.setdefault(b"" if chosen is None else hashlib.blake2b(chosen.data, digest_size=16).digest(), []).append(i)
     groups = list(alike.values())
     apart = sum(_cost(n if (chosen := rows[own[0]]) is None else len(chosen), len(own)) for own in groups)
     together = len(groups) > 1 and _cost(n, len(queries)) < apart
@@ -85,7 +87,8 @@ def search(
             places = own[first : first + BATCH]
             shared = None if together else rows[places[0]]
             picked = [rows[i] if together else None for i in places]
-            found |= zip(places, _best(vectors, queries[places], k, shared, picked, places, threads))
+            called = places if names is None else [names[i] for i in places]
+            found |= zip(places, _best(vectors, queries[places], k, shared, picked, called, threads))
     return [found[i][0] for i in range(len(rows))], [found[i][1] for i in range(len(rows))]
 
 

@@ -307,24 +307,25 @@ class VectorIndex:
         free, none = [i for i, chosen in enumerate(rows) if chosen is None], (topk(np.empty(0, np.float32), 1), 0)
         out = dict.fromkeys(range(len(q)), none)
         for places in ([free] if free else []) + [[i] for i, chosen in enumerate(rows) if chosen is not None]:
-            out |= zip(places, zip(*self._approximately(approximate, q[places], k, rows[places[0]], threads)))
+            out |= zip(places, zip(*self._approximately(approximate, q[places], k, rows[places[0]], threads, places)))
         return [hits for hits, _ in out.values()], [n for _, n in out.values()]
 
     def _approximately(
-        self, approximate: Approximate, q: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None, threads: int | None
-    ) -> tuple[list[Hits], list[int]]:
-        """Of queries with the same rows; of the first ones that time allows."""
+        self, approximate: Approximate, q: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None, threads: int | None,
+        names: Sequence[int],
+    ) -> tuple[list[Hits], list[int]]:  # fmt: skip
+        """Of queries with the same rows; of the first ones that time allows. names: of the queries, for errors."""
         kept, fetch = self._parts.vectors, self._fetch
         if kept is None or not fetch:
             hits = approximate.search(q, k, rows, self._asked, threads)
             return hits, [approximate.n if rows is None else len(rows)] * len(hits)
         if rows is not None and len(rows) <= AUTO:
-            return vector_exact.search(kept, q, k, [rows] * len(q), threads)
+            return vector_exact.search(kept, q, k, [rows] * len(q), threads, names)
         room = vector_exact.rounding(q, kept, self._longest) if approximate.kind == "flat" else None
         found = approximate.candidates(q, k, fetch, rows, self._asked, threads, room)
         scores = [products(kept, query[None], near, threads)[0] for query, near in zip(q, found)]
         told = [len(own) if len(own) < len(near) else approximate.n if rows is None else len(rows) for own, near in zip(scores, found)]
-        return [best_of(own, k, f"query {i}", near) for i, (own, near) in enumerate(zip(scores, found))], told
+        return [best_of(own, k, f"query {name}", near) for name, own, near in zip(names, scores, found)], told
 
     def _allowed(self, filters: Sequence[NDArray[np.bool_] | None] | None, n: int) -> list[NDArray[np.int64] | None]:
         masks = [None] * n if filters is None else list(filters)

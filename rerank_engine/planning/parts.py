@@ -80,7 +80,7 @@ class Parts:
         if name == "bm25" and bm25 is not None:
             return lambda: BM25(bm25, k=K)
         if name == "dense" and vectors is not None and bi_encoder is not None:
-            return lambda: Dense(vectors, bi_encoder, k=K)
+            return lambda: Dense(vectors, bi_encoder, k=K, threads=self.threads_of("dense"))
         if name == "splade" and impacts is not None and sparse is not None:
             return lambda: SPLADE(impacts, sparse, k=K)
         if name == "late" and codes is not None and colbert is not None:
@@ -90,8 +90,12 @@ class Parts:
     def _rerank(self, rerank: Rerank) -> Callable[[], Stage] | None:
         depth, vectors, bi_encoder, colbert = rerank.depth, self.vectors, self.bi_encoder, self.colbert
         similar = vectors is not None and vectors.keep is not None and bi_encoder is not None
+
+        def similarity() -> Similarity:
+            return Similarity(_there(vectors), _there(bi_encoder), threads=self.threads_of("vectors"))
+
         if rerank.kind == "vectors":
-            return (lambda: Rescore(Similarity(_there(vectors), _there(bi_encoder)), depth)) if similar else None
+            return (lambda: Rescore(similarity(), depth)) if similar else None
         if rerank.kind == "maxsim":
             index = next((own for own in (self.codes, self.tokens) if own is not None and own.storage == rerank.precision), None)
             return (lambda: Rescore(MaxSim(_there(index), _there(colbert)), depth)) if index is not None and colbert is not None else None
@@ -100,8 +104,7 @@ class Parts:
         if model is None:
             return None
         if rerank.kind == "cascade":
-            made = lambda: Cascade([Similarity(_there(vectors), _there(bi_encoder)), _there(model)], keep=KEEP, depth=depth)  # noqa: E731
-            return made if similar else None
+            return (lambda: Cascade([similarity(), _there(model)], keep=KEEP, depth=depth)) if similar else None
         return lambda: Rescore(_there(model), depth)
 
     def model_of(self, stage: str) -> str | None:

@@ -130,19 +130,27 @@ def place(
 
 
 class _Passed:
-    """Why configurations were not taken. `able`: asks `lack` of each; all that retrieve as one did whose shards are `late` are out, too."""
+    """Why configurations were not taken. late: what retrieves alike -> how far the upper end of the interval lay above the p95 where its
+    shards were late, the least, and why: shards of what lies as far are late, too, whatever comes after them."""
 
     def __init__(self, shape: Shape, costs: Costs, machine: Machine, known: Assumed, device: str = "cpu") -> None:
-        self.given, self.why, self.late = (
-            (shape, costs, machine, known, device),
-            dict[Chain, tuple[Candidate, str]](),
-            set[tuple[str, ...]](),
-        )
+        self.given, self.why = (shape, costs, machine, known, device), dict[Chain, tuple[Candidate, str]]()
+        self.late = dict[tuple[str, ...], tuple[float, str]]()
 
     def able(self, candidate: Candidate) -> bool:
-        if candidate.chain not in self.why and (why := lack(candidate, *self.given)):
-            self.why[candidate.chain] = candidate, why
-        return candidate.chain not in self.why and candidate.chain.first not in self.late
+        """Whether it may be tried."""
+        if candidate.chain not in self.why:
+            least, late = self.late.get(candidate.chain.first, (inf, ""))
+            if why := lack(candidate, *self.given) or late * (candidate.sure_p95 / candidate.latency.p95 >= least):
+                self.why[candidate.chain] = candidate, why
+        return candidate.chain not in self.why
+
+    def failed(self, sizing: Sizing) -> None:
+        candidate = sizing.candidate
+        self.why[candidate.chain] = candidate, sizing.why
+        if sizing.late:
+            share = candidate.sure_p95 / candidate.latency.p95
+            self.late[candidate.chain.first] = min(self.late.get(candidate.chain.first, (inf, "")), (share, sizing.why))
 
     def smallest(self, p95_ms: float) -> str:
         """Of what keeps to the budget; "" where nothing does."""
@@ -190,9 +198,7 @@ def _over_shards(
                 memory, beyond = memory_of(made.chosen, shape), extrapolated(made.chosen, costs, own)
                 better = passed.better(made.chosen, p95_ms)
                 return Placement(made, shape, qps, shards, machine, memory, fleet, None, beyond, assumptions(sizing), better)
-            passed.why[made.chosen.chain] = made.chosen, sizing.why
-            if sizing.late:
-                passed.late.add(made.chosen.chain.first)
+            passed.failed(sizing)
             tried.append(sizing)
         if not tried:
             continue

@@ -149,10 +149,14 @@ def plan(
     asked = _shape(parts, corpus_size, tokens, query_tokens, shape, known)
     held = known if device == "cpu" else costs_on(device, known)
     curves = quality if isinstance(quality, Curves) else Curves.load(quality)
-    found = [each for each in candidates(curves, held, asked, parts) if able is None or able(each)]
+    found = candidates(curves, held, asked, parts)
     if not found:
         hint = "Calibrate with the models of these parts, or pass quality rows of what they make."
         raise InputError("plan", got="no configuration", expected="one with a cost and a measured quality that can be built", hint=hint)
+    if able is not None and any(each.sure_p95 <= budget for each in found):
+        found = [each for each in found if able(each)]
+        if not found:
+            raise InputError("plan: able", got="no configuration that may be", expected="one")
     fitting = [each for each in found if each.sure_p95 <= budget]
     if not fitting:
         quickest = min(found, key=lambda each: each.sure_p95)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..core import Query, Ranking, Stage
 from ..corpus import rows_in
+from ..cpus import resolve_threads
 from ..errors import InputError, UnsupportedModelError
 from ..indexes.vector_encoder import TextEncoder, backend_of, encode, name_of, normalizes, require_encoder
 from ..indexes.vectors import VectorIndex
@@ -139,7 +140,7 @@ class Dense(Stage):
         require_encoder("Dense", encoder)
         index.require_encoder("Dense", encoder)
         self.index, self.encoder, self.k, self.backend = index, encoder, checks.count("Dense: k", k), backend_of(encoder)
-        self.threads = threads
+        self.threads = None if threads is None else resolve_threads(threads)
 
     def apply(self, queries: Sequence[Query], rankings: Sequence[Ranking] | None) -> list[Ranking]:
         asked = [query for query in queries if query.text.strip()]

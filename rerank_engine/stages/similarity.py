@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 
 from ..core import Query, Ranking, Scorer, Scores
+from ..cpus import resolve_threads
 from ..errors import InputError, NonFiniteError
 from ..indexes.vector_encoder import TextEncoder, backend_of, encode, name_of, require_encoder
 from ..indexes.vector_exact import products
@@ -34,7 +35,8 @@ class Similarity(Scorer):
         require_encoder("Similarity", encoder)
         index.require_vectors("Similarity")
         index.require_encoder("Similarity", encoder)
-        self.index, self.encoder, self.backend, self.threads = index, encoder, backend_of(encoder), threads
+        self.index, self.encoder, self.backend = index, encoder, backend_of(encoder)
+        self.threads = None if threads is None else resolve_threads(threads)
 
     def score(self, queries: Sequence[Query], rankings: Sequence[Ranking]) -> list[Scores]:
         index, out = self.index, []

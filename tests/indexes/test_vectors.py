@@ -200,6 +200,15 @@ def test_queries_that_may_find_the_same_share_a_pass(monkeypatch):
         assert passes == want
 
 
+def test_vectors_that_faiss_found_are_told_by_the_callers_query_too():
+    pytest.importorskip("faiss", reason="the kinds are faiss's")
+    index = rr.VectorIndex.from_vectors(corpus(200), np.full((200, 4), 2.0), kind="ivf", nlist=2)
+    q, mask = np.ones((3, 4), np.float32), np.arange(200) % 2 == 0
+    q[2] = 3e38
+    with pytest.raises(NonFiniteError, match=r"VectorIndex.search: query 2: got a product of inf"):
+        index.search(q, 2, filters=[mask] * 3)
+
+
 def test_what_is_not_finite_is_told_by_the_callers_query():
     index = rr.VectorIndex(corpus(3), np.full((3, 4), 2.0))
     q, mask = np.ones((3, 4), np.float32), np.array([True, False, True])

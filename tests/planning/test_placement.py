@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import ceil, inf, nan
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from rerank_engine.latency.workload import lexical, passages
 from rerank_engine.planning import Assumed, Costs, Curves, Machine, Placement, Shape, StageCost, place, plan
 from rerank_engine.planning.costs import this_machine
 from rerank_engine.planning.memory import ROW, bytes_of, memory_of
+from rerank_engine.planning.placement import _Passed
+from rerank_engine.planning.plan import candidates
 from rerank_engine.planning.sizing import on_shards, tiers_of
 from rerank_engine.sharding.scatter import Scatter
 
@@ -370,3 +373,27 @@ def test_shards_that_are_late_hide_nothing_that_is_not() -> None:
     assert own.passed_over[0].startswith("0.6200: 'dense': ") and "half of the budget" in own.passed_over[0]
     assert own.to_dict()["passed_over"] == list(own.passed_over)
     assert placed().passed_over == ()
+
+
+def test_shards_that_are_late_by_one_interval_are_not_by_a_narrower_one() -> None:
+    """What is uncertain of the cross-encoder widens the times of shards, too."""
+    costs = replace(COSTS, stages=(COSTS.stages[0], replace(COSTS.stages[3], error=0.45)))
+    shape = replace(SHAPE, corpus_size=100_000)
+    found = candidates(Curves(QUALITY), costs, shape)
+    found.sort(key=lambda each: each.sure_p95 / each.latency.p95)
+    passed = _Passed(shape, costs, MACHINE, KNOWN)
+    assert len(found) > 3 and all(map(passed.able, found))
+    late = len(found) // 2
+    passed.failed(SimpleNamespace(candidate=found[late], why="late", late=True))  # type: ignore[arg-type]
+    assert [passed.able(each) for each in found] == [True] * late + [False] * (len(found) - late)
+    assert {why for _, why in passed.why.values()} == {"late"} and len(passed.why) == len(found) - late
+    slow = found[0]
+    passed.failed(SimpleNamespace(candidate=slow, why="slow", late=False))  # type: ignore[arg-type]
+    assert [passed.able(each) for each in found[:late]] == [False] + [True] * (late - 1)
+    assert passed.better(found[1], inf)[-1].endswith(": slow") or slow.quality.value <= found[1].quality.value
+
+
+def test_too_little_of_everything_is_told_by_time() -> None:
+    for documents in (1_500, 1_000_000):
+        with pytest.raises(InputError, match="the quickest, 'BM25', needs up to"):
+            place(replace(SHAPE, corpus_size=documents), qps=5, p95_ms=0.01, costs=COSTS, quality=Curves(QUALITY), machine=Machine(1e3, 16))
