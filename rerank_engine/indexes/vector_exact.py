@@ -78,7 +78,8 @@ def search(
     rows, where that costs less than passes apart. names: of the queries in errors; None: their places."""
     n, alike, found = len(vectors), dict[bytes, list[int]](), dict[int, tuple[Hits, int]]()
     for i, chosen in enumerate(rows):
-        alike.setdefault(b"" if chosen is None else hashlib.blake2b(chosen.data, digest_size=16).digest(), []).append(i)
+        key = b"" if chosen is None or len(rows) == 1 else hashlib.blake2b(chosen.data, digest_size=16).digest()
+        alike.setdefault(key, []).append(i)
     groups = list(alike.values())
     apart = sum(_cost(n if (chosen := rows[own[0]]) is None else len(chosen), len(own)) for own in groups)
     together = len(groups) > 1 and _cost(n, len(queries)) < apart
