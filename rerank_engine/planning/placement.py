@@ -140,8 +140,10 @@ class _Passed:
     def able(self, candidate: Candidate) -> bool:
         """Whether it may be tried."""
         if candidate.chain not in self.why:
-            least, late = self.late.get(candidate.chain.first, (inf, ""))
-            if why := lack(candidate, *self.given) or late * (candidate.sure_p95 / candidate.latency.p95 >= least):
+            why, (least, late) = lack(candidate, *self.given), self.late.get(candidate.chain.first, (inf, ""))
+            if not why and candidate.sure_p95 / candidate.latency.p95 >= least:
+                why = f"'{candidate.chain.name}': as {late}"
+            if why:
                 self.why[candidate.chain] = candidate, why
         return candidate.chain not in self.why
 

@@ -386,7 +386,10 @@ def test_shards_that_are_late_by_one_interval_are_not_by_a_narrower_one() -> Non
     late = len(found) // 2
     passed.failed(SimpleNamespace(candidate=found[late], why="late", late=True))  # type: ignore[arg-type]
     assert [passed.able(each) for each in found] == [True] * late + [False] * (len(found) - late)
-    assert {why for _, why in passed.why.values()} == {"late"} and len(passed.why) == len(found) - late
+    assert [passed.why[each.chain][1] for each in found[late:]] == [
+        "late",
+        *(f"'{each.chain.name}': as late" for each in found[late + 1 :]),
+    ]
     slow = found[0]
     passed.failed(SimpleNamespace(candidate=slow, why="slow", late=False))  # type: ignore[arg-type]
     assert [passed.able(each) for each in found[:late]] == [False] + [True] * (late - 1)
