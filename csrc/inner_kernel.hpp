@@ -1,7 +1,8 @@
 // The kernel of inner products: one template, compiled once per instruction set by inner_<isa>.cpp.
 //
 // A tile holds the sums of R rows x Q queries in registers; each vector of either is loaded once for it. Rows come from far, so they are the
-// outer loop: a tile's rows stay in the first cache while all queries pass, and the first of these fetches the next tile's. Everything is `static`, as in maxsim_kernel.hpp.
+// outer loop: a tile's rows stay in the first cache while all queries pass, and the first of these fetches the next tile's. Everything is
+// `static`, as in maxsim_kernel.hpp.
 #pragma once
 
 #include <cstring>
@@ -65,7 +66,8 @@ static inline void inner_tile(const float* const* rows, const float* queries, st
 // R rows with query i and those behind it, up to Q at a time.
 template <class I, int R, int Q, bool Ahead>
 static inline std::size_t inner_some(const float* const* rows, const InnerCall& call, std::size_t i, const char* const* next, std::size_t size, float* out) {
-    if (Q > 1 && i + Q > call.n_queries) return inner_some<I, R, (Q > 1 ? Q / 2 : 1), Ahead>(rows, call, i, next, size, out);
+    if constexpr (Q > 1)
+        if (i + Q > call.n_queries) return inner_some<I, R, Q / 2, Ahead>(rows, call, i, next, size, out);
     inner_tile<I, R, Q, Ahead>(rows, call.queries.data() + i * call.dim, call.dim, next, size, out + i * call.n_rows, call.n_rows);
     return i + Q;
 }

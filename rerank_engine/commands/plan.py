@@ -67,7 +67,7 @@ def calibrate(args: argparse.Namespace) -> None:
 def plan(args: argparse.Namespace) -> None:
     from ..planning import Costs, Curves
     from ..planning import plan as make
-    from ..planning.placement import extrapolated
+    from ..planning.plan import extrapolated
 
     if args.plot:
         pictures.check("--plot", args.plot)

@@ -23,7 +23,7 @@ from .assumed import Assumed, Machine
 from .capacity import Capacity
 from .costs import Costs
 from .memory import memory_of
-from .plan import Candidate, Plan, plan
+from .plan import Candidate, Plan, extrapolated, plan
 from .quality import Chain, Curves
 from .shape import Shape
 from .sizing import HALF, WAVE_MS, Fleet, Sizing, Tries, lack, on_shards, threads_of
@@ -220,16 +220,6 @@ def _counts(least: int, documents: int) -> Iterator[int]:
     while shards == least or (shards <= SHARDS and documents / shards >= 1000):
         yield shards
         shards = max(shards + 1, round(1.25 * shards))
-
-
-def extrapolated(candidate: Candidate, costs: Costs, shape: Shape) -> tuple[str, ...]:
-    """What searches more documents than it was calibrated on."""
-    found = []
-    for cost in [own for part in candidate.latency.parts if (own := costs.find(part.stage)) is not None]:
-        if cost.per_corpus_ms + cost.searched and cost.searched < shape.corpus_size:
-            how = f"at most {cost.searched:,} documents" if cost.searched else "a number of documents that its costs do not say"
-            found.append(f"{cost.stage}: calibrated on {how}")
-    return tuple(found)
 
 
 def assumptions(sizing: Sizing) -> tuple[str, ...]:

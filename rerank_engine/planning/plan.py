@@ -223,6 +223,16 @@ def _require_models(parts: Parts, costs: Costs, stages: Sequence[str]) -> None:
             raise InputError(f"plan: costs of {stage}", got=f"those of {cost.threads} threads", expected=f"those of {threads}", hint=hint)
 
 
+def extrapolated(candidate: Candidate, costs: Costs, shape: Shape) -> tuple[str, ...]:
+    """What searches more documents than it was calibrated on."""
+    found = []
+    for cost in [own for part in candidate.latency.parts if (own := costs.find(part.stage)) is not None]:
+        if cost.per_corpus_ms + cost.searched and cost.searched < shape.corpus_size:
+            how = f"at most {cost.searched:,} documents" if cost.searched else "a number of documents that its costs do not say"
+            found.append(f"{cost.stage}: calibrated on {how}")
+    return tuple(found)
+
+
 def frontier(found: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """Those that no quicker one equals in quality, the quickest first."""
     kept: list[Candidate] = []
